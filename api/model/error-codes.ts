@@ -1,0 +1,132 @@
+/**
+ * The closed list of errors that cross a boundary of the product: one entry gives the sentence, the
+ * gRPC status, the condition reason, whether a retry helps and what a person can do.
+ * `docs/errors.md` is generated from it. Codes are never reused with another meaning.
+ */
+
+export type RetryRule = 'backoff' | 'after' | 'never';
+
+/** Names of the gRPC status codes, see https://grpc.io/docs/guides/status-codes/. */
+export type GrpcStatusName =
+  | 'INVALID_ARGUMENT'
+  | 'DEADLINE_EXCEEDED'
+  | 'NOT_FOUND'
+  | 'ALREADY_EXISTS'
+  | 'PERMISSION_DENIED'
+  | 'RESOURCE_EXHAUSTED'
+  | 'FAILED_PRECONDITION'
+  | 'ABORTED'
+  | 'UNIMPLEMENTED'
+  | 'INTERNAL'
+  | 'UNAVAILABLE'
+  | 'UNAUTHENTICATED';
+
+export interface ErrorEntry {
+  readonly meaning: string;
+  readonly grpcStatus: GrpcStatusName;
+  /** CamelCase reason that conditions and events use. */
+  readonly reason: string;
+  readonly retry: RetryRule;
+  readonly remedy: string;
+}
+
+const entry = (
+  reason: string,
+  grpcStatus: GrpcStatusName,
+  retry: RetryRule,
+  meaning: string,
+  remedy: string,
+): ErrorEntry => ({ meaning, grpcStatus, reason, retry, remedy });
+
+export const errorCatalogue = {
+  // Requests
+  INVALID_REQUEST: entry('InvalidRequest', 'INVALID_ARGUMENT', 'never', 'a field of the request is missing or out of range', 'correct the fields that the message names'),
+  NOT_FOUND: entry('NotFound', 'NOT_FOUND', 'never', 'there is no such object in this tenant', 'check the name and the namespace'),
+  CONFLICT: entry('Conflict', 'ABORTED', 'backoff', 'somebody else changed the object meanwhile', 'read it again and repeat'),
+  IDEMPOTENCY_KEY_REUSED: entry('IdempotencyKeyReused', 'ALREADY_EXISTS', 'never', 'the idempotency key belongs to a plan with other content', 'use a new key for a new intent'),
+  NOT_IMPLEMENTED: entry('NotImplemented', 'UNIMPLEMENTED', 'never', 'this version does not have that function', 'see the change log for the version that brings it'),
+  DEADLINE_EXCEEDED: entry('DeadlineExceeded', 'DEADLINE_EXCEEDED', 'backoff', 'the call was not done in time', 'repeat it; look at the load of the other side'),
+  INTERNAL: entry('InternalError', 'INTERNAL', 'backoff', 'a fault of n-kudo itself', 'report it with the log lines around it'),
+  UNAVAILABLE: entry('Unavailable', 'UNAVAILABLE', 'backoff', 'the other side can not be reached or is not ready', 'nothing: it is tried again'),
+  DATABASE_UNAVAILABLE: entry('DatabaseUnavailable', 'UNAVAILABLE', 'backoff', 'Postgres can not be reached, is full or is read-only', 'look at the database; hosts keep their microVMs meanwhile'),
+  LEADERSHIP_LOST: entry('LeadershipLost', 'ABORTED', 'never', 'another replica leads now and this write was refused', 'nothing: the other replica goes on'),
+  ILLEGAL_TRANSITION: entry('IllegalTransition', 'FAILED_PRECONDITION', 'never', 'a plan, operation or execution can not go from its status to the asked one', 'read it again: it has ended or was superseded'),
+  STALE_GENERATION: entry('StaleGeneration', 'ABORTED', 'backoff', 'a newer generation of the object was planned already', 'read the object again'),
+  HOST_FULL: entry('HostFull', 'ABORTED', 'backoff', 'the host has no room left for this microVM', 'nothing: another host is tried'),
+  // Identity
+  UNAUTHENTICATED: entry('Unauthenticated', 'UNAUTHENTICATED', 'never', 'the caller presented no valid identity', 'present a client certificate (agents) or a bearer token (tenants)'),
+  PERMISSION_DENIED: entry('PermissionDenied', 'PERMISSION_DENIED', 'never', 'the identity is valid but may not do this', 'ask an administrator of the namespace for the right'),
+  TOKEN_MALFORMED: entry('TokenMalformed', 'INVALID_ARGUMENT', 'never', 'the text is not an enrollment token', 'copy the whole token from the Secret that the EnrollmentToken names'),
+  TOKEN_UNKNOWN: entry('TokenUnknown', 'UNAUTHENTICATED', 'never', 'no such enrollment token, or it was altered', 'make a new EnrollmentToken'),
+  TOKEN_EXPIRED: entry('TokenExpired', 'UNAUTHENTICATED', 'never', 'the enrollment token is past its time to live', 'make a new EnrollmentToken'),
+  TOKEN_USED: entry('TokenUsed', 'FAILED_PRECONDITION', 'never', 'the enrollment token was used by another host', 'make one EnrollmentToken for each host'),
+  TOKEN_HOST_MISMATCH: entry('TokenHostMismatch', 'PERMISSION_DENIED', 'never', 'the enrollment token is bound to another host name', 'enroll with the name in the token, or make a new token'),
+  HOST_NAME_TAKEN: entry('HostNameTaken', 'ALREADY_EXISTS', 'never', 'another enrolled machine has this host name in the tenant', 'choose another name with --name, or delete the old Host first'),
+  CA_PIN_MISMATCH: entry('CAPinMismatch', 'UNAUTHENTICATED', 'never', 'the control plane showed a certificate authority other than the one pinned in the token', 'check the endpoint; if the CA was replaced, make a new EnrollmentToken'),
+  CSR_INVALID: entry('CSRInvalid', 'INVALID_ARGUMENT', 'never', 'the certificate signing request is malformed, its signature is wrong or its key type is not accepted', 'send a PKCS#10 request with an ECDSA P-256 key'),
+  CERTIFICATE_EXPIRED: entry('CertificateExpired', 'UNAUTHENTICATED', 'never', 'the certificate of the host is past its validity', 'the agent recovers by proving the same key; else enroll again'),
+  HOST_REVOKED: entry('HostRevoked', 'PERMISSION_DENIED', 'never', 'the host was revoked', 'enroll again with a new token if that was a mistake'),
+  HOST_QUARANTINED: entry('HostQuarantined', 'FAILED_PRECONDITION', 'after', 'two machines use the identity of this host', 'decide which one is genuine and enroll the other again'),
+  // Placement and specification
+  SITE_NOT_FOUND: entry('SiteNotFound', 'NOT_FOUND', 'after', 'spec.siteRef names no Site of this namespace', 'create the Site or correct the name'),
+  CLASS_NOT_FOUND: entry('ClassNotFound', 'NOT_FOUND', 'after', 'spec.className names no MicroVMClass', 'remove className or create the class'),
+  HOST_NOT_FOUND: entry('HostNotFound', 'NOT_FOUND', 'after', 'spec.placement.hostName names no Host of the site', 'correct the name, or enroll that host'),
+  NO_HOST_FITS: entry('NoHostFits', 'FAILED_PRECONDITION', 'after', 'no host of the site can take the microVM now', 'the message counts the hosts by the reason that excluded them'),
+  // On the host
+  STALE_OPERATION: entry('StaleOperation', 'FAILED_PRECONDITION', 'never', 'the operation has an older epoch or revision than the last accepted one', 'nothing: a newer operation holds'),
+  KERNEL_NOT_FOUND: entry('KernelNotFound', 'NOT_FOUND', 'after', 'the kernel or firmware file does not exist on the host', 'put the file at that path on the host or correct spec.boot'),
+  KERNEL_NOT_BOOTABLE: entry('KernelNotBootable', 'FAILED_PRECONDITION', 'after', 'the VMM can not load the kernel or firmware file', 'use an uncompressed ELF kernel with a PVH entry, or a bzImage'),
+  INITRAMFS_NOT_FOUND: entry('InitramfsNotFound', 'NOT_FOUND', 'after', 'the initramfs file does not exist on the host', 'put the file at that path on the host or correct spec.boot'),
+  DISK_NOT_FOUND: entry('DiskNotFound', 'NOT_FOUND', 'after', 'a disk file does not exist on the host', 'put the file at that path on the host or correct spec.disks'),
+  DISK_IN_USE: entry('DiskInUse', 'FAILED_PRECONDITION', 'backoff', 'another VMM holds the lock of a disk file', 'give each microVM its own file, or mark the disk readOnly'),
+  PATH_NOT_ALLOWED: entry('PathNotAllowed', 'PERMISSION_DENIED', 'never', 'a file lies outside the directories that this host allows', 'move the file below an allowed directory, or add the directory to the agent configuration'),
+  NOT_ENOUGH_MEMORY: entry('NotEnoughMemory', 'RESOURCE_EXHAUSTED', 'after', 'the host has less memory than the microVM asks for', 'ask for less memory.size or use a larger host'),
+  SPEC_REFUSED: entry('SpecRefused', 'INVALID_ARGUMENT', 'never', 'the VMM refused the configuration', 'the message is the answer of the VMM; correct the spec'),
+  HYPERVISOR_MISSING: entry('HypervisorMissing', 'FAILED_PRECONDITION', 'after', 'no usable Cloud Hypervisor on the host', 'install cloud-hypervisor and check /dev/kvm'),
+  HYPERVISOR_FAILED: entry('HypervisorFailed', 'INTERNAL', 'backoff', 'the VMM answered with an error or ended', 'read the log of the VMM in the directory of the microVM'),
+  HYPERVISOR_TIMEOUT: entry('HypervisorTimeout', 'DEADLINE_EXCEEDED', 'backoff', 'the VMM did not answer in time', 'nothing: it is tried again; look at the load of the host'),
+  JOURNAL_FAILED: entry('JournalFailed', 'UNAVAILABLE', 'backoff', 'the journal of the agent can not be written', 'free space on the file system of the state directory'),
+  STATE_DIR_LOCKED: entry('StateDirLocked', 'FAILED_PRECONDITION', 'never', 'another agent uses the state directory', 'stop the other agent or choose another --state-dir'),
+  ORPHANED_VM: entry('OrphanedVM', 'FAILED_PRECONDITION', 'never', 'a microVM runs on the host that no journal or directory explains', 'stop it by hand, or adopt it'),
+} as const satisfies Record<string, ErrorEntry>;
+
+export type ErrorCode = keyof typeof errorCatalogue;
+
+export function isErrorCode(text: string): text is ErrorCode {
+  return Object.hasOwn(errorCatalogue, text);
+}
+
+export interface AppErrorOptions {
+  /** Values that help a person or a log reader; never a secret. */
+  readonly details?: Readonly<Record<string, string | number | boolean>>;
+  readonly cause?: unknown;
+  /** With retry `after`: milliseconds until a retry can help. */
+  readonly retryAfterMs?: number;
+}
+
+/**
+ * The one class of operational failures. Match by `code`, never by message or `instanceof`.
+ * The message is lower-case, without a full stop, and holds no secret.
+ */
+export class AppError extends Error {
+  readonly code: ErrorCode;
+  readonly retry: RetryRule;
+  readonly reason: string;
+  readonly details: Readonly<Record<string, string | number | boolean>>;
+  readonly retryAfterMs: number | undefined;
+
+  constructor(code: ErrorCode, message?: string, options: AppErrorOptions = {}) {
+    super(message ?? errorCatalogue[code].meaning, options.cause === undefined ? undefined : { cause: options.cause });
+    this.name = 'AppError';
+    this.code = code;
+    this.retry = errorCatalogue[code].retry;
+    this.reason = errorCatalogue[code].reason;
+    this.details = options.details ?? {};
+    this.retryAfterMs = options.retryAfterMs;
+  }
+}
+
+/** True for an {@link AppError}, also one from another copy of this module. */
+export function isAppError(error: unknown): error is AppError {
+  return error instanceof Error && error.name === 'AppError' && 'code' in error && isErrorCode(String(error.code));
+}

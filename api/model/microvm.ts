@@ -1,0 +1,128 @@
+/**
+ * What a host is told to make true for one microVM, and what it reports seeing.
+ * These are the neutral types between the custom resource, the wire and the agent; the defaults of
+ * the custom resource are already filled in, so nothing here is optional without a meaning.
+ */
+import type { Epoch } from './epoch.ts';
+import type { HostId, MicroVMId } from './ids.ts';
+
+export const runPolicies = ['Always', 'RerunOnFailure', 'Once', 'Manual', 'Halted'] as const;
+/**
+ * Always: runs whatever ended it. RerunOnFailure: runs again unless the guest shut itself down.
+ * Once: one boot; any end, a guest reboot included, is final. Manual: keeps the state it is in, only
+ * an explicit start or stop changes it. Halted: does not run.
+ */
+export type RunPolicy = (typeof runPolicies)[number];
+
+export const exitReasons = [
+  'GuestShutdown',
+  'GuestReboot',
+  'GuestPanic',
+  'VMMCrash',
+  'HostReboot',
+  'OOM',
+  'Operator',
+  'Unknown',
+] as const;
+export type ExitReason = (typeof exitReasons)[number];
+
+export type BootSource =
+  | { readonly kind: 'kernel'; readonly path: string; readonly cmdline: string; readonly initramfsPath?: string }
+  | { readonly kind: 'firmware'; readonly path: string };
+
+export interface DiskSpec {
+  /** Unique within the microVM, DNS-1123 label. */
+  readonly name: string;
+  /** Absolute path of a raw or qcow2 file on the host. */
+  readonly path: string;
+  readonly readOnly: boolean;
+}
+
+export interface RestartSpec {
+  /** First delay before a restart, milliseconds, ≥ 0. It doubles with each failure in the window. */
+  readonly initialBackoffMs: number;
+  readonly maxBackoffMs: number;
+  /** Failures within the window after which the microVM is CrashLooping and waits maxBackoffMs each time. */
+  readonly maxRetries: number;
+  readonly windowMs: number;
+}
+
+/** The resolved desired state of one microVM at one generation. */
+export interface DesiredMicroVM {
+  readonly name: string;
+  readonly namespace: string;
+  readonly runPolicy: RunPolicy;
+  readonly paused: boolean;
+  /** A change of this number asks for one restart. */
+  readonly restartNonce: number;
+  readonly restart: RestartSpec;
+  readonly cpuCount: number;
+  readonly memoryBytes: number;
+  readonly boot: BootSource;
+  readonly disks: readonly DiskSpec[];
+  /** Whether the serial console is logged (`console.serial: log`). */
+  readonly serialLog: boolean;
+  /** Time between the power button and the kill, milliseconds, ≥ 0. */
+  readonly terminationGracePeriodMs: number;
+}
+
+/**
+ * What the host sees: `absent` no trace of the microVM, `preparing` directories and files are being
+ * made, `booting` a VMM process exists and the guest was not started yet, `running`, `paused`,
+ * `stopping` on its way down, `stopped` no process and the desired state agrees or has to wait,
+ * `backoff` it will be started again at a known time, `failed` it can't be made to run until
+ * something changes, `removing` teardown is under way, `unknown` it could not be looked at.
+ */
+export const observedStates = [
+  'absent',
+  'preparing',
+  'booting',
+  'running',
+  'paused',
+  'stopping',
+  'stopped',
+  'backoff',
+  'failed',
+  'removing',
+  'unknown',
+] as const;
+export type ObservedState = (typeof observedStates)[number];
+
+export interface LastExit {
+  readonly reason: ExitReason;
+  readonly atMs: number;
+  /** Exit code of the VMM process, absent when it was ended by a signal or left no record. */
+  readonly code?: number;
+  /** Name of the signal that ended the VMM, such as SIGKILL. */
+  readonly signal?: string;
+}
+
+/** One look at one microVM on its host. A later `sequence` replaces an earlier one. */
+export interface MicroVMObservation {
+  readonly microvmId: MicroVMId;
+  readonly epoch: Epoch;
+  /** Revision of the operation that the host's desired state came from. */
+  readonly revision: number;
+  /** Generation of the custom resource that the host's desired state came from. */
+  readonly generation: number;
+  /** Rises with every observation of this host, over restarts of the agent and reboots. */
+  readonly sequence: number;
+  readonly state: ObservedState;
+  /** When the host looked, by the host's wall clock, epoch milliseconds. */
+  readonly observedAtMs: number;
+  /** When the running guest was booted, by the host's wall clock; absent when it does not run. */
+  readonly bootedAtMs?: number;
+  /** Restarts under the restart policy since the microVM was created. */
+  readonly restarts: number;
+  readonly isCrashLooping: boolean;
+  readonly lastExit?: LastExit;
+  /** Why it is not as desired: an error code of the catalogue and a sentence; absent when all is well. */
+  readonly problem?: { readonly code: string; readonly message: string };
+}
+
+/** Where a microVM is bound and under which fencing epoch. */
+export interface Binding {
+  readonly microvmId: MicroVMId;
+  readonly hostId: HostId;
+  readonly epoch: Epoch;
+}
