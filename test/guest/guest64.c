@@ -1,0 +1,475 @@
+/*
+ * The default test guest: boots in milliseconds on a real cloud-hypervisor, prints one
+ * NKUDO-... line per thing it does to COM1, answers the ACPI power button (powers off) and
+ * PCI hot-unplug (ejects), and sleeps between polls, so that it costs almost no CPU.
+ *
+ * The first word of the command line says what it does: tick (default), idle, nobutton,
+ * poweroff, reboot, triple, crash. A number as second word is the delay in milliseconds
+ * before poweroff, reboot, triple and crash act. README.md has the table.
+ *
+ * Device registers are found by scanning the DSDT for the OpRegions GDST (bit 2 PCI, bit 3
+ * power button) and PCST (PCI hot-plug).
+ */
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long u64;
+
+#define SERIAL_DATA 0x3f8
+#define SERIAL_LINE_STATUS 0x3fd
+#define ACPI_SLEEP_CONTROL 0x600
+#define ACPI_SLEEP_S5 0x34
+#define ACPI_PM_TIMER 0x608
+#define KEYBOARD_CONTROLLER 0x64
+#define KEYBOARD_RESET 0xfe
+
+#define PM_TICKS_PER_MS 3580u
+#define POLL_PERIOD_NS 10000000u /* KVM's local APIC timer counts nanoseconds */
+#define TIMER_VECTOR 0x40
+#define SPURIOUS_VECTOR 0xff
+#define DEFAULT_ACTION_DELAY_MS 200u
+#define TICK_PERIOD_MS 1000u
+#define DEVICE_HOLE 0xd0000000ul /* 32-bit device window: never RAM, no device there */
+
+extern u64 pml4[512];
+extern u64 pdpt_low[512];
+extern u64 pdpt_high[512];
+extern u64 page_directory_high[512];
+extern void sleep_until_timer(void);
+extern void timer_interrupt(void);
+extern void die_by_triple_fault(void);
+extern void die_by_emulation_failure(u64 device_address);
+
+static u64 page_directory_by_gib[4][512] __attribute__((aligned(4096)));
+
+static inline void outb(u16 port, u8 value) { __asm__ volatile("outb %0,%1" ::"a"(value), "Nd"(port)); }
+static inline void outl(u16 port, u32 value) { __asm__ volatile("outl %0,%1" ::"a"(value), "Nd"(port)); }
+
+static inline u8 inb(u16 port) {
+  u8 value;
+  __asm__ volatile("inb %1,%0" : "=a"(value) : "Nd"(port));
+  return value;
+}
+
+static inline u32 inl(u16 port) {
+  u32 value;
+  __asm__ volatile("inl %1,%0" : "=a"(value) : "Nd"(port));
+  return value;
+}
+
+static inline void write_msr(u32 msr, u64 value) {
+  __asm__ volatile("wrmsr" ::"c"(msr), "a"((u32)value), "d"((u32)(value >> 32)));
+}
+
+static inline u64 read_msr(u32 msr) {
+  u32 low;
+  u32 high;
+  __asm__ volatile("rdmsr" : "=a"(low), "=d"(high) : "c"(msr));
+  return low | (u64)high << 32;
+}
+
+/* ---- serial output ---- */
+
+static void put_char(char c) {
+  while (!(inb(SERIAL_LINE_STATUS) & 0x20))
+    ;
+  outb(SERIAL_DATA, c);
+}
+
+static void put(const char *s) {
+  while (*s) put_char(*s++);
+}
+
+static void put_decimal(u32 value) {
+  char digits[12];
+  int i = 11;
+  digits[i] = 0;
+  do {
+    digits[--i] = '0' + value % 10;
+    value /= 10;
+  } while (value);
+  put(digits + i);
+}
+
+static void put_line(const char *s) {
+  put(s);
+  put("\r\n");
+}
+
+static void put_number_line(const char *label, u32 value) {
+  put(label);
+  put_decimal(value);
+  put("\r\n");
+}
+
+/* ---- memory ---- */
+
+static u32 read32(const u8 *p) { return p[0] | (u32)p[1] << 8 | (u32)p[2] << 16 | (u32)p[3] << 24; }
+static u64 read64(const u8 *p) { return read32(p) | (u64)read32(p + 4) << 32; }
+
+static int has_signature(const u8 *p, const char *s) {
+  return p[0] == s[0] && p[1] == s[1] && p[2] == s[2] && p[3] == s[3];
+}
+
+/* Maps the 2 MiB page of a device register above 512 GiB; all of them share one GiB here. */
+static void map_high(u64 address) {
+  pml4[(address >> 39) & 511] = (u64)pdpt_high | 3;
+  pdpt_high[(address >> 30) & 511] = (u64)page_directory_high | 3;
+  page_directory_high[(address >> 21) & 511] = (address & ~0x1ffffful) | 0x93;
+}
+
+/* Maps the 2 MiB page of a device register between 1 and 4 GiB. */
+static void map_low(u64 address) {
+  u32 gib = (address >> 30) & 3;
+  if (gib == 0) return;
+  pdpt_low[gib] = (u64)page_directory_by_gib[gib] | 3;
+  page_directory_by_gib[gib][(address >> 21) & 511] = (address & ~0x1ffffful) | 0x93;
+}
+
+/* ---- sleeping: one interrupt vector, fired by the local APIC timer ---- */
+
+static struct {
+  u16 offset_low;
+  u16 selector;
+  u8 stack;
+  u8 type;
+  u16 offset_middle;
+  u32 offset_high;
+  u32 zero;
+} idt[256] __attribute__((aligned(16)));
+
+static void set_gate(int vector, void (*handler)(void)) {
+  u64 address = (u64)handler;
+  idt[vector].offset_low = (u16)address;
+  idt[vector].selector = 0x08;
+  idt[vector].type = 0x8e;
+  idt[vector].offset_middle = (u16)(address >> 16);
+  idt[vector].offset_high = (u32)(address >> 32);
+}
+
+static void start_timer(void) {
+  struct {
+    u16 limit;
+    u64 base;
+  } __attribute__((packed)) pointer = {sizeof(idt) - 1, (u64)idt};
+  set_gate(TIMER_VECTOR, timer_interrupt);
+  set_gate(SPURIOUS_VECTOR, timer_interrupt);
+  __asm__ volatile("lidt %0" ::"m"(pointer));
+  outb(0x21, 0xff); /* mask both legacy interrupt controllers */
+  outb(0xa1, 0xff);
+  write_msr(0x1b, read_msr(0x1b) | 0xc00);    /* APIC on, x2APIC mode */
+  write_msr(0x80f, 0x100 | SPURIOUS_VECTOR);  /* software enable */
+  write_msr(0x83e, 0xb);                      /* divide by 1 */
+  write_msr(0x832, 0x20000 | TIMER_VECTOR);   /* periodic */
+  write_msr(0x838, POLL_PERIOD_NS);
+}
+
+static u64 elapsed_pm_ticks;
+static u32 last_pm_timer;
+
+/* Milliseconds since start_clock(), by the ACPI PM timer (24 or 32 bits wide). */
+static u32 elapsed_ms(void) {
+  u32 now = inl(ACPI_PM_TIMER);
+  u32 delta = now - last_pm_timer;
+  if (now < last_pm_timer) delta &= 0xffffff;
+  last_pm_timer = now;
+  elapsed_pm_ticks += delta;
+  return (u32)(elapsed_pm_ticks / PM_TICKS_PER_MS);
+}
+
+static void start_clock(void) {
+  last_pm_timer = inl(ACPI_PM_TIMER);
+  elapsed_pm_ticks = 0;
+}
+
+/* ---- virtio-blk (modern PCI, polled): makes vm.counters and the activated event real ---- */
+
+static u32 pci_read(u32 slot, u32 offset) {
+  outl(0xcf8, 0x80000000u | slot << 11 | (offset & 0xfc));
+  return inl(0xcfc);
+}
+
+static void pci_write(u32 slot, u32 offset, u32 value) {
+  outl(0xcf8, 0x80000000u | slot << 11 | (offset & 0xfc));
+  outl(0xcfc, value);
+}
+
+#define VIRTIO_BLK_PCI_ID 0x10421af4
+#define DESCRIPTOR_NEXT 1
+#define DESCRIPTOR_WRITE 2
+#define QUEUE_SIZE 8
+
+static struct {
+  u64 address;
+  u32 length;
+  u16 flags;
+  u16 next;
+} descriptors[QUEUE_SIZE] __attribute__((aligned(4096)));
+
+static volatile struct {
+  u16 flags;
+  u16 index;
+  u16 ring[QUEUE_SIZE];
+  u16 event;
+} available __attribute__((aligned(4096)));
+
+static volatile struct {
+  u16 flags;
+  u16 index;
+  struct {
+    u32 id;
+    u32 length;
+  } ring[QUEUE_SIZE];
+  u16 event;
+} used __attribute__((aligned(4096)));
+
+static struct {
+  u32 type;
+  u32 reserved;
+  u64 sector;
+} request_header;
+static u8 request_data[512];
+static u8 request_status;
+static volatile u16 *queue_notify;
+static u16 used_seen;
+
+static u32 find_blk_slot(void) {
+  for (u32 slot = 1; slot < 32; slot++) {
+    if (pci_read(slot, 0) == VIRTIO_BLK_PCI_ID) return slot;
+  }
+  return 0;
+}
+
+static int blk_init(void) {
+  u32 slot = find_blk_slot();
+  if (slot == 0) return 0;
+  u32 low = pci_read(slot, 0x10);
+  u64 bar = low & ~15u;
+  if ((low & 6) == 4) bar |= (u64)pci_read(slot, 0x14) << 32;
+  if (bar >> 32) {
+    put_line("NKUDO-BLK bar high");
+    return 0;
+  }
+  map_low(bar);
+  pci_write(slot, 4, pci_read(slot, 4) | 6);
+
+  volatile u8 *common = 0;
+  volatile u8 *notify = 0;
+  u32 notify_multiplier = 0;
+  for (u32 p = pci_read(slot, 0x34) & 0xfc; p;) {
+    u32 header = pci_read(slot, p);
+    if ((header & 255) == 9) {
+      u32 type = header >> 24;
+      u32 offset = pci_read(slot, p + 8);
+      if (type == 1) common = (volatile u8 *)(bar + offset);
+      if (type == 2) {
+        notify = (volatile u8 *)(bar + offset);
+        notify_multiplier = pci_read(slot, p + 16);
+      }
+    }
+    p = (header >> 8) & 0xfc;
+  }
+  if (!common || !notify) return 0;
+
+  volatile u8 *status = common + 20;
+  *status = 0;
+  *status = 1;
+  *status = 3;
+  *(volatile u32 *)(common + 8) = 1;  /* feature word 1 */
+  *(volatile u32 *)(common + 12) = 1; /* VIRTIO_F_VERSION_1 */
+  *status = 11;
+  if (!(*status & 8)) {
+    put_line("NKUDO-BLK features refused");
+    return 0;
+  }
+  *(volatile u16 *)(common + 22) = 0; /* queue 0 */
+  *(volatile u16 *)(common + 24) = QUEUE_SIZE;
+  *(volatile u32 *)(common + 32) = (u32)(u64)descriptors;
+  *(volatile u32 *)(common + 36) = 0;
+  *(volatile u32 *)(common + 40) = (u32)(u64)&available;
+  *(volatile u32 *)(common + 44) = 0;
+  *(volatile u32 *)(common + 48) = (u32)(u64)&used;
+  *(volatile u32 *)(common + 52) = 0;
+  queue_notify = (volatile u16 *)(notify + *(volatile u16 *)(common + 30) * notify_multiplier);
+  *(volatile u16 *)(common + 28) = 1;
+  *status = 15;
+  put_number_line("NKUDO-BLK ready slot ", slot);
+  return 1;
+}
+
+/* One 512-byte request; 0 = done, a virtio status, or -1 when the device doesn't answer in 1 s. */
+static int blk_transfer(u32 type, u64 sector) {
+  request_header.type = type;
+  request_header.sector = sector;
+  request_status = 255;
+  descriptors[0].address = (u64)&request_header;
+  descriptors[0].length = sizeof(request_header);
+  descriptors[0].flags = DESCRIPTOR_NEXT;
+  descriptors[0].next = 1;
+  descriptors[1].address = (u64)request_data;
+  descriptors[1].length = sizeof(request_data);
+  descriptors[1].flags = (type ? 0 : DESCRIPTOR_WRITE) | DESCRIPTOR_NEXT;
+  descriptors[1].next = 2;
+  descriptors[2].address = (u64)&request_status;
+  descriptors[2].length = 1;
+  descriptors[2].flags = DESCRIPTOR_WRITE;
+  available.flags = 1; /* no interrupts */
+  available.ring[available.index & (QUEUE_SIZE - 1)] = 0;
+  __asm__ volatile("" ::: "memory");
+  available.index++;
+  __asm__ volatile("" ::: "memory");
+  *queue_notify = 0;
+  u32 deadline = elapsed_ms() + 1000;
+  while (used.index == used_seen) {
+    if (elapsed_ms() > deadline) return -1;
+  }
+  used_seen = used.index;
+  return *(volatile u8 *)&request_status;
+}
+
+/* ---- ACPI ---- */
+
+static volatile u8 *ged_register;
+static volatile u32 *pci_hotplug_registers;
+
+/* Address of the named SystemMemory OpRegion in a DSDT, or 0. */
+static u64 find_region(const u8 *dsdt, u32 length, const char *name) {
+  for (u32 i = 2; i + 16 < length; i++) {
+    if (dsdt[i - 2] != 0x5b || dsdt[i - 1] != 0x80) continue;
+    if (!has_signature(dsdt + i, name) || dsdt[i + 4] != 0) continue;
+    const u8 *value = dsdt + i + 5;
+    if (*value == 0x0e) return read64(value + 1);
+    if (*value == 0x0c) return read32(value + 1);
+  }
+  return 0;
+}
+
+static void find_acpi_registers(const u8 *rsdp) {
+  if (!rsdp) return;
+  const u8 *xsdt = (const u8 *)read64(rsdp + 24);
+  u32 count = (read32(xsdt + 4) - 36) / 8;
+  for (u32 i = 0; i < count; i++) {
+    const u8 *table = (const u8 *)read64(xsdt + 36 + 8 * i);
+    if (!has_signature(table, "FACP")) continue;
+    const u8 *dsdt = (const u8 *)read64(table + 140);
+    u32 length = read32(dsdt + 4);
+    u64 ged = find_region(dsdt, length, "GDST");
+    u64 pci = find_region(dsdt, length, "PCST");
+    if (ged) map_high(ged);
+    if (pci) map_high(pci);
+    ged_register = (volatile u8 *)ged;
+    pci_hotplug_registers = (volatile u32 *)pci;
+  }
+}
+
+static void power_off(void) { outb(ACPI_SLEEP_CONTROL, ACPI_SLEEP_S5); }
+
+static void eject_removed_pci_devices(void) {
+  if (!pci_hotplug_registers) return;
+  pci_hotplug_registers[3] = 0; /* segment 0 */
+  u32 removed = pci_hotplug_registers[1];
+  for (int slot = 0; slot < 32; slot++) {
+    if (!(removed >> slot & 1)) continue;
+    pci_hotplug_registers[2] = 1u << slot;
+    put_number_line("NKUDO-EJECT slot ", slot);
+  }
+}
+
+static void answer_acpi_events(int ignore_button) {
+  if (!ged_register) return;
+  u8 events = *ged_register; /* reading clears it */
+  if (events & 4) eject_removed_pci_devices();
+  if (!(events & 8)) return;
+  put_line("NKUDO-POWER-BUTTON");
+  if (!ignore_button) power_off();
+}
+
+/* ---- the command line ---- */
+
+static int first_word_is(const char *line, const char *word) {
+  while (*word) {
+    if (*line++ != *word++) return 0;
+  }
+  return *line == 0 || *line == ' ';
+}
+
+static u32 second_word_as_number(const char *line, u32 otherwise) {
+  while (*line && *line != ' ') line++;
+  while (*line == ' ') line++;
+  if (*line < '0' || *line > '9') return otherwise;
+  u32 value = 0;
+  while (*line >= '0' && *line <= '9') value = value * 10 + (*line++ - '0');
+  return value;
+}
+
+static void act(const char *line) {
+  if (first_word_is(line, "poweroff")) {
+    put_line("NKUDO-POWEROFF");
+    power_off();
+  }
+  if (first_word_is(line, "reboot")) {
+    put_line("NKUDO-REBOOT");
+    outb(KEYBOARD_CONTROLLER, KEYBOARD_RESET);
+  }
+  if (first_word_is(line, "triple")) {
+    put_line("NKUDO-TRIPLE-FAULT");
+    die_by_triple_fault();
+  }
+  if (first_word_is(line, "crash")) {
+    put_line("NKUDO-CRASH");
+    map_low(DEVICE_HOLE);
+    die_by_emulation_failure(DEVICE_HOLE);
+  }
+}
+
+static int acts_by_itself(const char *line) {
+  return first_word_is(line, "poweroff") || first_word_is(line, "reboot") || first_word_is(line, "triple") ||
+         first_word_is(line, "crash");
+}
+
+static void run_ticking(int disk_ready, int ignore_button) {
+  u32 ticks = 0;
+  for (;;) {
+    sleep_until_timer();
+    answer_acpi_events(ignore_button);
+    if (elapsed_ms() < (ticks + 1) * TICK_PERIOD_MS) continue;
+    put_number_line("NKUDO-TICK ", ++ticks);
+    if (!disk_ready) continue;
+    request_data[0] = ticks;
+    if (blk_transfer(1, 1 + (ticks & 15)) == 0) continue;
+    put_line("NKUDO-BLK write failed");
+    disk_ready = 0;
+  }
+}
+
+void guest_main(u64 start_info) {
+  const u8 *info = (const u8 *)start_info;
+  const char *line = (const char *)read64(info + 24);
+  if (!line) line = "";
+  put_line("NKUDO-GUEST-READY");
+  put("NKUDO-CMDLINE ");
+  put_line(line);
+  find_acpi_registers((const u8 *)read64(info + 32));
+  put_line(ged_register ? "NKUDO-ACPI ready" : "NKUDO-ACPI missing");
+  start_timer();
+  start_clock();
+
+  if (acts_by_itself(line)) {
+    u32 delay = second_word_as_number(line, DEFAULT_ACTION_DELAY_MS);
+    while (elapsed_ms() < delay) {
+      sleep_until_timer();
+      answer_acpi_events(0);
+    }
+    act(line);
+  }
+  if (first_word_is(line, "idle")) {
+    put_line("NKUDO-IDLE");
+    for (;;) {
+      sleep_until_timer();
+      answer_acpi_events(0);
+    }
+  }
+  int disk_ready = blk_init();
+  if (disk_ready) put_number_line("NKUDO-BLK read ", (u32)blk_transfer(0, 0));
+  run_ticking(disk_ready, first_word_is(line, "nobutton"));
+}
