@@ -3,7 +3,7 @@
  * As a command it prints the path of the default guest (guest64) and of guest32.
  */
 import { join } from 'node:path';
-import { buildOnce, hashSources, runTool } from './build-cache.ts';
+import { buildOnce, hashSources, runTool } from './compile-cache.ts';
 
 const sourceDirectory = join(import.meta.dirname, '..', 'test', 'guest');
 
