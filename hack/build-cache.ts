@@ -1,66 +1,160 @@
 /**
- * Content-addressed cache for things the tests compile (guests, simulator). Owns where
- * they live and that a half-written result is never seen: a build happens in a private
- * directory that is renamed into place. Two builds at the same time end with one result.
+ * The user's build cache for what takes long to build: one folder per artefact, named by the hash of what went into it.
+ *
+ * Owns where built things live and how they get there: built in a staging folder, renamed into place in one step, under
+ * a lock file, so that two processes never build the same thing twice and a half-built folder is never visible.
+ * What is built, and how, is left to the callers. Nothing is ever written into the source tree.
  */
-import { createHash, randomUUID } from 'node:crypto';
-import { spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
-import { mkdir, readdir, readFile, rename, rm } from 'node:fs/promises';
+import { createHash, randomBytes } from 'node:crypto';
+import { existsSync, readFileSync } from 'node:fs';
+import { link, mkdir, readFile, rename, rm, unlink, writeFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
-import { join, relative } from 'node:path';
+import { dirname, join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 
-/** `$XDG_CACHE_HOME/nkudo/<kind>`, or the same below `~/.cache`. */
-export function cacheDirectory(kind: string): string {
-  const xdg = process.env['XDG_CACHE_HOME'];
-  const base = xdg !== undefined && xdg.startsWith('/') ? xdg : join(homedir(), '.cache');
-  return join(base, 'nkudo', kind);
+/** How often a process that waits for another one's build looks again. */
+const lockPollMs = 250;
+/** How often it says that it is still waiting. */
+const lockReportMs = 15_000;
+
+/** The root of the source tree. */
+export const repositoryRoot = join(import.meta.dirname, '..');
+
+/** `$XDG_CACHE_HOME/nkudo`, or `~/.cache/nkudo`. */
+export function cacheRoot(): string {
+  const configured = process.env['XDG_CACHE_HOME'];
+  const base = configured !== undefined && configured.startsWith('/') ? configured : join(homedir(), '.cache');
+  return join(base, 'nkudo');
 }
 
-/** Hash over names and contents of all regular files below `directory`, and of `salt`. */
-export async function hashSources(directory: string, salt: string): Promise<string> {
+/** SHA-256 over the parts, each length-prefixed so that no two lists collide; the first 16 hex digits. */
+export function contentKey(parts: readonly (string | Uint8Array)[]): string {
   const hash = createHash('sha256');
-  hash.update(salt);
-  const entries = await readdir(directory, { recursive: true, withFileTypes: true });
-  const paths = entries.filter((entry) => entry.isFile()).map((entry) => join(entry.parentPath, entry.name));
-  for (const path of paths.toSorted()) {
-    const content = await readFile(path);
-    hash.update(`\0${relative(directory, path)}\0${content.length}\0`);
-    hash.update(content);
+  for (const part of parts) {
+    hash.update(`${part.length}:`);
+    hash.update(part);
   }
-  return hash.digest('hex').slice(0, 24);
+  return hash.digest('hex').slice(0, 16);
 }
 
-/** Runs `build` into a private directory unless `<kind>/<key>` exists; returns that directory. */
-export async function buildOnce(kind: string, key: string, build: (directory: string) => Promise<void>): Promise<string> {
-  const parent = cacheDirectory(kind);
-  const finished = join(parent, key);
-  if (existsSync(finished)) return finished;
-  const scratch = join(parent, `.${key}.${randomUUID()}`);
-  await mkdir(scratch, { recursive: true });
-  try {
-    await build(scratch);
-    try {
-      await rename(scratch, finished);
-    } catch (error) {
-      // A build at the same time won; its result is the same by its key.
-      if (!existsSync(finished)) throw error;
+/** What `buildOnce` needs to know. */
+export interface BuildRequest {
+  /** Folder under the cache root, for example `kubernetes`. */
+  readonly kind: string;
+  /** Names this exact content; see `contentKey`. */
+  readonly key: string;
+  /** Fills the given empty folder. A failure leaves nothing behind. */
+  readonly build: (stagingDirectory: string) => Promise<void>;
+  /** Called when another process is building the same thing. */
+  readonly onWait?: (holderPid: number) => void;
+}
+
+/**
+ * Returns the folder that holds the artefact, building it first when it is not there.
+ * Safe to call from any number of processes at once.
+ */
+export async function buildOnce(request: BuildRequest): Promise<string> {
+  const target = join(cacheRoot(), request.kind, request.key);
+  if (existsSync(target)) {
+    return target;
+  }
+  await mkdir(dirname(target), { recursive: true });
+  return withFileLock(`${target}.lock`, request.onWait ?? (() => {}), async () => {
+    if (existsSync(target)) {
+      return target;
     }
-    return finished;
+    const staging = `${target}.staging-${process.pid}-${randomBytes(4).toString('hex')}`;
+    await mkdir(staging);
+    try {
+      await request.build(staging);
+      await rename(staging, target);
+    } finally {
+      await rm(staging, { recursive: true, force: true });
+    }
+    return target;
+  });
+}
+
+/**
+ * Runs `work` while holding the lock file. The file names its holder by pid and start time, so a lock whose holder died
+ * is taken over.
+ */
+export async function withFileLock<T>(
+  lockFile: string,
+  onWait: (holderPid: number) => void,
+  work: () => Promise<T>,
+): Promise<T> {
+  await acquire(lockFile, onWait);
+  try {
+    return await work();
   } finally {
-    await rm(scratch, { recursive: true, force: true });
+    await unlink(lockFile).catch(() => {
+      // Somebody removed the cache while we worked; there is no lock left to release.
+    });
   }
 }
 
-/** Runs a tool to its end; the error carries what it printed. */
-export async function runTool(command: string, args: readonly string[], options: { cwd: string; env?: NodeJS.ProcessEnv }): Promise<void> {
-  const child = spawn(command, args, { cwd: options.cwd, env: options.env ?? process.env, stdio: ['ignore', 'pipe', 'pipe'] });
-  const output: Buffer[] = [];
-  child.stdout.on('data', (chunk: Buffer) => output.push(chunk));
-  child.stderr.on('data', (chunk: Buffer) => output.push(chunk));
-  const code = await new Promise<number | null>((resolve, reject) => {
-    child.once('error', reject);
-    child.once('close', resolve);
-  });
-  if (code !== 0) throw new Error(`${command} ${args.join(' ')} ended with ${String(code)}:\n${Buffer.concat(output).toString('utf8')}`);
+async function acquire(lockFile: string, onWait: (holderPid: number) => void): Promise<void> {
+  const own = `${lockFile}.${process.pid}-${randomBytes(4).toString('hex')}`;
+  await writeFile(own, `${process.pid} ${processStartTime(process.pid) ?? '0'}`);
+  try {
+    let reportedAt = -lockReportMs;
+    for (let waitedMs = 0; ; waitedMs += lockPollMs) {
+      if (await tryLink(own, lockFile)) {
+        return;
+      }
+      const holder = await readHolder(lockFile);
+      if (holder !== null && processStartTime(holder.pid) !== holder.startTime) {
+        await rm(lockFile, { force: true });
+        continue;
+      }
+      if (holder !== null && waitedMs - reportedAt >= lockReportMs) {
+        reportedAt = waitedMs;
+        onWait(holder.pid);
+      }
+      await delay(lockPollMs);
+    }
+  } finally {
+    await rm(own, { force: true });
+  }
+}
+
+/** `link` is the one file operation that both creates and refuses atomically with the content already inside. */
+async function tryLink(own: string, lockFile: string): Promise<boolean> {
+  try {
+    await link(own, lockFile);
+    return true;
+  } catch (error) {
+    if (errorCode(error) === 'EEXIST') {
+      return false;
+    }
+    throw error;
+  }
+}
+
+async function readHolder(lockFile: string): Promise<{ pid: number; startTime: string } | null> {
+  const text = await readFile(lockFile, 'utf8').catch(() => null); // Released between our try and our look.
+  const match = text === null ? null : /^(\d+) (\d+)$/.exec(text);
+  return match === null ? null : { pid: Number(match[1]), startTime: match[2] ?? '' };
+}
+
+/**
+ * Start time of a live process in clock ticks since boot, or null when there is none: with the pid it names one process
+ * for good. Source: proc(5), field 22 of /proc/PID/stat; the command name may hold spaces and brackets, so the fields
+ * are counted from the last bracket.
+ */
+export function processStartTime(pid: number): string | null {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    const isDead = fields[0] === 'Z' || fields[0] === 'X';
+    return isDead ? null : (fields[19] ?? null);
+  } catch {
+    return null; // No such process.
+  }
+}
+
+/** The `code` of a Node system error, or null for any other value. */
+export function errorCode(error: unknown): string | null {
+  return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : null;
 }

@@ -1,0 +1,350 @@
+/**
+ * A small JSON client for the API server, for the demo and the tests: requests, and waiting on the watch API.
+ *
+ * Owns connections and stream parsing. It is no part of the product and caches nothing: what a test sees is what the
+ * API server answered. Objects are plain JSON; the caller knows what it asked for.
+ */
+import { readFileSync } from 'node:fs';
+import { Agent, request as httpsRequest } from 'node:https';
+import type { IncomingMessage } from 'node:http';
+import type { KubernetesAccess } from './kubernetes.ts';
+
+const requestTimeoutMs = 30_000;
+
+/** The part of a Kubernetes object that this module relies on. */
+export interface KubernetesObject {
+  readonly apiVersion?: string;
+  readonly kind?: string;
+  readonly metadata: {
+    readonly name: string;
+    readonly namespace?: string;
+    readonly uid?: string;
+    readonly resourceVersion?: string;
+    readonly generation?: number;
+    readonly creationTimestamp?: string;
+    readonly deletionTimestamp?: string;
+    readonly finalizers?: readonly string[];
+    readonly labels?: Readonly<Record<string, string>>;
+    readonly annotations?: Readonly<Record<string, string>>;
+  };
+  readonly [field: string]: unknown;
+}
+
+/** One event of a watch. */
+export interface WatchEvent {
+  readonly type: 'ADDED' | 'MODIFIED' | 'DELETED';
+  readonly object: KubernetesObject;
+  /** `performance.now()` when the event's last byte was read. */
+  readonly receivedAtMs: number;
+}
+
+/** An answer of any status; `body` is parsed JSON, or text when it is none. */
+export interface KubernetesResponse {
+  readonly status: number;
+  readonly body: unknown;
+}
+
+/** A running watch. */
+export interface Watch {
+  /** All events so far, oldest first. */
+  events(): readonly WatchEvent[];
+  /**
+   * Resolves with the first event, past ones included, for which `matches` is true.
+   * Rejects after `timeoutMs` (default 60,000) with the last object seen, or when the stream breaks.
+   */
+  waitFor(matches: (event: WatchEvent) => boolean, options?: { what?: string; timeoutMs?: number }): Promise<WatchEvent>;
+  stop(): void;
+}
+
+/** See the module's header. */
+export interface KubernetesClient {
+  request(method: string, path: string, body?: unknown, contentType?: string): Promise<KubernetesResponse>;
+  /** GET that expects an object. @throws on any status but 200. */
+  get(path: string): Promise<KubernetesObject>;
+  /** GET that gives null on 404. */
+  find(path: string): Promise<KubernetesObject | null>;
+  /** GET of a list. */
+  list(path: string): Promise<readonly KubernetesObject[]>;
+  /** Server-side apply with the field manager `nkudo-test`. @throws on refusal, with the server's sentence. */
+  apply(path: string, object: unknown): Promise<KubernetesObject>;
+  /**
+   * Watches a collection (`/apis/…/microvms`) or one object (`/apis/…/microvms/NAME`). What exists already arrives
+   * first, as ADDED. A bookmark or a clean end by the server is handled inside.
+   */
+  watch(path: string): Watch;
+  close(): void;
+}
+
+/** Makes a client with the admin's token. */
+export function createKubernetesClient(access: Pick<KubernetesAccess, 'server' | 'caFile' | 'adminToken'>): KubernetesClient {
+  const agent = new Agent({ keepAlive: true, maxSockets: 64 });
+  const watches = new Set<Watch>();
+  let ca: string | null = null;
+  const open = async (options: OpenOptions): Promise<IncomingMessage> => {
+    const trusted = ca ?? readFileSync(access.caFile, 'utf8');
+    const response = await openRequest({ ...options, ca: trusted, agent, server: access.server, token: access.adminToken });
+    ca = trusted; // Only once it worked: a starting server may not have written the whole file yet.
+    return response;
+  };
+  const request: KubernetesClient['request'] = async (method, path, body, contentType = 'application/json') => {
+    const response = await open({ method, path, timeoutMs: requestTimeoutMs, ...(body === undefined ? {} : { body, contentType }) });
+    return { status: response.statusCode ?? 0, body: parseBody(await readText(response)) };
+  };
+  const expect = async (method: string, path: string, body?: unknown, contentType?: string): Promise<unknown> => {
+    const response = await request(method, path, body, contentType);
+    if (response.status < 200 || response.status > 299) {
+      throw new KubernetesRefusal(`${method} ${path}`, response);
+    }
+    return response.body;
+  };
+  const find: KubernetesClient['find'] = async (path) => {
+    const response = await request('GET', path);
+    if (response.status === 404) {
+      return null;
+    }
+    if (response.status !== 200) {
+      throw new KubernetesRefusal(`GET ${path}`, response);
+    }
+    return asObject(response.body);
+  };
+  return {
+    request,
+    find,
+    get: async (path) => asObject(await expect('GET', path)),
+    list: async (path) => asItems(await expect('GET', path)),
+    apply: async (path, object) =>
+      asObject(await expect('PATCH', `${path}?fieldManager=nkudo-test&force=true`, object, 'application/apply-patch+yaml')),
+    watch: (path) => {
+      const watch = startWatch({ path, open, onStop: () => watches.delete(watch) });
+      watches.add(watch);
+      return watch;
+    },
+    close: () => {
+      for (const watch of [...watches]) {
+        watch.stop();
+      }
+      agent.destroy();
+    },
+  };
+}
+
+/** The API server said no; `message` holds its own sentence. */
+export class KubernetesRefusal extends Error {
+  readonly status: number;
+  readonly reason: string;
+  constructor(what: string, response: KubernetesResponse) {
+    const body = response.body;
+    const field = (name: 'message' | 'reason'): string => {
+      const value = isRecord(body) ? body[name] : undefined;
+      return typeof value === 'string' ? value : '';
+    };
+    super(`${what}: ${response.status} ${field('message') === '' ? JSON.stringify(body) : field('message')}`);
+    this.name = 'KubernetesRefusal';
+    this.status = response.status;
+    this.reason = field('reason');
+  }
+}
+
+interface OpenOptions {
+  readonly method: string;
+  readonly path: string;
+  readonly body?: unknown;
+  readonly contentType?: string;
+  /** No limit when absent. */
+  readonly timeoutMs?: number;
+  readonly signal?: AbortSignal;
+}
+
+function openRequest(
+  options: OpenOptions & { readonly ca: string; readonly agent: Agent; readonly server: string; readonly token: string },
+): Promise<IncomingMessage> {
+  const payload = options.body === undefined ? undefined : encodeBody(options.body);
+  return new Promise((resolve, reject) => {
+    const outgoing = httpsRequest(
+      new URL(options.path, options.server),
+      {
+        method: options.method,
+        agent: options.agent,
+        ca: options.ca,
+        ...(options.signal === undefined ? {} : { signal: options.signal }),
+        headers: {
+          authorization: `Bearer ${options.token}`,
+          accept: 'application/json',
+          'user-agent': 'nkudo-test',
+          ...(payload === undefined ? {} : { 'content-type': options.contentType, 'content-length': payload.length }),
+        },
+      },
+      resolve,
+    );
+    outgoing.on('error', reject);
+    if (options.timeoutMs !== undefined) {
+      outgoing.setTimeout(options.timeoutMs, () => outgoing.destroy(new Error(`no answer to ${options.method} ${options.path}`)));
+    }
+    outgoing.end(payload);
+  });
+}
+
+function encodeBody(body: unknown): Buffer {
+  return Buffer.from(typeof body === 'string' ? body : JSON.stringify(body));
+}
+
+async function readText(response: IncomingMessage): Promise<string> {
+  response.setEncoding('utf8');
+  let text = '';
+  for await (const chunk of response) {
+    text += String(chunk);
+  }
+  return text;
+}
+
+function parseBody(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text; // `/readyz` and the like answer in plain text.
+  }
+}
+
+interface WatchContext {
+  readonly path: string;
+  readonly open: (options: OpenOptions) => Promise<IncomingMessage>;
+  readonly onStop: () => void;
+}
+
+function startWatch(context: WatchContext): Watch {
+  const events: WatchEvent[] = [];
+  const listeners = new Set<(failure: Error | null) => void>();
+  const abort = new AbortController();
+  let failure: Error | null = null;
+  const notify = (): void => {
+    for (const listener of [...listeners]) {
+      listener(failure);
+    }
+  };
+  const run = async (): Promise<void> => {
+    let resourceVersion: string | null = null;
+    while (!abort.signal.aborted) {
+      resourceVersion = await streamOnce(context, { resourceVersion, signal: abort.signal }, (event) => {
+        events.push(event);
+        notify();
+      });
+    }
+  };
+  run().catch((error: unknown) => {
+    if (!abort.signal.aborted) {
+      failure = error instanceof Error ? error : new Error(String(error));
+      notify();
+    }
+  });
+  return {
+    events: () => events,
+    waitFor: (matches, { what = 'the awaited event', timeoutMs = 60_000 } = {}) =>
+      new Promise((resolve, reject) => {
+        let next = 0;
+        const settle = (act: () => void): void => {
+          clearTimeout(timer);
+          listeners.delete(look);
+          act();
+        };
+        const explain = (reason: string): Error =>
+          new Error(`watching ${context.path}: ${reason} ${what}; last object: ${JSON.stringify(events.at(-1)?.object ?? null)}`);
+        const look = (broken: Error | null): void => {
+          for (; next < events.length; next += 1) {
+            const event = events[next];
+            if (event !== undefined && matches(event)) {
+              settle(() => resolve(event));
+              return;
+            }
+          }
+          if (broken !== null) {
+            settle(() => reject(explain(`the stream broke (${broken.message}) before`)));
+          }
+        };
+        const timer = setTimeout(() => settle(() => reject(explain(`in ${timeoutMs} ms not seen:`))), timeoutMs);
+        listeners.add(look);
+        look(failure);
+      }),
+    stop: () => {
+      abort.abort();
+      context.onStop();
+    },
+  };
+}
+
+/** One watch request until the server ends it; returns the version to go on from. */
+async function streamOnce(
+  { path, open }: WatchContext,
+  state: { readonly resourceVersion: string | null; readonly signal: AbortSignal },
+  onEvent: (event: WatchEvent) => void,
+): Promise<string | null> {
+  const { collection, query } = watchTarget(path);
+  if (state.resourceVersion !== null) {
+    query.set('resourceVersion', state.resourceVersion);
+  }
+  const response = await open({ method: 'GET', path: `${collection}?${query}`, signal: state.signal });
+  if (response.statusCode !== 200) {
+    throw new KubernetesRefusal(`watch ${path}`, { status: response.statusCode ?? 0, body: parseBody(await readText(response)) });
+  }
+  let resourceVersion = state.resourceVersion;
+  let rest = '';
+  response.setEncoding('utf8');
+  for await (const chunk of response) {
+    const lines = (rest + String(chunk)).split('\n');
+    rest = lines.pop() ?? '';
+    for (const line of lines) {
+      const event = parseWatchLine(line);
+      resourceVersion = event.object.metadata.resourceVersion ?? resourceVersion;
+      if (event.type !== 'BOOKMARK') {
+        onEvent({ type: event.type, object: event.object, receivedAtMs: performance.now() });
+      }
+    }
+  }
+  return resourceVersion;
+}
+
+/** An object's own path is watched through its collection with a field selector. */
+function watchTarget(path: string): { collection: string; query: URLSearchParams } {
+  const query = new URLSearchParams({ watch: 'true', allowWatchBookmarks: 'true' });
+  const segments = path.split('/');
+  // /api/v1/namespaces/NS/KIND[/NAME] has 6 or 7 segments, /apis/GROUP/VERSION/namespaces/NS/KIND[/NAME] one more.
+  const group = segments[1] === 'api' ? 0 : 1;
+  const isNamespaced = segments.includes('namespaces') && segments.length >= group + 6;
+  const base = group + (isNamespaced ? 6 : 4);
+  if (segments.length > base) {
+    query.set('fieldSelector', `metadata.name=${segments[base] ?? ''}`);
+  }
+  return { collection: segments.slice(0, base).join('/'), query };
+}
+
+function parseWatchLine(line: string): { type: WatchEvent['type'] | 'BOOKMARK'; object: KubernetesObject } {
+  const parsed: unknown = JSON.parse(line);
+  const type = isRecord(parsed) ? parsed['type'] : undefined;
+  const object = isRecord(parsed) ? parsed['object'] : undefined;
+  if (type === 'ADDED' || type === 'MODIFIED' || type === 'DELETED') {
+    return { type, object: asObject(object) };
+  }
+  if (type === 'BOOKMARK' && isRecord(object)) {
+    // A bookmark's object has a version and nothing else, not even a name.
+    return { type, object: { ...object, metadata: { name: '', ...(isRecord(object['metadata']) ? object['metadata'] : {}) } } };
+  }
+  throw new Error(`the watch answered ${line}`);
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function asObject(value: unknown): KubernetesObject {
+  if (isRecord(value) && isRecord(value['metadata']) && typeof value['metadata']['name'] === 'string') {
+    // Parsing boundary: the API server vouches for the rest of the metadata.
+    return value as unknown as KubernetesObject;
+  }
+  throw new Error(`not a Kubernetes object: ${JSON.stringify(value)}`);
+}
+
+function asItems(value: unknown): readonly KubernetesObject[] {
+  if (isRecord(value) && Array.isArray(value['items'])) {
+    return value['items'].map(asObject);
+  }
+  throw new Error(`not a Kubernetes list: ${JSON.stringify(value)}`);
+}
