@@ -1,0 +1,91 @@
+/**
+ * Enrolled hosts, their sessions and beats. A host is online while its last beat is younger than the
+ * silence limit, counted from the later of that beat and the start of the observer.
+ */
+import type { HostId, SessionId, SiteId, TenantId } from '#api/model/ids.ts';
+import type { HostFacts } from '#api/model/host.ts';
+import type { Actor } from './audit.ts';
+
+export interface HostRecord {
+  readonly tenantId: TenantId;
+  readonly siteId: SiteId;
+  readonly siteName: string;
+  readonly namespace: string;
+  readonly hostId: HostId;
+  readonly name: string;
+  /** UID of the Host object, null until it was made or found. */
+  readonly objectUid: string | null;
+  readonly isApproved: boolean;
+  readonly isUnschedulable: boolean;
+  readonly isRevoked: boolean;
+  readonly isQuarantined: boolean;
+  readonly requireApproval: boolean;
+  readonly reservedCpus: number;
+  readonly reservedMemoryBytes: number;
+  readonly facts: HostFacts;
+  /** Rises when the facts changed. */
+  readonly factsRevision: number;
+  /** By the clock of the database; null: never. */
+  readonly lastBeatAtMs: number | null;
+  readonly sessionId: SessionId | null;
+  readonly certificate: { readonly serial: string; readonly notAfterMs: number } | null;
+  readonly allocated: { readonly cpus: number; readonly memoryBytes: number; readonly microvms: number };
+  /** MicroVMs that the host reports and nobody explains. */
+  readonly orphanIds: readonly string[];
+}
+
+export interface BeatRecord {
+  readonly tenantId: TenantId;
+  readonly hostId: HostId;
+  readonly sessionId: SessionId;
+}
+
+export interface KnownMicroVM {
+  readonly microvmId: string;
+  readonly epoch: number;
+  readonly revision: number;
+  readonly isLive: boolean;
+  readonly isOrphan: boolean;
+}
+
+export interface HostStore {
+  load(tenantId: TenantId, hostId: HostId): Promise<HostRecord | null>;
+  loadByName(tenantId: TenantId, name: string): Promise<HostRecord | null>;
+  listBySite(tenantId: TenantId, siteId: SiteId): Promise<readonly HostRecord[]>;
+  /** All hosts of all tenants that are not revoked, for the leader's silence watch. Reads only. */
+  listLiveness(): Promise<readonly { readonly tenantId: TenantId; readonly namespace: string; readonly hostId: HostId; readonly name: string; readonly lastBeatAtMs: number | null; readonly nowMs: number }[]>;
+  /** Takes over what the Host object says; writes nothing when equal. */
+  saveObject(input: {
+    readonly tenantId: TenantId;
+    readonly hostId: HostId;
+    readonly objectUid: string;
+    readonly isApproved: boolean;
+    readonly isUnschedulable: boolean;
+    readonly reservedCpus: number;
+    readonly reservedMemoryBytes: number;
+  }, epoch: number, actor: Actor): Promise<void>;
+  /**
+   * Revokes the identity: certificates, sessions; the name is free again.
+   * @throws CONFLICT while microVMs are bound, unless `force`
+   */
+  revoke(input: { readonly tenantId: TenantId; readonly hostId: HostId; readonly force: boolean }, epoch: number, actor: Actor): Promise<void>;
+  /**
+   * Opens a session after the identity was checked: records session, facts when they changed, and raises the
+   * revision counters above `known`. The newer session of the same boot wins.
+   */
+  openSession(input: {
+    readonly tenantId: TenantId;
+    readonly hostId: HostId;
+    readonly sessionId: SessionId;
+    readonly replica: string;
+    readonly facts: HostFacts;
+    readonly known: readonly KnownMicroVM[];
+    readonly certificateSerial: string;
+  }, actor: Actor): Promise<void>;
+  /** Ends a session; does nothing when a newer one exists. */
+  closeSession(input: BeatRecord): Promise<void>;
+  /** Stores changed facts. */
+  saveFacts(input: BeatRecord & { readonly facts: HostFacts }): Promise<void>;
+  /** One statement and one commit for a whole batch, over all tenants; sessions that are not current are ignored. */
+  flushBeats(beats: readonly BeatRecord[]): Promise<void>;
+}

@@ -1,0 +1,79 @@
+/**
+ * MicroVMs, bindings, plans and operations, as reconcilers see them. Each mutating call is one
+ * transaction that checks the leadership epoch, is safe to repeat, and commits plan, operation and
+ * audit together: the commit is the acknowledgement.
+ */
+import type { Epoch } from '#api/model/epoch.ts';
+import type { HostId, MicroVMId, OperationId, PlanId, SiteId, TenantId } from '#api/model/ids.ts';
+import type { DesiredMicroVM, MicroVMObservation } from '#api/model/microvm.ts';
+import type { OperationKind, OperationStatus, PlanStatus } from '#api/model/plan.ts';
+import type { Actor } from './audit.ts';
+
+export interface MicroVMRecord {
+  readonly tenantId: TenantId;
+  readonly siteId: SiteId;
+  readonly microvmId: MicroVMId;
+  readonly name: string;
+  /** Generation of the newest published intent. */
+  readonly generation: number;
+  /** Desired state of the newest published intent; null when that was a deletion. */
+  readonly desired: DesiredMicroVM | null;
+  readonly isDeleting: boolean;
+  /** The host confirmed the teardown, or a force made it a tombstone. */
+  readonly isTornDown: boolean;
+  readonly binding: { readonly hostId: HostId; readonly hostName: string; readonly epoch: Epoch } | null;
+  readonly newestOperation: {
+    readonly id: OperationId;
+    readonly planId: PlanId;
+    readonly planStatus: PlanStatus;
+    readonly kind: OperationKind;
+    readonly status: OperationStatus;
+    readonly revision: number;
+    readonly generation: number;
+    /** The `try` part of the plan's key, from 1. */
+    readonly tryNumber: number;
+    readonly error: { readonly code: string; readonly message: string } | null;
+  } | null;
+  readonly observation: (MicroVMObservation & { readonly receivedAtMs: number }) | null;
+}
+
+export interface PublishInput {
+  readonly tenantId: TenantId;
+  readonly siteId: SiteId;
+  readonly microvmId: MicroVMId;
+  readonly name: string;
+  readonly generation: number;
+  readonly desired: DesiredMicroVM;
+  readonly kind: OperationKind;
+  /** Binds it there under a new epoch when it has no binding; ignored when it has one. */
+  readonly placeOn: HostId | null;
+  readonly tryNumber: number;
+}
+
+export type PublishResult =
+  | { readonly outcome: 'published' | 'alreadyPublished'; readonly record: MicroVMRecord }
+  /** The host has no room any more, is unschedulable or revoked: place again. */
+  | { readonly outcome: 'hostUnavailable' };
+
+export interface MicroVMStore {
+  load(tenantId: TenantId, microvmId: MicroVMId): Promise<MicroVMRecord | null>;
+  /**
+   * Publishes the intent of one generation: row, binding with capacity check (locks the host's row), plan with
+   * key `cr/<uid>/<generation>/<epoch>/<try>`, one operation with the next revision, audit. What has not been
+   * handed to a stream is superseded. The same key again changes nothing and returns `alreadyPublished`.
+   * @throws STALE_GENERATION when a newer generation was published; LEADERSHIP_LOST
+   */
+  publish(input: PublishInput, epoch: number, actor: Actor): Promise<PublishResult>;
+  /**
+   * Publishes the deletion: plan with one `Delete` operation under the binding's epoch. A microVM that was never
+   * bound is torn down at once. Idempotent; `tryNumber` as in publish.
+   */
+  publishDeletion(input: { readonly tenantId: TenantId; readonly microvmId: MicroVMId; readonly generation: number; readonly tryNumber: number }, epoch: number, actor: Actor): Promise<MicroVMRecord | null>;
+  /** After the confirmed teardown: releases binding and resources. Idempotent. @throws CONFLICT unless the Delete operation succeeded */
+  completeDeletion(tenantId: TenantId, microvmId: MicroVMId, epoch: number, actor: Actor): Promise<void>;
+  /**
+   * Audited force: the UID becomes a tombstone, the binding is released, and the Delete operation stays for the
+   * host to receive when it comes back. Idempotent.
+   */
+  forceDelete(tenantId: TenantId, microvmId: MicroVMId, epoch: number, actor: Actor): Promise<void>;
+}
