@@ -1,0 +1,304 @@
+/**
+ * The condition types and reasons of all kinds, as data: what each means, which way round it is, who
+ * writes it and why it can have its value. Reconcilers take their words from here, so that a type or
+ * a reason that is not listed does not compile; the lists only grow within v1alpha1.
+ * Invariant: every condition has one owner, and nobody else writes it.
+ */
+
+/** Positive: True is the wished state. Negative: True is what a person should look at. */
+export type ConditionPolarity = 'positive' | 'negative';
+export type ConditionOwner = 'site-reconciler' | 'host-reconciler' | 'microvm-reconciler' | 'enrollmenttoken-reconciler';
+
+export interface ConditionDefinition {
+  readonly polarity: ConditionPolarity;
+  readonly owner: ConditionOwner;
+  /** What True says. */
+  readonly meaning: string;
+  /** Closed list, for all three values of status. */
+  readonly reasons: readonly string[];
+}
+
+/** What a host can report against a microVM: the `reason` of the host's codes in the error catalogue. */
+export const hostFailureReasons = [
+  'StaleOperation',
+  'KernelNotFound',
+  'KernelNotBootable',
+  'InitramfsNotFound',
+  'DiskNotFound',
+  'DiskInUse',
+  'PathNotAllowed',
+  'NotEnoughMemory',
+  'SpecRefused',
+  'HypervisorMissing',
+  'HypervisorFailed',
+  'HypervisorTimeout',
+  'JournalFailed',
+  'StateDirLocked',
+  'OrphanedVM',
+  'InternalError',
+] as const;
+export type HostFailureReason = (typeof hostFailureReasons)[number];
+
+/** Why a microVM does not run although nothing failed, or what ended it last. */
+const restReasons = [
+  'Halted',
+  'Manual',
+  'Completed',
+  'Stopping',
+  'GuestShutdown',
+  'GuestReboot',
+  'GuestPanic',
+  'VMMCrash',
+  'HostReboot',
+  'OOM',
+  'Operator',
+  'Unknown',
+] as const;
+
+/** Why the control plane could not hand a microVM to a host. */
+const placementReasons = ['NotAccepted', 'SiteNotFound', 'HostNotFound', 'NoHostFits', 'DatabaseUnavailable'] as const;
+
+const microvm = { owner: 'microvm-reconciler' } as const;
+
+export const microvmConditions = {
+  Accepted: {
+    ...microvm,
+    polarity: 'positive',
+    meaning: 'the spec can be carried out as far as the control plane can tell',
+    reasons: ['Accepted', 'ClassNotFound', 'SiteNotFound', 'HostNotFound', 'SpecRefused', 'AdoptionRequired'],
+  },
+  Scheduled: {
+    ...microvm,
+    polarity: 'positive',
+    meaning: 'it is bound to a host',
+    reasons: ['Bound', ...placementReasons],
+  },
+  ImagesReady: {
+    ...microvm,
+    polarity: 'positive',
+    meaning: 'kernel, firmware, initramfs and disks are on the host',
+    reasons: ['FilesPresent', 'NotScheduled', 'WaitingForHost', 'HostSilent', ...hostFailureReasons],
+  },
+  Provisioned: {
+    ...microvm,
+    polarity: 'positive',
+    meaning: 'the host has taken it over and made what it needs',
+    reasons: ['Provisioned', 'Provisioning', 'NotScheduled', 'WaitingForHost', 'Deleting', 'HostSilent', ...hostFailureReasons],
+  },
+  Running: {
+    ...microvm,
+    polarity: 'positive',
+    meaning: 'its VMM runs and the guest was started; a paused guest counts as not running',
+    reasons: [
+      'Running',
+      'Starting',
+      'Paused',
+      'BackingOff',
+      'NotScheduled',
+      'WaitingForHost',
+      'WaitingForLease',
+      'Deleting',
+      'HostSilent',
+      ...restReasons,
+      ...hostFailureReasons,
+    ],
+  },
+  Ready: {
+    ...microvm,
+    polarity: 'positive',
+    meaning: 'the guest works: proved by its readiness probe, or without one that it runs (reason NoProbe)',
+    reasons: [
+      'NoProbe',
+      'ProbeSucceeded',
+      'ProbeFailed',
+      'NotRunning',
+      'Starting',
+      'Paused',
+      'BackingOff',
+      'NotScheduled',
+      'WaitingForHost',
+      'ClassNotFound',
+      'AdoptionRequired',
+      'Deleting',
+      'HostSilent',
+      ...placementReasons,
+      ...restReasons,
+      ...hostFailureReasons,
+    ],
+  },
+  Reachable: {
+    ...microvm,
+    polarity: 'positive',
+    meaning: 'its host is heard, so that this status is of now',
+    reasons: ['HostConnected', 'HostSilent', 'NotScheduled'],
+  },
+  RestartRequired: {
+    ...microvm,
+    polarity: 'negative',
+    meaning: 'the spec has a change that takes effect at the next start only',
+    reasons: ['SpecChanged', 'SecretChanged', 'UpToDate', 'HostSilent'],
+  },
+  UpdateHeld: {
+    ...microvm,
+    polarity: 'negative',
+    meaning: 'a change waits for a maintenance window or a hold',
+    reasons: ['OutsideWindow', 'SiteHold', 'NotHeld'],
+  },
+  SiteOverride: {
+    ...microvm,
+    polarity: 'negative',
+    meaning: 'somebody at the site stopped or held it; the message says who',
+    reasons: ['StoppedAtSite', 'HeldAtSite', 'NoOverride', 'HostSilent'],
+  },
+  CrashLooping: {
+    ...microvm,
+    polarity: 'negative',
+    meaning: 'it ended more often than restart.maxRetries inside restart.window and waits restart.maxBackoff each time',
+    reasons: ['TooManyFailures', 'WithinLimit', 'HostSilent'],
+  },
+  QuotaDenied: {
+    ...microvm,
+    polarity: 'negative',
+    meaning: 'the quota of the Site has no room for it',
+    reasons: ['QuotaExceeded', 'WithinQuota'],
+  },
+  ReplaceDisabled: {
+    ...microvm,
+    polarity: 'negative',
+    meaning: 'disconnect.replace is asked for and can not be done safely',
+    reasons: ['DeadlinesTooClose', 'PersistentDisk', 'MassDisconnect', 'NotDisabled'],
+  },
+  DeletionBlocked: {
+    ...microvm,
+    polarity: 'negative',
+    meaning: 'it is being deleted and something has to happen first; the message says what',
+    reasons: ['HostSilent', 'TeardownRunning', 'DeletionHeld', 'NotBlocked', ...hostFailureReasons],
+  },
+} as const satisfies Record<string, ConditionDefinition>;
+
+const host = { owner: 'host-reconciler' } as const;
+
+export const hostConditions = {
+  Ready: {
+    ...host,
+    polarity: 'positive',
+    meaning: 'it is heard and can run microVMs',
+    reasons: [
+      'HostConnected',
+      'HostSilent',
+      'NotEnrolled',
+      'NotApproved',
+      'Quarantined',
+      'Revoked',
+      'SiteNotFound',
+      'HypervisorMissing',
+      'JournalFailed',
+    ],
+  },
+  Enrolled: {
+    ...host,
+    polarity: 'positive',
+    meaning: 'a machine holds a valid identity of this host',
+    reasons: ['CertificateIssued', 'NotEnrolled', 'CertificateExpired', 'Revoked', 'Quarantined'],
+  },
+  Approved: {
+    ...host,
+    polarity: 'positive',
+    meaning: 'it may run microVMs as far as the Site asks for an approval',
+    reasons: ['ApprovalNotRequired', 'Approved', 'NotApproved', 'SiteNotFound'],
+  },
+  Reachable: {
+    ...host,
+    polarity: 'positive',
+    meaning: 'it was heard within the last four heartbeats',
+    reasons: ['HostConnected', 'HostSilent', 'NotEnrolled'],
+  },
+  HypervisorReady: {
+    ...host,
+    polarity: 'positive',
+    meaning: 'its Cloud Hypervisor is usable',
+    reasons: ['HypervisorUsable', 'HypervisorMissing', 'HostSilent', 'NotEnrolled'],
+  },
+  ClockSkewed: {
+    ...host,
+    polarity: 'negative',
+    meaning: 'its wall clock is far from that of the control plane',
+    reasons: ['ClockAhead', 'ClockBehind', 'InSync'],
+  },
+  OrphansPresent: {
+    ...host,
+    polarity: 'negative',
+    meaning: 'microVMs run on it that belong to no object; they are listed in status.orphans',
+    reasons: ['OrphanedVM', 'NoOrphans', 'HostSilent'],
+  },
+  DeletionBlocked: {
+    ...host,
+    polarity: 'negative',
+    meaning: 'it is being deleted and microVMs are still bound to it',
+    reasons: ['MicroVMsBound', 'NotBlocked'],
+  },
+} as const satisfies Record<string, ConditionDefinition>;
+
+const site = { owner: 'site-reconciler' } as const;
+
+export const siteConditions = {
+  Ready: {
+    ...site,
+    polarity: 'positive',
+    meaning: 'a host of the site is Ready, so that microVMs can be placed',
+    reasons: ['HostsReady', 'NoHosts', 'NoHostReady'],
+  },
+  MassDisconnect: {
+    ...site,
+    polarity: 'negative',
+    meaning: 'so many hosts fell silent at once that replacements are held',
+    reasons: ['HostsSilent', 'WithinLimit'],
+  },
+  DeletionHeld: {
+    ...site,
+    polarity: 'negative',
+    meaning: 'so many microVMs were deleted at once that the deletion waits for a confirmation',
+    reasons: ['ConfirmationNeeded', 'WithinLimit'],
+  },
+  DeletionBlocked: {
+    ...site,
+    polarity: 'negative',
+    meaning: 'it is being deleted and still has hosts or microVMs',
+    reasons: ['HostsPresent', 'MicroVMsPresent', 'NotBlocked'],
+  },
+} as const satisfies Record<string, ConditionDefinition>;
+
+const enrollmentToken = { owner: 'enrollmenttoken-reconciler' } as const;
+
+export const enrollmentTokenConditions = {
+  Ready: {
+    ...enrollmentToken,
+    polarity: 'positive',
+    meaning: 'the Secret is written and a machine can use the token',
+    reasons: ['SecretWritten', 'Pending', 'SiteNotFound', 'TokenUsed', 'TokenExpired', 'SecretLost', 'DatabaseUnavailable'],
+  },
+  Used: {
+    ...enrollmentToken,
+    polarity: 'positive',
+    meaning: 'a machine used the token; no other can',
+    reasons: ['HostEnrolled', 'NotUsed', 'TokenExpired'],
+  },
+} as const satisfies Record<string, ConditionDefinition>;
+
+export const conditionsByKind = {
+  Site: siteConditions,
+  Host: hostConditions,
+  MicroVM: microvmConditions,
+  EnrollmentToken: enrollmentTokenConditions,
+} as const;
+
+export type MicroVMConditionType = keyof typeof microvmConditions;
+export type HostConditionType = keyof typeof hostConditions;
+export type SiteConditionType = keyof typeof siteConditions;
+export type EnrollmentTokenConditionType = keyof typeof enrollmentTokenConditions;
+
+export type MicroVMConditionReason<Type extends MicroVMConditionType> = (typeof microvmConditions)[Type]['reasons'][number];
+export type HostConditionReason<Type extends HostConditionType> = (typeof hostConditions)[Type]['reasons'][number];
+export type SiteConditionReason<Type extends SiteConditionType> = (typeof siteConditions)[Type]['reasons'][number];
+export type EnrollmentTokenConditionReason<Type extends EnrollmentTokenConditionType> =
+  (typeof enrollmentTokenConditions)[Type]['reasons'][number];

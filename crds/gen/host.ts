@@ -1,0 +1,318 @@
+/**
+ * Generated from crds/v1alpha1/host.yaml by hack/generate-crd-types.ts; do not edit.
+ * Times are RFC 3339 strings, as the API server sends them. Fields with a default are present on
+ * every object that was read from the API server; they are optional here because writers may leave them out.
+ */
+import type { Condition, ListMeta, ObjectMeta } from './kubernetes.ts';
+
+/**
+ * Host is a machine at a Site that runs microVMs. Enrollment makes it; it may also be declared before.
+ */
+export interface Host {
+  apiVersion: 'nkudo.dev/v1alpha1';
+  kind: 'Host';
+  metadata: ObjectMeta;
+  spec: HostSpec;
+  status?: HostStatus;
+}
+/**
+ * What an operator wants of the host.
+ */
+export interface HostSpec {
+  siteRef: HostSiteRef;
+  /**
+   * true: the host may run microVMs at a Site with enrollment.requireApproval; at other sites it has no meaning.
+   *
+   * Default: false.
+   */
+  approved?: boolean;
+  /**
+   * true: no new microVM is placed here; those that run stay.
+   *
+   * Default: false.
+   */
+  unschedulable?: boolean;
+  reserved?: HostReserved;
+  /**
+   * Keeps microVMs away that do not tolerate it. Reserved.
+   */
+  taints?: HostTaint[];
+  overcommit?: HostOvercommit;
+  drain?: HostDrain;
+  agent?: HostAgent;
+}
+/**
+ * The site that the host belongs to. It can not be changed: enroll the machine again instead.
+ */
+export interface HostSiteRef {
+  /**
+   * Name of the Site, in the same namespace.
+   */
+  name: string;
+}
+/**
+ * Kept back from microVMs, for the host itself.
+ */
+export interface HostReserved {
+  /**
+   * CPUs.
+   */
+  cpus?: number;
+  /**
+   * Memory.
+   */
+  memory?: number | string;
+}
+/**
+ * One taint.
+ */
+export interface HostTaint {
+  /**
+   * Label key.
+   */
+  key: string;
+  /**
+   * Label value.
+   */
+  value?: string;
+  /**
+   * NoSchedule: none is placed here. NoExecute: also those that run are moved away.
+   */
+  effect: 'NoSchedule' | 'NoExecute';
+}
+/**
+ * How much more than the host has may be promised to microVMs, in percent; 100 is exactly what it has. Reserved.
+ */
+export interface HostOvercommit {
+  /**
+   * CPUs.
+   */
+  cpuPercent?: number;
+  /**
+   * Memory.
+   */
+  memoryPercent?: number;
+}
+/**
+ * Empties the host. Reserved.
+ */
+export interface HostDrain {
+  /**
+   * When what is still here is stopped, whatever its strategy says.
+   */
+  deadline?: string;
+  /**
+   * Evict: each microVM is handled by its evictionStrategy. StopAll: every one is stopped and stays bound to this host.
+   */
+  mode?: 'Evict' | 'StopAll';
+}
+/**
+ * Which agent the host runs. Reserved.
+ */
+export interface HostAgent {
+  /**
+   * Version to run, such as 0.4.1.
+   */
+  version?: string;
+  /**
+   * true: rollouts leave this host alone.
+   */
+  pinned?: boolean;
+  /**
+   * Group in which rollouts reach this host.
+   */
+  ring?: string;
+}
+/**
+ * What n-kudo sees of the host. Written by the controller only, on transitions.
+ */
+export interface HostStatus {
+  /**
+   * Generation of the spec that this status was derived from.
+   */
+  observedGeneration?: number;
+  /**
+   * Identity that the machine was given at enrollment, a UUID.
+   */
+  hostID?: string;
+  /**
+   * Pending: not enrolled or not approved. Quarantined: two machines use this identity. Ready: heard and able to run microVMs. Degraded: heard, but something is wrong (see conditions). Unreachable: silent. Draining, Drained: being emptied. Revoked: its identity was withdrawn.
+   */
+  phase?: 'Pending' | 'Quarantined' | 'Ready' | 'Degraded' | 'Unreachable' | 'Draining' | 'Drained' | 'Revoked';
+  capacity?: HostStatusCapacity;
+  allocatable?: HostStatusAllocatable;
+  allocated?: HostStatusAllocated;
+  facts?: HostStatusFacts;
+  /**
+   * Version of nkudo-edge.
+   */
+  agentVersion?: string;
+  hypervisor?: HostStatusHypervisor;
+  /**
+   * Changes with every boot of the machine; tells a reboot from a cut link.
+   */
+  bootID?: string;
+  certificate?: HostStatusCertificate;
+  /**
+   * Address of the host in the mesh.
+   */
+  meshAddress?: string;
+  /**
+   * MicroVMs on the host that belong to no object any more. They are listed, never stopped by n-kudo.
+   */
+  orphans?: HostStatusOrphan[];
+  /**
+   * When the host was last heard. Written when it falls silent, left out while it is reachable.
+   */
+  lastObservedTime?: string;
+  /**
+   * What is true of the object now, by type. The types and reasons are a closed list (crds/conditions.ts).
+   */
+  conditions?: Condition[];
+}
+/**
+ * What the machine has.
+ */
+export interface HostStatusCapacity {
+  /**
+   * Virtual CPUs.
+   */
+  cpus?: number;
+  /**
+   * Memory in bytes, as a quantity.
+   */
+  memory?: number | string;
+  /**
+   * Number of microVMs.
+   */
+  microvms?: number;
+}
+/**
+ * What microVMs may use: capacity without what is reserved.
+ */
+export interface HostStatusAllocatable {
+  /**
+   * Virtual CPUs.
+   */
+  cpus?: number;
+  /**
+   * Memory in bytes, as a quantity.
+   */
+  memory?: number | string;
+  /**
+   * Number of microVMs.
+   */
+  microvms?: number;
+}
+/**
+ * What the microVMs bound to this host ask for.
+ */
+export interface HostStatusAllocated {
+  /**
+   * Virtual CPUs.
+   */
+  cpus?: number;
+  /**
+   * Memory in bytes, as a quantity.
+   */
+  memory?: number | string;
+  /**
+   * Number of microVMs.
+   */
+  microvms?: number;
+}
+/**
+ * What the agent says about the machine.
+ */
+export interface HostStatusFacts {
+  /**
+   * Host name of the machine.
+   */
+  hostName?: string;
+  /**
+   * x86_64 or aarch64.
+   */
+  architecture?: string;
+  /**
+   * Name of the CPU.
+   */
+  cpuModel?: string;
+  /**
+   * Release of the kernel.
+   */
+  kernelVersion?: string;
+  /**
+   * Name of the distribution.
+   */
+  osImage?: string;
+  /**
+   * Content of /etc/machine-id.
+   */
+  machineID?: string;
+  /**
+   * /dev/kvm can be opened.
+   */
+  hasKVM?: boolean;
+}
+/**
+ * The VMM that the agent starts.
+ */
+export interface HostStatusHypervisor {
+  /**
+   * cloud-hypervisor, simulated when the VMM says so of itself, none when there is no usable one.
+   */
+  kind?: 'cloud-hypervisor' | 'simulated' | 'none';
+  /**
+   * Version that the VMM prints.
+   */
+  version?: string;
+  /**
+   * Why no VMM can be used.
+   */
+  problem?: string;
+}
+/**
+ * The certificate that the host uses now.
+ */
+export interface HostStatusCertificate {
+  /**
+   * Serial number, hexadecimal.
+   */
+  serial?: string;
+  /**
+   * End of its validity.
+   */
+  notAfter?: string;
+}
+/**
+ * One of them.
+ */
+export interface HostStatusOrphan {
+  /**
+   * UID of the MicroVM.
+   */
+  uid: string;
+  /**
+   * Name that the host knows it by.
+   */
+  name?: string;
+  /**
+   * What the host sees.
+   */
+  state?: string;
+  /**
+   * When it was first seen without an object.
+   */
+  since?: string;
+  /**
+   * What can be done.
+   */
+  message?: string;
+}
+
+export interface HostList {
+  apiVersion: 'nkudo.dev/v1alpha1';
+  kind: 'HostList';
+  metadata: ListMeta;
+  items: Host[];
+}

@@ -1,0 +1,967 @@
+/**
+ * Generated from crds/v1alpha1/microvm.yaml by hack/generate-crd-types.ts; do not edit.
+ * Times are RFC 3339 strings, as the API server sends them. Fields with a default are present on
+ * every object that was read from the API server; they are optional here because writers may leave them out.
+ */
+import type { Condition, ListMeta, ObjectMeta } from './kubernetes.ts';
+
+/**
+ * MicroVM is one Cloud Hypervisor virtual machine on a host of a Site.
+ */
+export interface MicroVM {
+  apiVersion: 'nkudo.dev/v1alpha1';
+  kind: 'MicroVM';
+  metadata: ObjectMeta;
+  spec: MicroVMSpec;
+  status?: MicroVMStatus;
+}
+/**
+ * What the user wants to run.
+ */
+export interface MicroVMSpec {
+  siteRef: MicroVMSiteRef;
+  /**
+   * Name of a MicroVMClass that gives the sizes. There are no classes in this version, so that any name gives Accepted=False with reason ClassNotFound.
+   */
+  className?: string;
+  placement?: MicroVMPlacement;
+  /**
+   * Always: runs whatever ended it. RerunOnFailure: runs again unless the guest shut itself down. Once: one boot, any end is final, a guest reboot included. Manual: keeps the state it is in until an explicit start or stop. Halted: does not run.
+   *
+   * Default: "Always".
+   */
+  runPolicy?: 'Always' | 'RerunOnFailure' | 'Once' | 'Manual' | 'Halted';
+  /**
+   * true: the virtual CPUs stand still, memory is kept.
+   *
+   * Default: false.
+   */
+  paused?: boolean;
+  /**
+   * Any change of this number asks for one restart; add one to it.
+   */
+  restartNonce?: number;
+  restart?: MicroVMRestart;
+  cpu?: MicroVMCpu;
+  memory?: MicroVMMemory;
+  boot: MicroVMBoot;
+  /**
+   * Disks, attached in this order.
+   */
+  disks?: MicroVMDisk[];
+  /**
+   * Network interfaces, attached in this order. Reserved.
+   */
+  networks?: MicroVMNetwork[];
+  cloudInit?: MicroVMCloudInit;
+  vsock?: MicroVMVsock;
+  console?: MicroVMConsole;
+  probes?: MicroVMProbes;
+  /**
+   * Time between the power button and the kill.
+   *
+   * Default: "30s".
+   */
+  terminationGracePeriod?: string;
+  disconnect?: MicroVMDisconnect;
+  /**
+   * What a drain does with it. Stop: it is shut down and started again on the same host afterwards. Move: it is shut down and started on another host. None: the drain waits for an operator. Reserved other than Stop.
+   *
+   * Default: "Stop".
+   */
+  evictionStrategy?: 'None' | 'Stop' | 'Move';
+  /**
+   * When a change that a running microVM can not take over takes effect. OnRestart: at its next start, and RestartRequired is True until then. Recreate: it is restarted at once. Window: it is restarted in the next maintenance window of the Site. Reserved other than OnRestart.
+   *
+   * Default: "OnRestart".
+   */
+  updateStrategy?: 'OnRestart' | 'Recreate' | 'Window';
+}
+/**
+ * The site that it runs at. It can not be changed: delete the microVM and create it there.
+ */
+export interface MicroVMSiteRef {
+  /**
+   * Name of the Site, in the same namespace.
+   */
+  name: string;
+}
+/**
+ * Where at the site it may run; any Ready host with room when left out. A microVM that is bound stays on its host.
+ */
+export interface MicroVMPlacement {
+  /**
+   * Name of the one Host that it may run on.
+   */
+  hostName?: string;
+  hostSelector?: MicroVMPlacementHostSelector;
+  /**
+   * Higher goes first when there is not room for all. Reserved.
+   */
+  priority?: number;
+  /**
+   * Taints of hosts that do not keep it away. Reserved.
+   */
+  tolerations?: MicroVMPlacementToleration[];
+  affinity?: MicroVMPlacementAffinity;
+  /**
+   * Spread such microVMs evenly. Reserved.
+   */
+  topologySpread?: MicroVMPlacementTopologySpread[];
+}
+/**
+ * Labels that the Host must have. Read when the microVM is placed, not afterwards.
+ */
+export interface MicroVMPlacementHostSelector {
+  /**
+   * Labels that must all be present with these values.
+   */
+  matchLabels?: Record<string, string>;
+}
+/**
+ * One toleration.
+ */
+export interface MicroVMPlacementToleration {
+  /**
+   * Key of the taint; every key when left out.
+   */
+  key?: string;
+  /**
+   * Equal compares the value, Exists does not.
+   *
+   * Default: "Equal".
+   */
+  operator?: 'Equal' | 'Exists';
+  /**
+   * Value of the taint.
+   */
+  value?: string;
+  /**
+   * Effect of the taint; every effect when left out.
+   */
+  effect?: 'NoSchedule' | 'NoExecute';
+}
+/**
+ * Nearness to other microVMs. Reserved.
+ */
+export interface MicroVMPlacementAffinity {
+  /**
+   * Place it where such microVMs are.
+   */
+  together?: MicroVMPlacementAffinityTogether[];
+  /**
+   * Place it where no such microVMs are.
+   */
+  apart?: MicroVMPlacementAffinityApart[];
+}
+/**
+ * One term.
+ */
+export interface MicroVMPlacementAffinityTogether {
+  labelSelector: MicroVMPlacementAffinityTogetherLabelSelector;
+  /**
+   * Label of hosts; hosts with the same value are one place.
+   */
+  topologyKey: string;
+  /**
+   * Required: the microVM waits otherwise. Preferred: a wish.
+   *
+   * Default: "Required".
+   */
+  mode?: 'Required' | 'Preferred';
+}
+/**
+ * Which microVMs are meant.
+ */
+export interface MicroVMPlacementAffinityTogetherLabelSelector {
+  /**
+   * Labels that must all be present with these values.
+   */
+  matchLabels?: Record<string, string>;
+}
+/**
+ * One term.
+ */
+export interface MicroVMPlacementAffinityApart {
+  labelSelector: MicroVMPlacementAffinityApartLabelSelector;
+  /**
+   * Label of hosts; hosts with the same value are one place.
+   */
+  topologyKey: string;
+  /**
+   * Required: the microVM waits otherwise. Preferred: a wish.
+   *
+   * Default: "Required".
+   */
+  mode?: 'Required' | 'Preferred';
+}
+/**
+ * Which microVMs are meant.
+ */
+export interface MicroVMPlacementAffinityApartLabelSelector {
+  /**
+   * Labels that must all be present with these values.
+   */
+  matchLabels?: Record<string, string>;
+}
+/**
+ * One rule.
+ */
+export interface MicroVMPlacementTopologySpread {
+  /**
+   * Label of hosts; hosts with the same value are one place.
+   */
+  topologyKey: string;
+  /**
+   * Largest difference between two places.
+   */
+  maxSkew: number;
+  /**
+   * What to do when it can not be kept.
+   *
+   * Default: "DoNotSchedule".
+   */
+  whenUnsatisfiable?: 'DoNotSchedule' | 'ScheduleAnyway';
+  labelSelector: MicroVMPlacementTopologySpreadLabelSelector;
+}
+/**
+ * Which microVMs are counted.
+ */
+export interface MicroVMPlacementTopologySpreadLabelSelector {
+  /**
+   * Labels that must all be present with these values.
+   */
+  matchLabels?: Record<string, string>;
+}
+/**
+ * How often an ended microVM is started again.
+ *
+ * Default: {}.
+ */
+export interface MicroVMRestart {
+  /**
+   * Wait before the first restart; it doubles with each failure inside the window.
+   *
+   * Default: "1s".
+   */
+  initialBackoff?: string;
+  /**
+   * The longest wait between two restarts.
+   *
+   * Default: "5m".
+   */
+  maxBackoff?: string;
+  /**
+   * More failures than this inside the window set CrashLooping; from then on every restart waits maxBackoff.
+   *
+   * Default: 5.
+   */
+  maxRetries?: number;
+  /**
+   * Time in which failures are counted.
+   *
+   * Default: "10m".
+   */
+  window?: string;
+}
+/**
+ * Virtual CPUs.
+ */
+export interface MicroVMCpu {
+  /**
+   * Number of virtual CPUs.
+   */
+  count: number;
+  /**
+   * Number that can be reached without a restart. Reserved.
+   */
+  max?: number;
+}
+/**
+ * Memory of the guest.
+ */
+export interface MicroVMMemory {
+  /**
+   * Memory that the guest starts with.
+   */
+  size: number | string;
+  /**
+   * Memory that can be reached without a restart. Reserved.
+   */
+  max?: number | string;
+  /**
+   * true: other processes of the host can map it (vhost-user). Reserved.
+   */
+  shared?: boolean;
+  /**
+   * Size of the huge pages that hold it; ordinary pages when left out. Reserved.
+   */
+  hugepages?: '2Mi' | '1Gi';
+}
+/**
+ * What the guest starts from: exactly one of kernel and firmware.
+ */
+export interface MicroVMBoot {
+  kernel?: MicroVMBootKernel;
+  firmware?: MicroVMBootFirmware;
+}
+/**
+ * Boots a Linux kernel (or another PVH guest) directly.
+ */
+export interface MicroVMBootKernel {
+  /**
+   * Kernel file on the host: an uncompressed ELF file with a PVH entry, or a bzImage.
+   */
+  path: string;
+  /**
+   * Command line of the kernel, printable ASCII.
+   *
+   * Default: "".
+   */
+  cmdline?: string;
+  /**
+   * Initramfs file on the host.
+   */
+  initramfs?: string;
+}
+/**
+ * Boots a firmware, which then boots from a disk.
+ */
+export interface MicroVMBootFirmware {
+  /**
+   * Firmware file on the host.
+   */
+  path: string;
+}
+/**
+ * One disk. Exactly one of path, oci, http, blank and snapshot says where it comes from.
+ */
+export interface MicroVMDisk {
+  /**
+   * Unique within the microVM.
+   */
+  name: string;
+  /**
+   * Raw or qcow2 file on the host, used in place.
+   */
+  path?: string;
+  /**
+   * true: the guest can not write to it, and several microVMs may share it.
+   *
+   * Default: false.
+   */
+  readOnly?: boolean;
+  /**
+   * Order in which the firmware tries disks, lowest first. Reserved: disks are attached in the order of the list.
+   */
+  bootIndex?: number;
+  oci?: MicroVMDiskOci;
+  http?: MicroVMDiskHttp;
+  blank?: MicroVMDiskBlank;
+  snapshot?: MicroVMDiskSnapshot;
+  /**
+   * Digest that the content must have. Reserved.
+   */
+  digest?: string;
+  /**
+   * Size that the guest sees; it may grow, never shrink. Reserved.
+   */
+  size?: number | string;
+  /**
+   * Persistent: kept over restarts. Ephemeral: made anew at every start. A path disk is always the file as it is. Reserved.
+   */
+  persistence?: 'Persistent' | 'Ephemeral';
+  /**
+   * What happens to the disk when the microVM is deleted. Reserved: a path disk is always retained.
+   */
+  deletePolicy?: 'Delete' | 'Retain';
+  rateLimit?: MicroVMDiskRateLimit;
+}
+/**
+ * Disk image in an OCI registry. Reserved.
+ */
+export interface MicroVMDiskOci {
+  /**
+   * Reference of the image.
+   */
+  image: string;
+  pullSecretRef?: MicroVMDiskOciPullSecretRef;
+}
+/**
+ * Secret with the credentials; it carries the label nkudo.dev/guest: "true".
+ */
+export interface MicroVMDiskOciPullSecretRef {
+  /**
+   * Name of the Secret, in the same namespace.
+   */
+  name: string;
+}
+/**
+ * Disk image behind a URL. Reserved.
+ */
+export interface MicroVMDiskHttp {
+  /**
+   * https or http URL.
+   */
+  url: string;
+  secretRef?: MicroVMDiskHttpSecretRef;
+}
+/**
+ * Secret with the credentials; it carries the label nkudo.dev/guest: "true".
+ */
+export interface MicroVMDiskHttpSecretRef {
+  /**
+   * Name of the Secret, in the same namespace.
+   */
+  name: string;
+}
+/**
+ * An empty disk of the given size. Reserved.
+ */
+export interface MicroVMDiskBlank {}
+/**
+ * A snapshot that n-kudo took. Reserved.
+ */
+export interface MicroVMDiskSnapshot {
+  /**
+   * Name of the snapshot, in the same namespace.
+   */
+  name: string;
+}
+/**
+ * The most that the guest may read and write. Reserved.
+ */
+export interface MicroVMDiskRateLimit {
+  /**
+   * Bytes per second.
+   */
+  bandwidth?: number | string;
+  /**
+   * Operations per second.
+   */
+  iops?: number;
+}
+/**
+ * One network interface. Exactly one of nat, bridge, macvtap and mesh says how it is connected.
+ */
+export interface MicroVMNetwork {
+  /**
+   * Unique within the microVM.
+   */
+  name: string;
+  nat?: MicroVMNetworkNat;
+  bridge?: MicroVMNetworkBridge;
+  macvtap?: MicroVMNetworkMacvtap;
+  mesh?: MicroVMNetworkMesh;
+  /**
+   * Hardware address; derived from the UID and the name when left out.
+   */
+  mac?: string;
+  /**
+   * Address of the guest with its prefix; given by n-kudo when left out.
+   */
+  address?: string;
+  /**
+   * Ports of the host that lead to the guest; with nat only.
+   */
+  ports?: MicroVMNetworkPort[];
+}
+/**
+ * Behind the address of the host.
+ */
+export interface MicroVMNetworkNat {}
+/**
+ * On a bridge of the host.
+ */
+export interface MicroVMNetworkBridge {
+  /**
+   * Name of the bridge.
+   */
+  name: string;
+  /**
+   * VLAN of the port.
+   */
+  vlan?: number;
+}
+/**
+ * Directly on an interface of the host.
+ */
+export interface MicroVMNetworkMacvtap {
+  /**
+   * Name of the interface.
+   */
+  parent: string;
+  /**
+   * macvtap mode.
+   */
+  mode?: 'Bridge' | 'Private' | 'VEPA';
+}
+/**
+ * On the mesh of the site.
+ */
+export interface MicroVMNetworkMesh {
+  /**
+   * Mesh groups of the guest.
+   */
+  groups?: string[];
+}
+/**
+ * One port.
+ */
+export interface MicroVMNetworkPort {
+  /**
+   * Unique within the interface.
+   */
+  name: string;
+  /**
+   * Protocol.
+   *
+   * Default: "TCP".
+   */
+  protocol?: 'TCP' | 'UDP';
+  /**
+   * Port on the host; chosen by n-kudo when left out.
+   */
+  hostPort?: number;
+  /**
+   * Port in the guest.
+   */
+  guestPort: number;
+}
+/**
+ * Data for cloud-init in the guest. Reserved.
+ */
+export interface MicroVMCloudInit {
+  /**
+   * Host name of the guest; the name of the microVM when left out.
+   */
+  hostName?: string;
+  /**
+   * User data without secrets.
+   */
+  userData?: string;
+  userDataSecretRef?: MicroVMCloudInitUserDataSecretRef;
+  /**
+   * Network configuration, version 2.
+   */
+  networkData?: string;
+}
+/**
+ * User data in a Secret that carries the label nkudo.dev/guest: "true".
+ */
+export interface MicroVMCloudInitUserDataSecretRef {
+  /**
+   * Name of the Secret.
+   */
+  name: string;
+  /**
+   * Key in the Secret.
+   */
+  key: string;
+}
+/**
+ * A socket between host and guest. Reserved.
+ */
+export interface MicroVMVsock {
+  /**
+   * Context id of the guest; given by n-kudo when left out.
+   */
+  cid?: number;
+}
+/**
+ * Consoles of the guest.
+ *
+ * Default: {}.
+ */
+export interface MicroVMConsole {
+  /**
+   * Log: what the guest prints on its serial port is kept and can be read from the control plane. Off, Interactive: reserved.
+   *
+   * Default: "Log".
+   */
+  serial?: 'Log' | 'Off' | 'Interactive';
+}
+/**
+ * How n-kudo finds out whether the guest works. Without probes Ready follows Running. Reserved.
+ */
+export interface MicroVMProbes {
+  startup?: MicroVMProbesStartup;
+  readiness?: MicroVMProbesReadiness;
+  liveness?: MicroVMProbesLiveness;
+}
+/**
+ * The other probes begin after this one succeeded. Exactly one of tcp, http and console.
+ */
+export interface MicroVMProbesStartup {
+  tcp?: MicroVMProbesStartupTcp;
+  http?: MicroVMProbesStartupHttp;
+  console?: MicroVMProbesStartupConsole;
+  /**
+   * Wait after the start.
+   *
+   * Default: "0s".
+   */
+  initialDelay?: string;
+  /**
+   * Time between two tries.
+   *
+   * Default: "10s".
+   */
+  period?: string;
+  /**
+   * How long one try may take.
+   *
+   * Default: "1s".
+   */
+  timeout?: string;
+  /**
+   * Successes in a row that count as success.
+   *
+   * Default: 1.
+   */
+  successThreshold?: number;
+  /**
+   * Failures in a row that count as failure.
+   *
+   * Default: 3.
+   */
+  failureThreshold?: number;
+}
+/**
+ * Succeeds when the port accepts a connection.
+ */
+export interface MicroVMProbesStartupTcp {
+  /**
+   * Port in the guest.
+   */
+  port: number;
+}
+/**
+ * Succeeds with a status from 200 to 399.
+ */
+export interface MicroVMProbesStartupHttp {
+  /**
+   * Port in the guest.
+   */
+  port: number;
+  /**
+   * Path of the request.
+   *
+   * Default: "/".
+   */
+  path?: string;
+  /**
+   * Scheme.
+   *
+   * Default: "HTTP".
+   */
+  scheme?: 'HTTP' | 'HTTPS';
+}
+/**
+ * Succeeds once the serial console printed the text.
+ */
+export interface MicroVMProbesStartupConsole {
+  /**
+   * Text, printable ASCII.
+   */
+  contains: string;
+}
+/**
+ * Ready is True only while this one succeeds. Exactly one of tcp, http and console.
+ */
+export interface MicroVMProbesReadiness {
+  tcp?: MicroVMProbesReadinessTcp;
+  http?: MicroVMProbesReadinessHttp;
+  console?: MicroVMProbesReadinessConsole;
+  /**
+   * Wait after the start.
+   *
+   * Default: "0s".
+   */
+  initialDelay?: string;
+  /**
+   * Time between two tries.
+   *
+   * Default: "10s".
+   */
+  period?: string;
+  /**
+   * How long one try may take.
+   *
+   * Default: "1s".
+   */
+  timeout?: string;
+  /**
+   * Successes in a row that count as success.
+   *
+   * Default: 1.
+   */
+  successThreshold?: number;
+  /**
+   * Failures in a row that count as failure.
+   *
+   * Default: 3.
+   */
+  failureThreshold?: number;
+}
+/**
+ * Succeeds when the port accepts a connection.
+ */
+export interface MicroVMProbesReadinessTcp {
+  /**
+   * Port in the guest.
+   */
+  port: number;
+}
+/**
+ * Succeeds with a status from 200 to 399.
+ */
+export interface MicroVMProbesReadinessHttp {
+  /**
+   * Port in the guest.
+   */
+  port: number;
+  /**
+   * Path of the request.
+   *
+   * Default: "/".
+   */
+  path?: string;
+  /**
+   * Scheme.
+   *
+   * Default: "HTTP".
+   */
+  scheme?: 'HTTP' | 'HTTPS';
+}
+/**
+ * Succeeds once the serial console printed the text.
+ */
+export interface MicroVMProbesReadinessConsole {
+  /**
+   * Text, printable ASCII.
+   */
+  contains: string;
+}
+/**
+ * The microVM is restarted when this one fails. Exactly one of tcp, http and console.
+ */
+export interface MicroVMProbesLiveness {
+  tcp?: MicroVMProbesLivenessTcp;
+  http?: MicroVMProbesLivenessHttp;
+  console?: MicroVMProbesLivenessConsole;
+  /**
+   * Wait after the start.
+   *
+   * Default: "0s".
+   */
+  initialDelay?: string;
+  /**
+   * Time between two tries.
+   *
+   * Default: "10s".
+   */
+  period?: string;
+  /**
+   * How long one try may take.
+   *
+   * Default: "1s".
+   */
+  timeout?: string;
+  /**
+   * Successes in a row that count as success.
+   *
+   * Default: 1.
+   */
+  successThreshold?: number;
+  /**
+   * Failures in a row that count as failure.
+   *
+   * Default: 3.
+   */
+  failureThreshold?: number;
+}
+/**
+ * Succeeds when the port accepts a connection.
+ */
+export interface MicroVMProbesLivenessTcp {
+  /**
+   * Port in the guest.
+   */
+  port: number;
+}
+/**
+ * Succeeds with a status from 200 to 399.
+ */
+export interface MicroVMProbesLivenessHttp {
+  /**
+   * Port in the guest.
+   */
+  port: number;
+  /**
+   * Path of the request.
+   *
+   * Default: "/".
+   */
+  path?: string;
+  /**
+   * Scheme.
+   *
+   * Default: "HTTP".
+   */
+  scheme?: 'HTTP' | 'HTTPS';
+}
+/**
+ * Succeeds once the serial console printed the text.
+ */
+export interface MicroVMProbesLivenessConsole {
+  /**
+   * Text, printable ASCII.
+   */
+  contains: string;
+}
+/**
+ * What happens when the host can not reach the control plane; what is left out follows the Site.
+ */
+export interface MicroVMDisconnect {
+  /**
+   * How long a host may be silent before the control plane may start a replacement. Reserved.
+   */
+  lostAfter?: string;
+  /**
+   * How long a host may be without an acknowledged heartbeat before it stops the microVM by itself, so that a replacement can never run beside it. Reserved.
+   */
+  stopOnHostAfter?: string;
+  /**
+   * false: a lost host keeps its microVMs, and starts them again by itself after a power cut. true: they are started on another host after lostAfter. Reserved: only false works in this version.
+   */
+  replace?: boolean;
+  /**
+   * Which copy goes on when a replaced host comes back. KeepNew: the replacement; KeepOriginal: the one on the old host; Manual: an operator chooses, the replacement runs meanwhile. The loser is stopped, its disks are kept for a stated time. Reserved.
+   */
+  reconcile?: 'KeepNew' | 'KeepOriginal' | 'Manual';
+  /**
+   * Keep: refuse to replace a microVM that would lose a local disk. Discard: accept that the replacement starts without the data of its local disks. Reserved.
+   */
+  data?: 'Keep' | 'Discard';
+}
+/**
+ * What n-kudo sees of the microVM. Written by the controller only.
+ */
+export interface MicroVMStatus {
+  /**
+   * Generation of the spec that this status was derived from.
+   */
+  observedGeneration?: number;
+  /**
+   * Generation of the spec that the host has taken over.
+   */
+  hostObservedGeneration?: number;
+  /**
+   * One word for people, derived from the conditions; programs read the conditions.
+   */
+  printableStatus?:
+    | 'Pending'
+    | 'Rejected'
+    | 'Unschedulable'
+    | 'Scheduled'
+    | 'Provisioning'
+    | 'Starting'
+    | 'Running'
+    | 'Paused'
+    | 'Stopping'
+    | 'Stopped'
+    | 'Restarting'
+    | 'CrashLooping'
+    | 'Failed'
+    | 'Completed'
+    | 'Deleting'
+    | 'Unknown';
+  binding?: MicroVMStatusBinding;
+  /**
+   * When the host was last heard. Written when it falls silent, left out while it is reachable.
+   */
+  lastObservedTime?: string;
+  /**
+   * When the running guest was booted, by the clock of the host.
+   */
+  bootedTime?: string;
+  /**
+   * Addresses of the guest.
+   */
+  addresses?: MicroVMStatusAddress[];
+  restarts?: MicroVMStatusRestarts;
+  plan?: MicroVMStatusPlan;
+  /**
+   * What is true of the object now, by type. The types and reasons are a closed list (crds/conditions.ts).
+   */
+  conditions?: Condition[];
+}
+/**
+ * The host that runs it. A copy: n-kudo never reads it back.
+ */
+export interface MicroVMStatusBinding {
+  /**
+   * Name of the Host.
+   */
+  hostName: string;
+  /**
+   * Identity of the host, a UUID.
+   */
+  hostID?: string;
+  /**
+   * Fencing epoch of the binding; rises with every binding.
+   */
+  epoch?: number;
+}
+/**
+ * One address.
+ */
+export interface MicroVMStatusAddress {
+  /**
+   * Name of the network.
+   */
+  network?: string;
+  /**
+   * IP address.
+   */
+  address: string;
+}
+/**
+ * Restarts under the restart policy.
+ */
+export interface MicroVMStatusRestarts {
+  /**
+   * Since the microVM was created.
+   */
+  count?: number;
+  /**
+   * How the last run ended.
+   */
+  lastExitReason?:
+    'GuestShutdown' | 'GuestReboot' | 'GuestPanic' | 'VMMCrash' | 'HostReboot' | 'OOM' | 'Operator' | 'Unknown';
+  /**
+   * When the last run ended.
+   */
+  lastExitTime?: string;
+}
+/**
+ * The plan that carries out this generation.
+ */
+export interface MicroVMStatusPlan {
+  /**
+   * Identity of the plan, a UUID.
+   */
+  id: string;
+  /**
+   * Status of the plan.
+   */
+  status?: 'Pending' | 'Dispatched' | 'Running' | 'Succeeded' | 'Failed' | 'Superseded' | 'Cancelled' | 'Expired';
+}
+
+export interface MicroVMList {
+  apiVersion: 'nkudo.dev/v1alpha1';
+  kind: 'MicroVMList';
+  metadata: ListMeta;
+  items: MicroVM[];
+}

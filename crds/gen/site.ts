@@ -1,0 +1,249 @@
+/**
+ * Generated from crds/v1alpha1/site.yaml by hack/generate-crd-types.ts; do not edit.
+ * Times are RFC 3339 strings, as the API server sends them. Fields with a default are present on
+ * every object that was read from the API server; they are optional here because writers may leave them out.
+ */
+import type { Condition, ListMeta, ObjectMeta } from './kubernetes.ts';
+
+/**
+ * Site is a place with hosts: a shop, a factory, a cell site. Its namespace is the tenant.
+ */
+export interface Site {
+  apiVersion: 'nkudo.dev/v1alpha1';
+  kind: 'Site';
+  metadata: ObjectMeta;
+  spec: SiteSpec;
+  status?: SiteStatus;
+}
+/**
+ * What an operator wants of the site.
+ */
+export interface SiteSpec {
+  /**
+   * IANA name of the time zone of the site, such as Europe/Berlin; maintenance windows are in it. Reserved.
+   */
+  timeZone?: string;
+  /**
+   * When disruptive changes may be made. Reserved.
+   */
+  maintenanceWindows?: SiteMaintenanceWindow[];
+  /**
+   * true: nothing at this site is changed until it is false again. Reserved.
+   */
+  hold?: boolean;
+  disconnect?: SiteDisconnect;
+  images?: SiteImages;
+  mesh?: SiteMesh;
+  quota?: SiteQuota;
+  /**
+   * Enabled: a deletion of many microVMs at once waits for a confirmation on the Site. Reserved.
+   */
+  massDeletionGuard?: 'Enabled' | 'Disabled';
+  enrollment?: SiteEnrollment;
+}
+/**
+ * One weekly window.
+ */
+export interface SiteMaintenanceWindow {
+  /**
+   * Unique within the site.
+   */
+  name: string;
+  /**
+   * Days of the week; every day when left out.
+   */
+  days?: ('Mon' | 'Tue' | 'Wed' | 'Thu' | 'Fri' | 'Sat' | 'Sun')[];
+  /**
+   * Begin, local time of the site, HH:MM.
+   */
+  start: string;
+  /**
+   * Length of the window.
+   */
+  duration: string;
+}
+/**
+ * Defaults for the microVMs of this site when their host can not reach the control plane.
+ */
+export interface SiteDisconnect {
+  /**
+   * How long a host may be silent before the control plane may start a replacement. Reserved.
+   */
+  lostAfter?: string;
+  /**
+   * How long a host may be without an acknowledged heartbeat before it stops the microVM by itself, so that a replacement can never run beside it. Reserved.
+   */
+  stopOnHostAfter?: string;
+  /**
+   * false: a lost host keeps its microVMs, and starts them again by itself after a power cut. true: they are started on another host after lostAfter. Reserved: only false works in this version.
+   */
+  replace?: boolean;
+  /**
+   * Which copy goes on when a replaced host comes back. KeepNew: the replacement; KeepOriginal: the one on the old host; Manual: an operator chooses, the replacement runs meanwhile. The loser is stopped, its disks are kept for a stated time. Reserved.
+   */
+  reconcile?: 'KeepNew' | 'KeepOriginal' | 'Manual';
+  /**
+   * Keep: refuse to replace a microVM that would lose a local disk. Discard: accept that the replacement starts without the data of its local disks. Reserved.
+   */
+  data?: 'Keep' | 'Discard';
+}
+/**
+ * How images reach the hosts of the site. Reserved.
+ */
+export interface SiteImages {
+  /**
+   * Bytes per second that image downloads of one host may use.
+   */
+  bandwidth?: number | string;
+  /**
+   * Registries that images may come from; every registry when left out.
+   */
+  allowedRegistries?: string[];
+  /**
+   * Images that every host of the site keeps ready, each with its digest.
+   */
+  prePull?: string[];
+}
+/**
+ * Private network between the hosts and microVMs of the site.
+ */
+export interface SiteMesh {
+  /**
+   * None: no mesh. NetBird: one NetBird account; reserved.
+   *
+   * Default: "None".
+   */
+  provider?: 'None' | 'NetBird';
+  secretRef?: SiteMeshSecretRef;
+  /**
+   * Mesh groups that the hosts of the site join. Reserved.
+   */
+  groups?: string[];
+}
+/**
+ * Secret with the API token of the mesh. Reserved.
+ */
+export interface SiteMeshSecretRef {
+  /**
+   * Name of the Secret, in the same namespace.
+   */
+  name: string;
+}
+/**
+ * The most that the microVMs of the site may ask for together; no limit for what is left out. Reserved.
+ */
+export interface SiteQuota {
+  /**
+   * Number of microVMs.
+   */
+  microvms?: number;
+  /**
+   * Sum of cpu.count.
+   */
+  vcpus?: number;
+  /**
+   * Sum of memory.size.
+   */
+  memory?: number | string;
+  /**
+   * Sum of the sizes of the disks that n-kudo makes.
+   */
+  disk?: number | string;
+}
+/**
+ * How hosts join.
+ */
+export interface SiteEnrollment {
+  /**
+   * true: an enrolled host stays Pending, and runs nothing, until spec.approved of its Host is true.
+   *
+   * Default: false.
+   */
+  requireApproval?: boolean;
+}
+/**
+ * What n-kudo sees of the site. Written by the controller only.
+ */
+export interface SiteStatus {
+  /**
+   * Generation of the spec that this status was derived from.
+   */
+  observedGeneration?: number;
+  /**
+   * Online: every enrolled host is heard. Partial: some are. Offline: none is. Left out while the site has no enrolled host.
+   */
+  connectivity?: 'Online' | 'Partial' | 'Offline';
+  hosts?: SiteStatusHosts;
+  microvms?: SiteStatusMicrovms;
+  usedQuota?: SiteStatusUsedQuota;
+  /**
+   * What is true of the object now, by type. The types and reasons are a closed list (crds/conditions.ts).
+   */
+  conditions?: Condition[];
+}
+/**
+ * Hosts of the site, counted.
+ */
+export interface SiteStatusHosts {
+  /**
+   * Hosts that exist.
+   */
+  total?: number;
+  /**
+   * In phase Ready.
+   */
+  ready?: number;
+  /**
+   * Not enrolled or not approved yet.
+   */
+  pending?: number;
+  /**
+   * Silent.
+   */
+  unreachable?: number;
+}
+/**
+ * MicroVMs of the site, counted.
+ */
+export interface SiteStatusMicrovms {
+  /**
+   * MicroVMs that exist.
+   */
+  total?: number;
+  /**
+   * Condition Running is True.
+   */
+  running?: number;
+  /**
+   * On silent hosts.
+   */
+  unknown?: number;
+}
+/**
+ * What the microVMs of the site ask for together.
+ */
+export interface SiteStatusUsedQuota {
+  /**
+   * Number of microVMs.
+   */
+  microvms?: number;
+  /**
+   * Sum of cpu.count.
+   */
+  vcpus?: number;
+  /**
+   * Sum of memory.size, bytes.
+   */
+  memory?: number | string;
+  /**
+   * Sum of disk sizes, bytes.
+   */
+  disk?: number | string;
+}
+
+export interface SiteList {
+  apiVersion: 'nkudo.dev/v1alpha1';
+  kind: 'SiteList';
+  metadata: ListMeta;
+  items: Site[];
+}
