@@ -115,6 +115,8 @@ export interface MicroVMObservation {
   /** Restarts under the restart policy since the microVM was created. */
   readonly restarts: number;
   readonly isCrashLooping: boolean;
+  /** The guest runs with an older specification than the desired one and needs a restart to take it over. */
+  readonly isRestartRequired: boolean;
   readonly lastExit?: LastExit;
   /** Why it is not as desired: an error code of the catalogue and a sentence; absent when all is well. */
   readonly problem?: { readonly code: string; readonly message: string };

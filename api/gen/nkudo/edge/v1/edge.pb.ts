@@ -922,6 +922,8 @@ export interface Observation {
   problemCode: string;
   /** The same as a sentence. At most 1024 bytes. */
   problemMessage: string;
+  /** The guest runs with an older specification than the desired one and needs a restart to take it over. */
+  isRestartRequired: boolean;
 }
 
 /** What the host sees; see api/model/microvm.ts for the meanings. */
@@ -5097,6 +5099,7 @@ function createBaseObservation(): Observation {
     lastExitSignal: "",
     problemCode: "",
     problemMessage: "",
+    isRestartRequired: false,
   };
 }
 
@@ -5149,6 +5152,9 @@ export const Observation: MessageFns<Observation> = {
     }
     if (message.problemMessage !== "") {
       writer.uint32(130).string(message.problemMessage);
+    }
+    if (message.isRestartRequired !== false) {
+      writer.uint32(136).bool(message.isRestartRequired);
     }
     return writer;
   },
@@ -5294,6 +5300,14 @@ export const Observation: MessageFns<Observation> = {
             message.problemMessage = reader.string();
             continue;
           }
+          case 17: {
+            if (tag !== 136) {
+              break;
+            }
+
+            message.isRestartRequired = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -5364,6 +5378,11 @@ export const Observation: MessageFns<Observation> = {
         : isSet(object.problem_message)
         ? globalThis.String(object.problem_message)
         : "",
+      isRestartRequired: isSet(object.isRestartRequired)
+        ? globalThis.Boolean(object.isRestartRequired)
+        : isSet(object.is_restart_required)
+        ? globalThis.Boolean(object.is_restart_required)
+        : false,
     };
   },
 
@@ -5417,6 +5436,9 @@ export const Observation: MessageFns<Observation> = {
     if (message.problemMessage !== "") {
       obj.problemMessage = message.problemMessage;
     }
+    if (message.isRestartRequired !== false) {
+      obj.isRestartRequired = message.isRestartRequired;
+    }
     return obj;
   },
 
@@ -5447,6 +5469,7 @@ export const Observation: MessageFns<Observation> = {
     message.lastExitSignal = object.lastExitSignal ?? "";
     message.problemCode = object.problemCode ?? "";
     message.problemMessage = object.problemMessage ?? "";
+    message.isRestartRequired = object.isRestartRequired ?? false;
     return message;
   },
 };

@@ -1,0 +1,161 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { DesiredMicroVM, ExecutionReport, HostFacts, Observation, Operation } from '../gen/nkudo/edge/v1/edge.pb.ts';
+import { makeEpoch, parseEpoch, splitEpoch } from '../model/epoch.ts';
+import { executionId, hostId, microVMId, operationId, planId } from '../model/ids.ts';
+import { exitReasons, observedStates, runPolicies, type DesiredMicroVM as Desired, type MicroVMObservation } from '../model/microvm.ts';
+import { executionStatuses, operationKinds, type ExecutionReport as Report, type Operation as ModelOperation } from '../model/plan.ts';
+import {
+  decodeDesired,
+  decodeExecution,
+  decodeHostFacts,
+  decodeObservation,
+  decodeOperation,
+  encodeDesired,
+  encodeExecution,
+  encodeHostFacts,
+  encodeObservation,
+  encodeOperation,
+} from './edge-codec.ts';
+import { encodeEnrollmentToken, parseEnrollmentToken } from './enrollment-token.ts';
+
+const uuid = fc.uuid().map((text) => text.toLowerCase());
+const time = fc.integer({ min: 0, max: 253_402_300_799_000 });
+const epoch = fc.tuple(fc.integer({ min: 1, max: 2 ** 20 }), fc.integer({ min: 1, max: 2 ** 32 - 1 })).map(([i, c]) => makeEpoch(i, c));
+const path = fc.stringMatching(/^\/[a-z0-9/._-]{1,40}$/);
+const count = fc.integer({ min: 0, max: 2 ** 31 - 1 });
+
+const desired: fc.Arbitrary<Desired> = fc.record({
+  name: fc.stringMatching(/^[a-z]{1,20}$/),
+  namespace: fc.stringMatching(/^[a-z]{1,20}$/),
+  runPolicy: fc.constantFrom(...runPolicies),
+  paused: fc.boolean(),
+  restartNonce: count,
+  restart: fc.record({ initialBackoffMs: count, maxBackoffMs: count, maxRetries: count, windowMs: count }),
+  cpuCount: fc.integer({ min: 1, max: 255 }),
+  memoryBytes: fc.integer({ min: 4096, max: 2 ** 42 }),
+  boot: fc.oneof(
+    fc.record({ kind: fc.constant('firmware' as const), path }),
+    fc.record({ kind: fc.constant('kernel' as const), path, cmdline: fc.string({ maxLength: 80 }), initramfsPath: path }, { requiredKeys: ['kind', 'path', 'cmdline'] }),
+  ),
+  disks: fc.array(fc.record({ name: fc.stringMatching(/^[a-z]{1,10}$/), path, readOnly: fc.boolean() }), { maxLength: 16 }),
+  serialLog: fc.boolean(),
+  terminationGracePeriodMs: count,
+});
+
+const problem = fc.record({ code: fc.constantFrom('KERNEL_NOT_FOUND', 'INTERNAL'), message: fc.string({ maxLength: 100 }) });
+
+const observation: fc.Arbitrary<MicroVMObservation> = fc.record(
+  {
+    microvmId: uuid.map(microVMId),
+    epoch,
+    revision: count,
+    generation: count,
+    sequence: fc.integer({ min: 1, max: 2 ** 40 }),
+    state: fc.constantFrom(...observedStates),
+    observedAtMs: time,
+    bootedAtMs: time,
+    restarts: count,
+    isCrashLooping: fc.boolean(),
+    isRestartRequired: fc.boolean(),
+    lastExit: fc.record(
+      { reason: fc.constantFrom(...exitReasons), atMs: time, code: fc.integer({ min: 0, max: 255 }), signal: fc.constantFrom('SIGKILL', 'SIGTERM') },
+      { requiredKeys: ['reason', 'atMs'] },
+    ),
+    problem,
+  },
+  { requiredKeys: ['microvmId', 'epoch', 'revision', 'generation', 'sequence', 'state', 'observedAtMs', 'restarts', 'isCrashLooping', 'isRestartRequired'] },
+);
+
+const report: fc.Arbitrary<Report> = fc.record(
+  {
+    executionId: uuid.map(executionId),
+    operationId: uuid.map(operationId),
+    attempt: fc.integer({ min: 1, max: 1000 }),
+    status: fc.constantFrom(...executionStatuses),
+    startedAtMs: time,
+    finishedAtMs: time,
+    error: problem,
+    isFinal: fc.boolean(),
+  },
+  { requiredKeys: ['executionId', 'operationId', 'attempt', 'status', 'startedAtMs', 'isFinal'] },
+);
+
+const host = hostId('00000000-0000-4000-8000-000000000001');
+
+const operation: fc.Arbitrary<ModelOperation> = fc
+  .record({ id: uuid.map(operationId), planId: uuid.map(planId), microvmId: uuid.map(microVMId), kind: fc.constantFrom(...operationKinds), epoch, revision: fc.integer({ min: 1, max: 1e9 }), generation: count, desired, startWithinMs: fc.option(count, { nil: undefined }) })
+  .map(({ kind, desired: state, startWithinMs, ...rest }) => ({
+    ...rest,
+    kind,
+    hostId: host,
+    ...(kind === 'Delete' ? {} : { desired: state }),
+    ...(startWithinMs === undefined ? {} : { startWithinMs }),
+  }));
+
+describe('edge codec', () => {
+  it('gives back every desired state after a round trip over the wire bytes', () => {
+    fc.assert(fc.property(desired, (value) => {
+      expect(decodeDesired('d', DesiredMicroVM.decode(DesiredMicroVM.encode(encodeDesired(value)).finish()))).toEqual(value);
+    }));
+  });
+
+  it('gives back every observation after a round trip over the wire bytes', () => {
+    fc.assert(fc.property(observation, (value) => {
+      expect(decodeObservation(Observation.decode(Observation.encode(encodeObservation(value)).finish()))).toEqual(value);
+    }));
+  });
+
+  it('gives back every execution report after a round trip over the wire bytes', () => {
+    fc.assert(fc.property(report, (value) => {
+      expect(decodeExecution(ExecutionReport.decode(ExecutionReport.encode(encodeExecution(value)).finish()))).toEqual(value);
+    }));
+  });
+
+  it('gives back every operation after a round trip over the wire bytes', () => {
+    fc.assert(fc.property(operation, (value) => {
+      expect(decodeOperation(Operation.decode(Operation.encode(encodeOperation(value)).finish()), host)).toEqual(value);
+    }));
+  });
+
+  it('names the field of an empty message of each kind', () => {
+    expect(() => decodeDesired('desired', undefined)).toThrow(/desired is missing/);
+    expect(() => decodeDesired('desired', DesiredMicroVM.create())).toThrow(/desired\.restart is missing/);
+    expect(() => decodeObservation(Observation.create())).toThrow(/observation\.microvm_id must be/);
+    expect(() => decodeExecution(ExecutionReport.create())).toThrow(/execution\.execution_id must be/);
+    expect(() => decodeOperation(Operation.create(), host)).toThrow(/operation\.kind has the unknown value 0/);
+    expect(() => decodeHostFacts('facts', HostFacts.create())).toThrow(/facts\.hypervisor is missing/);
+  });
+
+  it('refuses enum numbers of a newer version instead of passing them on', () => {
+    const wire = encodeOperation({ id: operationId('00000000-0000-4000-8000-000000000002'), planId: planId('00000000-0000-4000-8000-000000000003'), microvmId: microVMId('00000000-0000-4000-8000-000000000004'), hostId: host, kind: 'Delete', epoch: makeEpoch(1, 1), revision: 1, generation: 1 });
+    expect(() => decodeOperation({ ...wire, kind: 99 as never }, host)).toThrow(/unknown value 99/);
+  });
+
+  it('gives back host facts', () => {
+    const facts = { hostName: 'h', machineId: 'm', bootId: 'b', kernel: '6', architecture: 'x86_64', cpuModel: 'c', cpuCount: 2, memoryBytes: 1024, hasKvm: true, agentVersion: '0.1.0', hypervisor: { kind: 'simulated' as const, version: '54.0.0', problem: '' } };
+    expect(decodeHostFacts('facts', HostFacts.decode(HostFacts.encode(encodeHostFacts(facts)).finish()))).toEqual(facts);
+  });
+});
+
+describe('epoch', () => {
+  it('orders by incarnation, then by counter, and splits again', () => {
+    expect(makeEpoch(2, 1)).toBeGreaterThan(makeEpoch(1, 2 ** 32 - 1));
+    expect(splitEpoch(parseEpoch(makeEpoch(3, 7)))).toEqual({ incarnation: 3, counter: 7 });
+    expect(() => parseEpoch(7)).toThrow(RangeError);
+  });
+});
+
+describe('enrollment token', () => {
+  const token = { endpoints: ['127.0.0.1:8443', '[::1]:8443'], pins: ['a'.repeat(64)], secret: 'x'.repeat(43) };
+
+  it('survives a round trip with white space around it', () => {
+    expect(parseEnrollmentToken(` ${encodeEnrollmentToken(token)}\n`)).toEqual(token);
+  });
+
+  it('is refused with a message that does not hold the text when it is altered', () => {
+    for (const bad of ['', 'nkudo1.', 'nkudo1.!!!', encodeEnrollmentToken({ ...token, pins: ['zz'] }), encodeEnrollmentToken({ ...token, secret: 'short' }), encodeEnrollmentToken(token).slice(0, -9)]) {
+      expect(() => parseEnrollmentToken(bad)).toThrow(expect.objectContaining({ code: 'TOKEN_MALFORMED', message: 'the text is not an enrollment token' }));
+    }
+  });
+});

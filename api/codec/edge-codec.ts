@@ -1,0 +1,344 @@
+/**
+ * Between the messages of nkudo.edge.v1 and the model, in both directions. Total: every message
+ * either becomes a model value or INVALID_REQUEST with the name of the field. Unknown enum numbers
+ * are refused, never passed on.
+ */
+import {
+  DesiredMicroVM as DesiredMessage,
+  DesiredMicroVM_RunPolicy,
+  ExecutionReport as ExecutionReportMessage,
+  ExecutionReport_Status,
+  HostFacts as HostFactsMessage,
+  HypervisorFacts_Kind,
+  LogStream_Source,
+  Observation as ObservationMessage,
+  Observation_ExitReason,
+  Observation_State,
+  Operation as OperationMessage,
+  Operation_Kind,
+  OperationReceipt_Disposition,
+  type KnownMicroVM as KnownMicroVMMessage,
+} from '../gen/nkudo/edge/v1/edge.pb.ts';
+import type { HostFacts, HypervisorFacts } from '../model/host.ts';
+import { executionId, microVMId, operationId, planId, type HostId } from '../model/ids.ts';
+import type { BootSource, DesiredMicroVM, ExitReason, MicroVMObservation, ObservedState, RunPolicy } from '../model/microvm.ts';
+import type { ExecutionReport, ExecutionStatus, Operation, OperationKind } from '../model/plan.ts';
+import { decodeOptionalTimestamp, decodeTimestamp, encodeOptionalTimestamp, encodeTimestamp } from './timestamp.ts';
+import { atMost, enumMap, epoch, id, integer, invalid, present, text } from './validate.ts';
+
+/** Longest path of a file on a host, as in the custom resource. */
+const pathMax = 1024;
+const cmdlineMax = 4096;
+const messageMax = 1024;
+const disksMax = 16;
+const knownMax = 4096;
+
+const runPolicyMap = enumMap<RunPolicy>({
+  Always: DesiredMicroVM_RunPolicy.ALWAYS,
+  RerunOnFailure: DesiredMicroVM_RunPolicy.RERUN_ON_FAILURE,
+  Once: DesiredMicroVM_RunPolicy.ONCE,
+  Manual: DesiredMicroVM_RunPolicy.MANUAL,
+  Halted: DesiredMicroVM_RunPolicy.HALTED,
+});
+
+const operationKindMap = enumMap<OperationKind>({
+  Create: Operation_Kind.CREATE,
+  Update: Operation_Kind.UPDATE,
+  Start: Operation_Kind.START,
+  Stop: Operation_Kind.STOP,
+  Pause: Operation_Kind.PAUSE,
+  Resume: Operation_Kind.RESUME,
+  Restart: Operation_Kind.RESTART,
+  Delete: Operation_Kind.DELETE,
+});
+
+const executionStatusMap = enumMap<ExecutionStatus>({
+  Running: ExecutionReport_Status.RUNNING,
+  Succeeded: ExecutionReport_Status.SUCCEEDED,
+  Failed: ExecutionReport_Status.FAILED,
+  Expired: ExecutionReport_Status.EXPIRED,
+  Dropped: ExecutionReport_Status.DROPPED,
+  OutcomeUnknown: ExecutionReport_Status.OUTCOME_UNKNOWN,
+});
+
+const stateMap = enumMap<ObservedState>({
+  absent: Observation_State.ABSENT,
+  preparing: Observation_State.PREPARING,
+  booting: Observation_State.BOOTING,
+  running: Observation_State.RUNNING,
+  paused: Observation_State.PAUSED,
+  stopping: Observation_State.STOPPING,
+  stopped: Observation_State.STOPPED,
+  backoff: Observation_State.BACKOFF,
+  failed: Observation_State.FAILED,
+  removing: Observation_State.REMOVING,
+  unknown: Observation_State.UNKNOWN,
+});
+
+const exitReasonMap = enumMap<ExitReason>({
+  GuestShutdown: Observation_ExitReason.GUEST_SHUTDOWN,
+  GuestReboot: Observation_ExitReason.GUEST_REBOOT,
+  GuestPanic: Observation_ExitReason.GUEST_PANIC,
+  VMMCrash: Observation_ExitReason.VMM_CRASH,
+  HostReboot: Observation_ExitReason.HOST_REBOOT,
+  OOM: Observation_ExitReason.OOM,
+  Operator: Observation_ExitReason.OPERATOR,
+  Unknown: Observation_ExitReason.UNKNOWN,
+});
+
+const hypervisorKindMap = enumMap<HypervisorFacts['kind']>({
+  'cloud-hypervisor': HypervisorFacts_Kind.CLOUD_HYPERVISOR,
+  simulated: HypervisorFacts_Kind.SIMULATED,
+  none: HypervisorFacts_Kind.NONE,
+});
+
+export type Disposition = 'Accepted' | 'Refused' | 'Dropped' | 'TooLate';
+
+export const dispositionMap = enumMap<Disposition>({
+  Accepted: OperationReceipt_Disposition.ACCEPTED,
+  Refused: OperationReceipt_Disposition.REFUSED,
+  Dropped: OperationReceipt_Disposition.DROPPED,
+  TooLate: OperationReceipt_Disposition.TOO_LATE,
+});
+
+export const logSourceMap = enumMap<'serial' | 'vmm'>({
+  serial: LogStream_Source.SERIAL,
+  vmm: LogStream_Source.VMM,
+});
+
+export function encodeHostFacts(facts: HostFacts): HostFactsMessage {
+  const { hypervisor, ...rest } = facts;
+  return { ...rest, hypervisor: { ...hypervisor, kind: hypervisorKindMap.encode(hypervisor.kind) as HypervisorFacts_Kind } };
+}
+
+/** @throws INVALID_REQUEST */
+export function decodeHostFacts(field: string, message: HostFactsMessage | undefined): HostFacts {
+  const facts = present(field, message);
+  const hypervisor = present(`${field}.hypervisor`, facts.hypervisor);
+  const short = (name: string, value: string): string => text(`${field}.${name}`, value, { max: 253, allowEmpty: true });
+  return {
+    hostName: short('host_name', facts.hostName),
+    machineId: short('machine_id', facts.machineId),
+    bootId: text(`${field}.boot_id`, facts.bootId, { max: 64 }),
+    kernel: short('kernel', facts.kernel),
+    architecture: short('architecture', facts.architecture),
+    cpuModel: short('cpu_model', facts.cpuModel),
+    cpuCount: integer(`${field}.cpu_count`, facts.cpuCount, 1, 65_536),
+    memoryBytes: integer(`${field}.memory_bytes`, facts.memoryBytes, 1),
+    hasKvm: facts.hasKvm,
+    agentVersion: short('agent_version', facts.agentVersion),
+    hypervisor: {
+      kind: hypervisorKindMap.decode(`${field}.hypervisor.kind`, hypervisor.kind),
+      version: short('hypervisor.version', hypervisor.version),
+      problem: text(`${field}.hypervisor.problem`, hypervisor.problem, { max: messageMax, allowEmpty: true }),
+    },
+  };
+}
+
+export interface KnownMicroVM {
+  readonly microvmId: string;
+  readonly epoch: number;
+  readonly revision: number;
+  readonly isLive: boolean;
+  readonly isOrphan: boolean;
+}
+
+/** @throws INVALID_REQUEST */
+export function decodeKnown(field: string, messages: readonly KnownMicroVMMessage[]): readonly KnownMicroVM[] {
+  return atMost(field, messages, knownMax).map((message) => ({
+    microvmId: id(`${field}.microvm_id`, microVMId, message.microvmId),
+    epoch: message.isOrphan ? integer(`${field}.epoch`, message.epoch, 0) : epoch(`${field}.epoch`, message.epoch),
+    revision: integer(`${field}.revision`, message.revision, 0),
+    isLive: message.isLive,
+    isOrphan: message.isOrphan,
+  }));
+}
+
+function encodeBoot(boot: BootSource): DesiredMessage['boot'] {
+  if (boot.kind === 'firmware') return { $case: 'firmware', value: { path: boot.path } };
+  return { $case: 'kernel', value: { path: boot.path, cmdline: boot.cmdline, initramfsPath: boot.initramfsPath } };
+}
+
+function decodePath(field: string, value: string): string {
+  text(field, value, { max: pathMax });
+  if (!value.startsWith('/')) throw invalid(field, 'must be an absolute path');
+  return value;
+}
+
+function decodeBoot(field: string, boot: DesiredMessage['boot']): BootSource {
+  const source = present(field, boot);
+  switch (source.$case) {
+    case 'firmware':
+      return { kind: 'firmware', path: decodePath(`${field}.firmware.path`, source.value.path) };
+    case 'kernel': {
+      const { path, cmdline, initramfsPath } = source.value;
+      return {
+        kind: 'kernel',
+        path: decodePath(`${field}.kernel.path`, path),
+        cmdline: text(`${field}.kernel.cmdline`, cmdline, { max: cmdlineMax, allowEmpty: true }),
+        ...(initramfsPath === undefined ? {} : { initramfsPath: decodePath(`${field}.kernel.initramfs_path`, initramfsPath) }),
+      };
+    }
+    default:
+      throw invalid(field, 'is of an unknown kind');
+  }
+}
+
+export function encodeDesired(desired: DesiredMicroVM): DesiredMessage {
+  const { boot, runPolicy, disks, restart, ...rest } = desired;
+  return {
+    ...rest,
+    restart: { ...restart },
+    disks: disks.map((disk) => ({ ...disk })),
+    boot: encodeBoot(boot),
+    runPolicy: runPolicyMap.encode(runPolicy) as DesiredMicroVM_RunPolicy,
+  };
+}
+
+/** @throws INVALID_REQUEST */
+export function decodeDesired(field: string, message: DesiredMessage | undefined): DesiredMicroVM {
+  const desired = present(field, message);
+  const restart = present(`${field}.restart`, desired.restart);
+  return {
+    name: text(`${field}.name`, desired.name, { max: 253 }),
+    namespace: text(`${field}.namespace`, desired.namespace, { max: 63 }),
+    runPolicy: runPolicyMap.decode(`${field}.run_policy`, desired.runPolicy),
+    paused: desired.paused,
+    restartNonce: integer(`${field}.restart_nonce`, desired.restartNonce, 0),
+    restart: {
+      initialBackoffMs: integer(`${field}.restart.initial_backoff_ms`, restart.initialBackoffMs, 0),
+      maxBackoffMs: integer(`${field}.restart.max_backoff_ms`, restart.maxBackoffMs, 0),
+      maxRetries: integer(`${field}.restart.max_retries`, restart.maxRetries, 0),
+      windowMs: integer(`${field}.restart.window_ms`, restart.windowMs, 0),
+    },
+    cpuCount: integer(`${field}.cpu_count`, desired.cpuCount, 1, 255),
+    memoryBytes: integer(`${field}.memory_bytes`, desired.memoryBytes, 4096),
+    boot: decodeBoot(`${field}.boot`, desired.boot),
+    disks: atMost(`${field}.disks`, desired.disks, disksMax).map((disk, index) => ({
+      name: text(`${field}.disks[${index}].name`, disk.name, { max: 63 }),
+      path: decodePath(`${field}.disks[${index}].path`, disk.path),
+      readOnly: disk.readOnly,
+    })),
+    serialLog: desired.serialLog,
+    terminationGracePeriodMs: integer(`${field}.termination_grace_period_ms`, desired.terminationGracePeriodMs, 0),
+  };
+}
+
+export function encodeOperation(operation: Operation): OperationMessage {
+  return {
+    operationId: operation.id,
+    planId: operation.planId,
+    microvmId: operation.microvmId,
+    kind: operationKindMap.encode(operation.kind) as Operation_Kind,
+    epoch: operation.epoch,
+    revision: operation.revision,
+    generation: operation.generation,
+    desired: operation.desired === undefined ? undefined : encodeDesired(operation.desired),
+    startWithinMs: operation.startWithinMs,
+  };
+}
+
+/** The host that decodes is the host that the operation is for. @throws INVALID_REQUEST */
+export function decodeOperation(message: OperationMessage, hostId: HostId): Operation {
+  const kind = operationKindMap.decode('operation.kind', message.kind);
+  if (kind !== 'Delete' && message.desired === undefined) throw invalid('operation.desired', 'is missing');
+  return {
+    id: id('operation.operation_id', operationId, message.operationId),
+    planId: id('operation.plan_id', planId, message.planId),
+    microvmId: id('operation.microvm_id', microVMId, message.microvmId),
+    hostId,
+    kind,
+    epoch: epoch('operation.epoch', message.epoch),
+    revision: integer('operation.revision', message.revision, 1),
+    generation: integer('operation.generation', message.generation, 0),
+    ...(kind === 'Delete' ? {} : { desired: decodeDesired('operation.desired', message.desired) }),
+    ...(message.startWithinMs === undefined ? {} : { startWithinMs: integer('operation.start_within_ms', message.startWithinMs, 0) }),
+  };
+}
+
+export function encodeExecution(report: ExecutionReport): ExecutionReportMessage {
+  return {
+    executionId: report.executionId,
+    operationId: report.operationId,
+    attempt: report.attempt,
+    status: executionStatusMap.encode(report.status) as ExecutionReport_Status,
+    startedAt: encodeTimestamp(report.startedAtMs),
+    finishedAt: encodeOptionalTimestamp(report.finishedAtMs),
+    errorCode: report.error?.code ?? '',
+    errorMessage: report.error?.message.slice(0, messageMax) ?? '',
+    isFinal: report.isFinal,
+  };
+}
+
+/** @throws INVALID_REQUEST */
+export function decodeExecution(message: ExecutionReportMessage): ExecutionReport {
+  const finishedAtMs = decodeOptionalTimestamp('execution.finished_at', message.finishedAt);
+  return {
+    executionId: id('execution.execution_id', executionId, message.executionId),
+    operationId: id('execution.operation_id', operationId, message.operationId),
+    attempt: integer('execution.attempt', message.attempt, 1),
+    status: executionStatusMap.decode('execution.status', message.status),
+    startedAtMs: decodeTimestamp('execution.started_at', message.startedAt),
+    ...(finishedAtMs === undefined ? {} : { finishedAtMs }),
+    ...(message.errorCode === ''
+      ? {}
+      : { error: { code: text('execution.error_code', message.errorCode, { max: 64 }), message: text('execution.error_message', message.errorMessage, { max: messageMax, allowEmpty: true }) } }),
+    isFinal: message.isFinal,
+  };
+}
+
+export function encodeObservation(seen: MicroVMObservation): ObservationMessage {
+  const exit = seen.lastExit;
+  return {
+    microvmId: seen.microvmId,
+    epoch: seen.epoch,
+    revision: seen.revision,
+    generation: seen.generation,
+    sequence: seen.sequence,
+    state: stateMap.encode(seen.state) as Observation_State,
+    observedAt: encodeTimestamp(seen.observedAtMs),
+    bootedAt: encodeOptionalTimestamp(seen.bootedAtMs),
+    restarts: seen.restarts,
+    isCrashLooping: seen.isCrashLooping,
+    isRestartRequired: seen.isRestartRequired,
+    lastExitReason: exit === undefined ? Observation_ExitReason.UNSPECIFIED : (exitReasonMap.encode(exit.reason) as Observation_ExitReason),
+    lastExitAt: encodeOptionalTimestamp(exit?.atMs),
+    lastExitCode: exit?.code,
+    lastExitSignal: exit?.signal ?? '',
+    problemCode: seen.problem?.code ?? '',
+    problemMessage: seen.problem?.message.slice(0, messageMax) ?? '',
+  };
+}
+
+function decodeLastExit(message: ObservationMessage): MicroVMObservation['lastExit'] {
+  if (message.lastExitReason === Observation_ExitReason.UNSPECIFIED) return undefined;
+  return {
+    reason: exitReasonMap.decode('observation.last_exit_reason', message.lastExitReason),
+    atMs: decodeTimestamp('observation.last_exit_at', message.lastExitAt),
+    ...(message.lastExitCode === undefined ? {} : { code: message.lastExitCode }),
+    ...(message.lastExitSignal === '' ? {} : { signal: text('observation.last_exit_signal', message.lastExitSignal, { max: 16 }) }),
+  };
+}
+
+/** @throws INVALID_REQUEST */
+export function decodeObservation(message: ObservationMessage): MicroVMObservation {
+  const bootedAtMs = decodeOptionalTimestamp('observation.booted_at', message.bootedAt);
+  const lastExit = decodeLastExit(message);
+  return {
+    microvmId: id('observation.microvm_id', microVMId, message.microvmId),
+    epoch: epoch('observation.epoch', message.epoch),
+    revision: integer('observation.revision', message.revision, 0),
+    generation: integer('observation.generation', message.generation, 0),
+    sequence: integer('observation.sequence', message.sequence, 1),
+    state: stateMap.decode('observation.state', message.state),
+    observedAtMs: decodeTimestamp('observation.observed_at', message.observedAt),
+    ...(bootedAtMs === undefined ? {} : { bootedAtMs }),
+    restarts: integer('observation.restarts', message.restarts, 0),
+    isCrashLooping: message.isCrashLooping,
+    isRestartRequired: message.isRestartRequired,
+    ...(lastExit === undefined ? {} : { lastExit }),
+    ...(message.problemCode === ''
+      ? {}
+      : { problem: { code: text('observation.problem_code', message.problemCode, { max: 64 }), message: text('observation.problem_message', message.problemMessage, { max: messageMax, allowEmpty: true }) } }),
+  };
+}
