@@ -1,0 +1,70 @@
+/**
+ * Installs the project's CRDs on an API server and waits until they are served.
+ * Owns no schema: the YAML under `crds/v1alpha1` is the source of truth.
+ */
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { parseAllDocuments } from 'yaml';
+import { repositoryRoot } from '#hack/build-cache.ts';
+import { startKubernetes, type KubernetesCluster, type KubernetesOptions } from '#hack/stack/kubernetes.ts';
+import type { KubernetesClient, KubernetesObject } from '#hack/stack/kubernetes-client.ts';
+
+const crdDirectory = join(repositoryRoot, 'crds', 'v1alpha1');
+const crdPath = '/apis/apiextensions.k8s.io/v1/customresourcedefinitions';
+const establishedTimeoutMs = 60_000;
+
+/** Starts an API server that serves the CRDs. */
+export async function startKubernetesWithCrds(options: KubernetesOptions): Promise<KubernetesCluster> {
+  const cluster = await startKubernetes(options);
+  try {
+    await installCrds(cluster.client);
+    return cluster;
+  } catch (error) {
+    await cluster.stop();
+    throw error;
+  }
+}
+
+/** Applies every CRD and waits for its condition Established. Idempotent. @throws when there is none. */
+export async function installCrds(client: KubernetesClient): Promise<void> {
+  const crds = readCrds();
+  if (crds.length === 0) {
+    throw new Error('crds/v1alpha1 holds no CRD');
+  }
+  await Promise.all(
+    crds.map(async (crd) => {
+      const path = `${crdPath}/${crd.metadata.name}`;
+      await client.apply(path, crd);
+      const watch = client.watch(path);
+      try {
+        await watch.waitFor((event) => isEstablished(event.object), {
+          what: `condition Established of ${crd.metadata.name}`,
+          timeoutMs: establishedTimeoutMs,
+        });
+      } finally {
+        watch.stop();
+      }
+    }),
+  );
+}
+
+function readCrds(): KubernetesObject[] {
+  return readdirSync(crdDirectory)
+    .filter((file) => file.endsWith('.yaml'))
+    .flatMap((file) => parseAllDocuments(readFileSync(join(crdDirectory, file), 'utf8')))
+    .map((document): unknown => document.toJS())
+    .filter(isCrd);
+}
+
+function isCrd(value: unknown): value is KubernetesObject {
+  return typeof value === 'object' && value !== null && 'kind' in value && value.kind === 'CustomResourceDefinition';
+}
+
+function isEstablished(crd: KubernetesObject): boolean {
+  const status = crd['status'];
+  const conditions: unknown = typeof status === 'object' && status !== null && 'conditions' in status ? status.conditions : [];
+  return (
+    Array.isArray(conditions) &&
+    conditions.some((condition: { type?: unknown; status?: unknown }) => condition.type === 'Established' && condition.status === 'True')
+  );
+}

@@ -1,0 +1,39 @@
+/**
+ * Two kinds of tests. `unit` lies beside the code and starts nothing. `integration` is everything under `test/`: it gets
+ * real servers through `test/harness`, which starts only what the selected files ask for.
+ */
+import { defineConfig } from 'vitest/config';
+
+/** Two cores: more files at once would only make every one of them slow. */
+const integrationWorkers = 2;
+
+// vitest asks for a default export.
+export default defineConfig({
+  test: {
+    passWithNoTests: false,
+    projects: [
+      {
+        test: {
+          name: 'unit',
+          include: ['{api,controller,crds,db,edge-agent,hack}/**/*.test.ts'],
+          exclude: ['**/*.integration.test.ts', '**/node_modules/**'],
+          testTimeout: 10_000,
+        },
+      },
+      {
+        test: {
+          name: 'integration',
+          include: ['test/**/*.test.ts', '{api,controller,crds,db,edge-agent,hack}/**/*.integration.test.ts'],
+          exclude: ['**/node_modules/**', 'test/long/**'],
+          pool: 'forks',
+          maxWorkers: integrationWorkers,
+          globalSetup: ['test/harness/global-setup.ts'],
+          setupFiles: ['test/harness/file-setup.ts'],
+          testTimeout: 120_000,
+          hookTimeout: 180_000,
+          teardownTimeout: 60_000,
+        },
+      },
+    ],
+  },
+});
