@@ -1,0 +1,106 @@
+/**
+ * Speaks HTTP to one VMM's API socket with the types of its own OpenAPI description. Owns reaching
+ * the socket however long its path is, deadlines, and turning answers into values or one error
+ * class. One connection for each call: the VMM serves ten at most and never closes one.
+ */
+import { constants } from 'node:fs';
+import { open } from 'node:fs/promises';
+import { Client } from 'undici';
+import { AppError } from '#api/model/error-codes.ts';
+import { errnoOf } from './errno.ts';
+import type { paths } from './gen/api.ts';
+import { vmFiles } from './vm-files.ts';
+
+type GetPath = { [P in keyof paths]: paths[P] extends { get: object } ? P : never }[keyof paths];
+type PutPath = { [P in keyof paths]: paths[P] extends { put: object } ? P : never }[keyof paths];
+type JsonOf<T> = T extends { content: { 'application/json': infer Body } } ? Body : undefined;
+type GetAnswer<P extends GetPath> = paths[P] extends { get: { responses: { 200: infer Answer } } } ? JsonOf<Answer> : never;
+type PutBody<P extends PutPath> = paths[P] extends { put: { requestBody: infer Body } } ? JsonOf<Body> : undefined;
+
+/** What the VMM said no with: its status and its chain of errors, outermost first. */
+export interface Refusal {
+  readonly status: number;
+  readonly chain: readonly string[];
+}
+
+export type Answer<T> = { readonly ok: true; readonly body: T } | { readonly ok: false; readonly refusal: Refusal };
+
+export interface CallOptions {
+  readonly vmDirectory: string;
+  readonly signal: AbortSignal;
+  readonly timeoutMs: number;
+}
+
+/** Cap of an answer's body. vm.info of a VM with hundreds of devices stays far below it. */
+const answerBytesMax = 4 * 1024 * 1024;
+
+/** The OpenAPI description is incomplete about answers, so only shapes that were checked are relied on. */
+export async function apiGet<P extends GetPath>(path: P, options: CallOptions): Promise<Answer<GetAnswer<P>>> {
+  const answer = await call('GET', path, undefined, options);
+  // The type is the description's; the fields that matter are checked where they are read.
+  return answer.ok ? { ok: true, body: answer.body as GetAnswer<P> } : answer;
+}
+
+export async function apiPut<P extends PutPath>(path: P, body: PutBody<P>, options: CallOptions): Promise<Answer<unknown>> {
+  return call('PUT', path, body, options);
+}
+
+async function call(method: 'GET' | 'PUT', path: string, body: unknown, options: CallOptions): Promise<Answer<unknown>> {
+  options.signal.throwIfAborted();
+  const timeout = AbortSignal.timeout(options.timeoutMs);
+  const directory = await openDirectory(options.vmDirectory);
+  // The path through the open directory stays below the 107 bytes that a socket address can hold.
+  const client = new Client('http://localhost', { socketPath: `/proc/self/fd/${directory.fd}/${vmFiles.apiSocket}` });
+  try {
+    const response = await client.request({
+      method,
+      path: `/api/v1${path}`,
+      signal: AbortSignal.any([options.signal, timeout]),
+      headersTimeout: 0,
+      bodyTimeout: 0,
+      ...(body === undefined ? {} : { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } }),
+    });
+    const text = await readBounded(response.body);
+    if (response.statusCode >= 300) return { ok: false, refusal: { status: response.statusCode, chain: parseChain(text) } };
+    return { ok: true, body: text === '' ? undefined : (JSON.parse(text) as unknown) };
+  } catch (error) {
+    options.signal.throwIfAborted();
+    const details = { call: path, errno: errnoOf(error) ?? 'none' };
+    if (timeout.aborted) throw new AppError('HYPERVISOR_TIMEOUT', `${path} was not answered in ${options.timeoutMs} ms`, { details, cause: error });
+    throw new AppError('HYPERVISOR_FAILED', `${path} could not be sent or was not answered`, { details, cause: error });
+  } finally {
+    await client.destroy();
+    await directory.close();
+  }
+}
+
+async function openDirectory(path: string) {
+  try {
+    return await open(path, constants.O_RDONLY | constants.O_DIRECTORY);
+  } catch (error) {
+    throw new AppError('HYPERVISOR_FAILED', 'the directory of the microVM can not be opened', { details: { errno: errnoOf(error) ?? 'none' }, cause: error });
+  }
+}
+
+async function readBounded(stream: AsyncIterable<Buffer>): Promise<string> {
+  const chunks: Buffer[] = [];
+  let length = 0;
+  for await (const chunk of stream) {
+    length += chunk.length;
+    if (length > answerBytesMax) throw new Error('the answer is longer than its limit');
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks).toString('utf8');
+}
+
+/** Error bodies are arrays of strings since v47; anything else is kept as one line. */
+export function parseChain(text: string): string[] {
+  if (text === '') return [];
+  try {
+    const value: unknown = JSON.parse(text);
+    if (Array.isArray(value)) return value.map(String);
+  } catch {
+    // Not JSON: kept as it is below.
+  }
+  return [text];
+}

@@ -1,0 +1,428 @@
+/**
+ * The Hypervisor port on Cloud Hypervisor (v53 and newer), one VMM process for each VM directory,
+ * started through a reaper (reaper.ts) and driven over its REST API (api-client.ts).
+ *
+ * Keeps no state of its own: each call looks at the directory and the process. So an agent that was
+ * killed has lost nothing that this adapter needs.
+ */
+import { spawn as spawnProcess } from 'node:child_process';
+import { access, constants, open } from 'node:fs/promises';
+import { constants as osConstants, totalmem } from 'node:os';
+import { setTimeout as delay } from 'node:timers/promises';
+import { AppError, isAppError } from '#api/model/error-codes.ts';
+import type {
+  EventCursor,
+  Hypervisor,
+  HypervisorFacts,
+  ProcessIdentity,
+  VmmApiState,
+  VmmCounters,
+  VmmEvent,
+  VmmExit,
+  VmmInfo,
+  VmmObservation,
+  VmSpec,
+} from '../../ports/hypervisor.ts';
+import { type Answer, apiGet, apiPut, type CallOptions } from './api-client.ts';
+import { isErrno } from './errno.ts';
+import { followEvents } from './event-stream.ts';
+import { decideExitReason, readLogVerdict, splitStatus } from './exit-reason.ts';
+import { identify, isAlive, readBootId } from './process-table.ts';
+import { claimHeldStatus, isClaimHeld, readExitRecord, readProcessRecord, startReaper } from './reaper.ts';
+import { bootRefusalError, findFileProblem, refusalError } from './refusal.ts';
+import { deriveVmConfig } from './vm-config.ts';
+import { vmFile, vmFiles } from './vm-files.ts';
+
+/** Longest waits, milliseconds. The measured times are far below them; a loaded host needs the room. */
+export interface HypervisorDeadlines {
+  /** From the start of the process to its first answer (3-30 ms measured). */
+  readonly spawnMs: number;
+  /** vmm.ping and vm.info while observing. */
+  readonly observeMs: number;
+  /** Calls that change little: create, pause, resume, power button, delete. */
+  readonly callMs: number;
+  /** vm.boot and vm.reboot; 300 vCPUs took 438 ms. */
+  readonly bootMs: number;
+  /** From vmm.shutdown or SIGKILL to the process being gone. */
+  readonly exitMs: number;
+}
+
+export const defaultDeadlines: HypervisorDeadlines = { spawnMs: 10_000, observeMs: 2_000, callMs: 10_000, bootMs: 60_000, exitMs: 20_000 };
+
+export interface CloudHypervisorOptions {
+  /** Path or name of the `cloud-hypervisor` executable. */
+  readonly binaryPath: string;
+  /** The whole environment of reaper and VMM. It needs PATH for `flock`, `mv`, `rm` and `sync`. */
+  readonly environment: Readonly<Record<string, string>>;
+  readonly deadlines?: Partial<HypervisorDeadlines>;
+  /** Guest memory above this is refused, since a VMM eats the host's RAM instead of refusing; default: all of the host's. */
+  readonly memoryBytesMax?: number;
+}
+
+/** How often a process or file that gives no notification is looked at while a call waits for it. */
+const pollMs = 3;
+/** How long observing waits for an ending VMM to be recorded. */
+const settleMs = 1_000;
+/** The end of a log is searched for the words of the end; a crash prints a stack trace of a few KiB. */
+const logTailBytes = 64 * 1024;
+
+export function createCloudHypervisor(options: CloudHypervisorOptions): Hypervisor {
+  const deadlines = { ...defaultDeadlines, ...options.deadlines };
+  const memoryBytesMax = options.memoryBytesMax ?? totalmem();
+  let knownVersion: string | null = null;
+
+  const callOptions = (vmDirectory: string, signal: AbortSignal, timeoutMs: number = deadlines.callMs): CallOptions => ({ vmDirectory, signal, timeoutMs });
+
+  async function probe(signal: AbortSignal): Promise<HypervisorFacts> {
+    const version = await readVersion(options, signal);
+    knownVersion = version;
+    return { binaryPath: options.binaryPath, version, isKvmUsable: await isKvmUsable() };
+  }
+
+  async function observe(vmDirectory: string, signal: AbortSignal): Promise<VmmObservation> {
+    const presence = await lookAt(vmDirectory, signal);
+    switch (presence.kind) {
+      case 'absent':
+      case 'starting':
+        return presence;
+      case 'live':
+        return { kind: 'live', process: presence.process, api: await readApiState(vmDirectory, signal) };
+      case 'gone':
+        return { kind: 'exited', exit: await describeExit(vmDirectory, presence.process, signal) };
+    }
+  }
+
+  async function readApiState(vmDirectory: string, signal: AbortSignal): Promise<VmmApiState> {
+    try {
+      const answer = await apiGet('/vm.info', callOptions(vmDirectory, signal, deadlines.observeMs));
+      if (!answer.ok) return answer.refusal.status === 404 ? 'none' : 'unreachable';
+      return apiStateOf(answer.body.state) ?? 'unreachable';
+    } catch (error) {
+      if (isAppError(error)) return 'unreachable';
+      throw error;
+    }
+  }
+
+  async function describeExit(vmDirectory: string, process: ProcessIdentity, signal: AbortSignal): Promise<VmmExit> {
+    const record = await readExitRecord(vmDirectory);
+    const isRecorded = record !== null && isSame(record.process, process);
+    const version = knownVersion ?? (await probe(signal).then((facts) => facts.version, () => ''));
+    const reason = decideExitReason({
+      status: isRecorded ? record.status : undefined,
+      isFromEarlierBoot: process.bootId !== (await readBootId()),
+      wasOomKilled: false, // Known only for a VMM with a cgroup of its own.
+      logVerdict: readLogVerdict(version, await readTail(vmFile(vmDirectory, 'log'))),
+    });
+    if (!isRecorded) return { reason, process };
+    return { reason, process, atMs: record.atMs, ...splitStatus(record.status, osConstants.signals) };
+  }
+
+  async function spawn(vmDirectory: string, signal: AbortSignal): Promise<ProcessIdentity> {
+    const deadline = AbortSignal.timeout(deadlines.spawnMs);
+    let reaper: { status: number | null; failure: unknown } | null = null;
+    for (;;) {
+      signal.throwIfAborted();
+      if (deadline.aborted) throw new AppError('HYPERVISOR_TIMEOUT', `the VMM did not answer within ${deadlines.spawnMs} ms of its start`);
+      const presence = await lookAt(vmDirectory, signal);
+      if (presence.kind === 'live') {
+        if (await answersPing(vmDirectory, signal)) return presence.process;
+      } else if (presence.kind !== 'starting') {
+        if (reaper === null || reaper.status === claimHeldStatus) reaper = launch(vmDirectory);
+        else if (reaper.failure !== null || reaper.status !== null) throw await spawnError(vmDirectory, reaper.failure);
+      }
+      await delay(pollMs, undefined, { signal });
+    }
+  }
+
+  function launch(vmDirectory: string) {
+    const command = [
+      options.binaryPath,
+      '--api-socket',
+      `path=${vmFiles.apiSocket}`,
+      '--event-monitor',
+      `path=${vmFiles.events}`,
+      '-v', // The lines that tell exits apart are at this level.
+      '--log-file',
+      vmFiles.log,
+    ];
+    const state: { status: number | null; failure: unknown } = { status: null, failure: null };
+    startReaper({ vmDirectory, command, environment: options.environment }).ended.then(
+      (status) => (state.status = status),
+      (error: unknown) => (state.failure = error),
+    );
+    return state;
+  }
+
+  async function spawnError(vmDirectory: string, failure: unknown): Promise<AppError> {
+    const record = await readExitRecord(vmDirectory);
+    const output = (await readTail(vmFile(vmDirectory, 'output'))).trim().slice(-500);
+    // 126 and 127 are the shell's own: not executable, not found.
+    const code = record?.status === 127 || record?.status === 126 ? 'HYPERVISOR_MISSING' : 'HYPERVISOR_FAILED';
+    return new AppError(code, `the VMM ended before it answered: ${output}`, { details: { status: record?.status ?? -1 }, cause: failure });
+  }
+
+  async function answersPing(vmDirectory: string, signal: AbortSignal): Promise<boolean> {
+    try {
+      return (await apiGet('/vmm.ping', callOptions(vmDirectory, signal, deadlines.observeMs))).ok;
+    } catch (error) {
+      if (isAppError(error)) return false;
+      throw error;
+    }
+  }
+
+  async function create(vmDirectory: string, spec: VmSpec, signal: AbortSignal): Promise<void> {
+    if (spec.memoryBytes > memoryBytesMax) {
+      throw new AppError('NOT_ENOUGH_MEMORY', `the microVM asks for ${spec.memoryBytes} bytes of memory, the host allows ${memoryBytesMax}`);
+    }
+    const problem = await findFileProblem(spec);
+    if (problem !== null) throw problem;
+    const info = await readInfo(vmDirectory, signal);
+    if (info !== null && info.state !== 'created') throw new AppError('HYPERVISOR_FAILED', `a guest is ${info.state} already`);
+    if (info !== null) await remove(vmDirectory, signal);
+    const answer = await apiPut('/vm.create', deriveVmConfig(spec), callOptions(vmDirectory, signal));
+    if (answer.ok) return;
+    // A configuration whose console files could not be opened stays behind in the VMM.
+    await remove(vmDirectory, signal);
+    throw refusalError('vm.create', answer.refusal);
+  }
+
+  async function boot(vmDirectory: string, signal: AbortSignal): Promise<void> {
+    const answer = await apiPut('/vm.boot', undefined, callOptions(vmDirectory, signal, deadlines.bootMs));
+    if (answer.ok) return;
+    const info = await readInfo(vmDirectory, signal);
+    if (info !== null && info.state !== 'created') throw new AppError('HYPERVISOR_FAILED', `a guest is ${info.state} already`);
+    const error = await bootRefusalError(info === null ? null : specOf(info), answer.refusal);
+    await remove(vmDirectory, signal);
+    throw error;
+  }
+
+  /** Makes a transition; a refusal is fine when the wanted state is there anyway. */
+  async function transit(path: '/vm.shutdown' | '/vm.pause' | '/vm.resume', wanted: VmmInfo['state'], vmDirectory: string, signal: AbortSignal): Promise<void> {
+    const answer = await apiPut(path, undefined, callOptions(vmDirectory, signal));
+    if (answer.ok) return;
+    const info = await readInfo(vmDirectory, signal);
+    if (info?.state === wanted || (info === null && wanted === 'created')) return;
+    throw refusalError(path.slice(1), answer.refusal);
+  }
+
+  async function readInfo(vmDirectory: string, signal: AbortSignal): Promise<VmmInfo | null> {
+    const answer = await apiGet('/vm.info', callOptions(vmDirectory, signal));
+    if (!answer.ok && answer.refusal.status === 404) return null;
+    const { config, state, memory_actual_size } = bodyOf('vm.info', answer);
+    const known = apiStateOf(state);
+    if (known === null) throw new AppError('HYPERVISOR_FAILED', `vm.info shows the unknown state ${state}`);
+    const kernelPath = config.payload.kernel ?? config.payload.firmware;
+    return {
+      state: known,
+      memoryBytes: memory_actual_size ?? config.memory?.size ?? 0,
+      cpuCount: config.cpus?.boot_vcpus ?? 1,
+      ...(kernelPath === undefined ? {} : { kernelPath }),
+      diskPaths: (config.disks ?? []).flatMap((disk) => (disk.path === undefined ? [] : [disk.path])),
+    };
+  }
+
+  async function remove(vmDirectory: string, signal: AbortSignal): Promise<void> {
+    bodyOf('vm.delete', await apiPut('/vm.delete', undefined, callOptions(vmDirectory, signal)));
+  }
+
+  async function kill(vmDirectory: string, signal: AbortSignal): Promise<void> {
+    const presence = await lookAt(vmDirectory, signal);
+    if (presence.kind !== 'live') return;
+    signalProcess(presence.process.pid, 'SIGKILL');
+    await waitUntilGone(vmDirectory, presence.process, signal, deadlines.exitMs);
+  }
+
+  async function shutdownVmm(vmDirectory: string, signal: AbortSignal): Promise<void> {
+    const presence = await lookAt(vmDirectory, signal);
+    if (presence.kind !== 'live') return;
+    try {
+      bodyOf('vmm.shutdown', await apiPut('/vmm.shutdown', undefined, callOptions(vmDirectory, signal)));
+    } catch (error) {
+      // It may have ended by itself meanwhile, which is what was wanted.
+      if (await isAlive(presence.process, await readBootId())) throw error;
+    }
+    await waitUntilGone(vmDirectory, presence.process, signal, deadlines.exitMs);
+  }
+
+  async function waitUntilGone(vmDirectory: string, process: ProcessIdentity, signal: AbortSignal, timeoutMs: number): Promise<void> {
+    const deadline = AbortSignal.timeout(timeoutMs);
+    for (;;) {
+      const presence = await lookAt(vmDirectory, signal);
+      if (presence.kind !== 'live' || !isSame(presence.process, process)) return;
+      if (deadline.aborted) throw new AppError('HYPERVISOR_TIMEOUT', `process ${process.pid} did not end in ${timeoutMs} ms`);
+      await delay(pollMs, undefined, { signal });
+    }
+  }
+
+  async function waitForExit(vmDirectory: string, signal: AbortSignal): Promise<VmmExit> {
+    const presence = await lookAt(vmDirectory, signal);
+    if (presence.kind === 'absent' || presence.kind === 'starting') return { reason: 'Unknown' };
+    if (presence.kind === 'live') {
+      // The stream ends with the process; its events are for others.
+      for await (const event of followFrom(vmDirectory, presence.process, null, signal)) void event;
+      await waitUntilGone(vmDirectory, presence.process, signal, deadlines.exitMs);
+    }
+    return describeExit(vmDirectory, presence.process, signal);
+  }
+
+  async function* events(vmDirectory: string, cursor: EventCursor | null, signal: AbortSignal): AsyncIterable<VmmEvent> {
+    const presence = await lookAt(vmDirectory, signal);
+    if (presence.kind === 'live' || presence.kind === 'gone') yield* followFrom(vmDirectory, presence.process, cursor, signal);
+  }
+
+  function followFrom(vmDirectory: string, process: ProcessIdentity, cursor: EventCursor | null, signal: AbortSignal) {
+    return followEvents({ vmDirectory, process, cursor, signal, isAlive: async () => isAlive(process, await readBootId()) });
+  }
+
+  return {
+    probe,
+    paths: (vmDirectory) => ({ serialLog: vmFile(vmDirectory, 'serialLog'), vmmLog: vmFile(vmDirectory, 'log') }),
+    spawn,
+    observe,
+    create,
+    boot,
+    powerButton: async (vmDirectory, signal) => void bodyOf('vm.power-button', await apiPut('/vm.power-button', undefined, callOptions(vmDirectory, signal))),
+    shutdown: (vmDirectory, signal) => transit('/vm.shutdown', 'created', vmDirectory, signal),
+    pause: (vmDirectory, signal) => transit('/vm.pause', 'paused', vmDirectory, signal),
+    resume: (vmDirectory, signal) => transit('/vm.resume', 'running', vmDirectory, signal),
+    reboot: async (vmDirectory, signal) => void bodyOf('vm.reboot', await apiPut('/vm.reboot', undefined, callOptions(vmDirectory, signal, deadlines.bootMs))),
+    delete: remove,
+    info: readInfo,
+    // Counters are integers by the description; unused latencies are u64 max and lose their last digits, which nobody needs.
+    counters: async (vmDirectory, signal) => bodyOf('vm.counters', await apiGet('/vm.counters', callOptions(vmDirectory, signal))) as VmmCounters,
+    shutdownVmm,
+    kill,
+    waitForExit,
+    events,
+  };
+}
+
+/** What the directory and the process table say, without asking the VMM more than its pid. */
+type Presence =
+  | { readonly kind: 'absent' }
+  | { readonly kind: 'starting' }
+  | { readonly kind: 'live'; readonly process: ProcessIdentity }
+  | { readonly kind: 'gone'; readonly process: ProcessIdentity };
+
+async function lookAt(vmDirectory: string, signal: AbortSignal): Promise<Presence> {
+  const deadline = AbortSignal.timeout(settleMs);
+  for (;;) {
+    const presence = await lookOnce(vmDirectory, signal);
+    if (presence !== 'ending') return presence;
+    if (deadline.aborted) return { kind: 'starting' };
+    await delay(pollMs, undefined, { signal });
+  }
+}
+
+async function lookOnce(vmDirectory: string, signal: AbortSignal): Promise<Presence | 'ending'> {
+  const bootId = await readBootId();
+  const process = await readProcessRecord(vmDirectory);
+  if (process === null) {
+    if (!(await isClaimHeld(vmDirectory))) return { kind: 'absent' };
+    const orphan = await findUnrecorded(vmDirectory, bootId, signal);
+    return orphan === null ? { kind: 'starting' } : { kind: 'live', process: orphan };
+  }
+  if (await isAlive(process, bootId)) return { kind: 'live', process };
+  const exit = await readExitRecord(vmDirectory);
+  if (exit !== null && isSame(exit.process, process)) return { kind: 'gone', process };
+  if (process.bootId !== bootId || !(await isClaimHeld(vmDirectory))) return { kind: 'gone', process };
+  return 'ending';
+}
+
+/** A VMM whose reaper was killed before it wrote the process record: it says its own pid. */
+async function findUnrecorded(vmDirectory: string, bootId: string, signal: AbortSignal): Promise<ProcessIdentity | null> {
+  try {
+    const answer = await apiGet('/vmm.ping', { vmDirectory, signal, timeoutMs: settleMs });
+    const pid = answer.ok ? answer.body.pid : undefined;
+    return typeof pid === 'number' ? await identify(pid, bootId) : null;
+  } catch (error) {
+    if (isAppError(error)) return null;
+    throw error;
+  }
+}
+
+function isSame(one: ProcessIdentity, other: ProcessIdentity): boolean {
+  return one.pid === other.pid && one.startTime === other.startTime && one.bootId === other.bootId;
+}
+
+function bodyOf<T>(call: string, answer: Answer<T>): T {
+  if (answer.ok) return answer.body;
+  throw refusalError(call, answer.refusal);
+}
+
+/** `Shutdown` and `BreakPoint` are in the description but never shown by a default build (measured). */
+function apiStateOf(state: string): VmmInfo['state'] | null {
+  switch (state) {
+    case 'Created':
+    case 'Shutdown':
+      return 'created';
+    case 'Running':
+      return 'running';
+    case 'Paused':
+      return 'paused';
+    default:
+      return null;
+  }
+}
+
+/** As much of the spec as the VMM repeats, to say which file made a boot fail. */
+function specOf(info: VmmInfo): VmSpec | null {
+  if (info.kernelPath === undefined) return null;
+  return {
+    cpuCount: info.cpuCount,
+    cpuMax: info.cpuCount,
+    memoryBytes: info.memoryBytes,
+    boot: { kind: 'kernel', path: info.kernelPath, cmdline: '' },
+    disks: info.diskPaths.map((path, index) => ({ name: `#${index}`, path, readOnly: true })),
+    serialLog: false,
+  };
+}
+
+function signalProcess(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(pid, signal);
+  } catch (error) {
+    if (!isErrno(error, 'ESRCH')) throw new AppError('HYPERVISOR_FAILED', `process ${pid} can not be signalled`, { cause: error });
+  }
+}
+
+async function readTail(path: string): Promise<string> {
+  let file;
+  try {
+    file = await open(path, 'r');
+    const { size } = await file.stat();
+    const length = Math.min(size, logTailBytes);
+    const { bytesRead, buffer } = await file.read(Buffer.alloc(length), 0, length, size - length);
+    return buffer.subarray(0, bytesRead).toString('utf8');
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return '';
+    throw error;
+  } finally {
+    await file?.close();
+  }
+}
+
+async function isKvmUsable(): Promise<boolean> {
+  try {
+    await access('/dev/kvm', constants.R_OK | constants.W_OK);
+    return true;
+  } catch {
+    return false; // Absent or not allowed: the same for a caller.
+  }
+}
+
+async function readVersion(options: CloudHypervisorOptions, signal: AbortSignal): Promise<string> {
+  const child = spawnProcess(options.binaryPath, ['--version'], { stdio: ['ignore', 'pipe', 'ignore'], env: { ...options.environment }, signal });
+  const chunks: Buffer[] = [];
+  child.stdout.on('data', (chunk: Buffer) => chunks.push(chunk));
+  const code = await new Promise<number | null>((resolve, reject) => {
+    child.once('error', reject);
+    child.once('close', resolve);
+  }).catch((error: unknown) => {
+    signal.throwIfAborted();
+    throw new AppError('HYPERVISOR_MISSING', `${options.binaryPath} can not be run`, { cause: error });
+  });
+  const version = /^cloud-hypervisor (\S+)/.exec(Buffer.concat(chunks).toString('utf8'))?.[1];
+  if (code !== 0 || version === undefined) throw new AppError('HYPERVISOR_MISSING', `${options.binaryPath} --version does not answer like cloud-hypervisor`);
+  return version;
+}

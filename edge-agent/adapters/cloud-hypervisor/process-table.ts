@@ -1,0 +1,46 @@
+/**
+ * Looks at processes through /proc. Owns the rule that a process is the one we mean
+ * only when pid, start time and boot id all agree. Changes nothing.
+ */
+import { readFile } from 'node:fs/promises';
+import type { ProcessIdentity } from '../../ports/hypervisor.ts';
+import { isErrno } from './errno.ts';
+
+export async function readBootId(): Promise<string> {
+  return (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
+}
+
+/** Start time and state letter of a process; null when there is none. */
+export function parseProcStat(text: string): { state: string; startTime: string } | null {
+  // The second field is the command in parentheses and may hold anything, so cut behind its last one.
+  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+  const state = fields[0];
+  const startTime = fields[19];
+  if (state === undefined || startTime === undefined || !/^\d+$/.test(startTime)) return null;
+  return { state, startTime };
+}
+
+/** True while exactly this process exists and has not ended; a zombie has ended. */
+export async function isAlive(process: ProcessIdentity, bootId: string): Promise<boolean> {
+  if (process.bootId !== bootId) return false;
+  let text: string;
+  try {
+    text = await readFile(`/proc/${process.pid}/stat`, 'utf8');
+  } catch (error) {
+    if (isErrno(error, 'ENOENT') || isErrno(error, 'ESRCH')) return false;
+    throw error;
+  }
+  const found = parseProcStat(text);
+  return found !== null && found.startTime === process.startTime && found.state !== 'Z' && found.state !== 'X';
+}
+
+/** The process that has this pid now; null when there is none. */
+export async function identify(pid: number, bootId: string): Promise<ProcessIdentity | null> {
+  try {
+    const found = parseProcStat(await readFile(`/proc/${pid}/stat`, 'utf8'));
+    return found === null ? null : { pid, startTime: found.startTime, bootId };
+  } catch (error) {
+    if (isErrno(error, 'ENOENT') || isErrno(error, 'ESRCH')) return null;
+    throw error;
+  }
+}

@@ -1,0 +1,145 @@
+/**
+ * Starts a VMM so that it outlives the agent, by a tiny reaper: a constant POSIX sh script in a
+ * session of its own that records identity and exit of its one child. Owns the claim that keeps a
+ * directory from having two VMMs; leaves deciding whether to start one to its caller.
+ *
+ * The claim is an flock(2) lock on `vmm.claim`, inherited by the VMM. So it is held from before the
+ * VMM exists until both reaper and VMM are gone, whichever of agent, reaper or VMM is killed:
+ * - agent killed before the reaper has the claim: nothing runs yet; the next spawn starts another
+ *   reaper, and only one of the two gets the claim, the other ends with status 75;
+ * - agent killed later: the next spawn sees the claim and waits for the process record;
+ * - reaper killed before it wrote the process record: the VMM holds the claim, and the next spawn
+ *   learns its pid from the API;
+ * - reaper killed later: the VMM is still identified by the record; only its exit status is lost.
+ */
+import { spawn } from 'node:child_process';
+import { readFile, stat } from 'node:fs/promises';
+import type { ProcessIdentity } from '../../ports/hypervisor.ts';
+import { isErrno } from './errno.ts';
+import { vmFile, vmFiles } from './vm-files.ts';
+
+/** Status of the reaper when another one holds the claim. Source: EX_TEMPFAIL of sysexits(3). */
+export const claimHeldStatus = 75;
+
+/**
+ * Arguments: $1 VM directory, then the command to run. It doesn't wait for the claim: a reaper that
+ * waited would start a VMM that nobody asked for when the other one ends.
+ *
+ * Stale sockets of an earlier VMM are removed here, under the claim: a VMM before v53 refuses to
+ * start on a stale API socket, and none removes its serial and vsock sockets. The process record is
+ * not synced, since after a power loss there is no process that it could tell of; the exit is.
+ * Signals are caught by a no-op instead of ignored, because a child inherits ignored signals.
+ */
+const reaperScript = `
+set -u
+umask 077
+cd -- "$1" || exit 70
+shift
+exec 9>>${vmFiles.claim}
+flock -n 9 || exit ${claimHeldStatus}
+rm -f -- ${vmFiles.process} ${vmFiles.exit} ${vmFiles.apiSocket} ${vmFiles.events} serial.sock vsock.sock
+trap : HUP INT TERM
+"$@" </dev/null >${vmFiles.output} 2>&1 9>&9 &
+child=$!
+start=
+if read -r stat_line <"/proc/$child/stat"; then
+  set -- \${stat_line##*) }
+  start=\${20}
+fi
+read -r boot </proc/sys/kernel/random/boot_id
+identity="\\"pid\\":$child,\\"startTime\\":\\"$start\\",\\"bootId\\":\\"$boot\\""
+printf '{%s}\\n' "$identity" >${vmFiles.process}.tmp && mv -f ${vmFiles.process}.tmp ${vmFiles.process}
+while :; do
+  wait "$child"
+  status=$?
+  kill -0 "$child" 2>/dev/null || break
+done
+printf '{%s,"status":%d}\\n' "$identity" "$status" >${vmFiles.exit}.tmp
+sync ${vmFiles.exit}.tmp 2>/dev/null || sync
+mv -f ${vmFiles.exit}.tmp ${vmFiles.exit}
+`;
+
+/**
+ * Starts a reaper and returns at once. `ended` settles with the reaper's status: 75 when another
+ * one holds the claim, 0 when the VMM ran and is gone. It is never to be waited for without a bound.
+ */
+export function startReaper(options: {
+  vmDirectory: string;
+  command: readonly string[];
+  environment: Readonly<Record<string, string>>;
+}): { readonly ended: Promise<number> } {
+  const args = ['-c', reaperScript, 'nkudo-vmm-reaper', options.vmDirectory, ...options.command];
+  const child = spawn('/bin/sh', args, { cwd: '/', env: { ...options.environment }, detached: true, stdio: 'ignore' });
+  child.unref();
+  const ended = new Promise<number>((resolve, reject) => {
+    child.once('error', reject);
+    child.once('exit', (code) => resolve(code ?? -1));
+  });
+  ended.catch(() => undefined); // The caller may have stopped listening; it observes the directory anyway.
+  return { ended };
+}
+
+/** Whether a reaper or VMM holds the directory's claim now. */
+export async function isClaimHeld(vmDirectory: string): Promise<boolean> {
+  const claim = vmFile(vmDirectory, 'claim');
+  try {
+    await stat(claim);
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return false;
+    throw error;
+  }
+  // A shared lock, so that two probes don't see each other. A reaper that meets it ends with 75 and is started again.
+  const probe = spawn('flock', ['-s', '-n', '-E', String(claimHeldStatus), claim, 'true'], { stdio: 'ignore' });
+  const status = await new Promise<number | null>((resolve, reject) => {
+    probe.once('error', reject);
+    probe.once('exit', resolve);
+  });
+  return status === claimHeldStatus;
+}
+
+/** The reaper's record of the VMM process; null when there is none. */
+export async function readProcessRecord(vmDirectory: string): Promise<ProcessIdentity | null> {
+  const record = await readRecord(vmFile(vmDirectory, 'process'));
+  return record === null ? null : parseIdentity(record);
+}
+
+export interface ExitRecord {
+  readonly process: ProcessIdentity;
+  /** As the shell counts: the exit code, or 128 + the number of the signal that ended it. */
+  readonly status: number;
+  readonly atMs: number;
+}
+
+/** The reaper's record of the end; null when there is none. */
+export async function readExitRecord(vmDirectory: string): Promise<ExitRecord | null> {
+  const path = vmFile(vmDirectory, 'exit');
+  const record = await readRecord(path);
+  if (record === null) return null;
+  const process = parseIdentity(record);
+  const status = record['status'];
+  if (process === null || typeof status !== 'number') return null;
+  return { process, status, atMs: Math.trunc((await stat(path)).mtimeMs) };
+}
+
+async function readRecord(path: string): Promise<Record<string, unknown> | null> {
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return null;
+    throw error;
+  }
+  try {
+    const value: unknown = JSON.parse(text);
+    // JSON.parse gives unknown; an object is all that is claimed here, its fields are checked where used.
+    return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : null;
+  } catch {
+    return null; // Torn by a power loss: as good as no record.
+  }
+}
+
+function parseIdentity(record: Record<string, unknown>): ProcessIdentity | null {
+  const { pid, startTime, bootId } = record;
+  if (typeof pid !== 'number' || typeof startTime !== 'string' || typeof bootId !== 'string') return null;
+  return { pid, startTime, bootId };
+}

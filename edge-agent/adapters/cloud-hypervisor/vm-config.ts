@@ -1,0 +1,37 @@
+/**
+ * Translates the agent's neutral VmSpec into Cloud Hypervisor's VmConfig. Pure. Leaves checking of
+ * files and of the host's memory to the caller; the VMM checks the rest at boot only.
+ */
+import type { VmSpec } from '../../ports/hypervisor.ts';
+import type { components } from './gen/api.ts';
+import { vmFiles } from './vm-files.ts';
+
+export type VmConfig = components['schemas']['VmConfig'];
+
+/** Paths of guests' disks and kernels are absolute; the serial log is relative to the VM directory. */
+export function deriveVmConfig(spec: VmSpec): VmConfig {
+  return {
+    cpus: { boot_vcpus: spec.cpuCount, max_vcpus: spec.cpuMax },
+    memory: { size: spec.memoryBytes },
+    payload: derivePayload(spec),
+    ...(spec.disks.length === 0 ? {} : { disks: spec.disks.map((disk) => ({ id: diskId(disk.name), path: disk.path, readonly: disk.readOnly })) }),
+    serial: spec.serialLog ? { mode: 'File', file: vmFiles.serialLog } : { mode: 'Null' },
+    console: { mode: 'Off' },
+    // The guest's panic becomes an event of its own, the only witness that tells it from a power-off.
+    pvpanic: true,
+  };
+}
+
+/** Device id of a disk. The VMM keeps ids that begin with two underscores for itself. */
+export function diskId(name: string): string {
+  return `disk-${name}`;
+}
+
+function derivePayload(spec: VmSpec): VmConfig['payload'] {
+  if (spec.boot.kind === 'firmware') return { firmware: spec.boot.path };
+  return {
+    kernel: spec.boot.path,
+    cmdline: spec.boot.cmdline,
+    ...(spec.boot.initramfsPath === undefined ? {} : { initramfs: spec.boot.initramfsPath }),
+  };
+}

@@ -1,0 +1,190 @@
+/**
+ * What the agent needs from a hypervisor: one VMM process for each microVM directory, found again
+ * by looking, driven by calls that are safe to repeat.
+ *
+ * Owns the contract; how a VMM is started, found and spoken to is the adapter's. It protects
+ * invariant I1 on one host: for one directory there is never a second live VMM, whoever crashes
+ * when. The agent writes its own intent (`vm.json`, fsynced) before it calls {@link Hypervisor.spawn}.
+ *
+ * All calls take an AbortSignal and have a deadline of their own; an aborted call rejects with the
+ * signal's reason, and its effect may or may not have happened: observe before anything else. All
+ * other failures are AppErrors: HYPERVISOR_TIMEOUT (no answer in time, outcome unknown),
+ * HYPERVISOR_FAILED (no process, or the VMM refused), and the codes that a call names.
+ */
+import type { BootSource, DiskSpec, ExitReason } from '#api/model/microvm.ts';
+
+/** The resolved machine of one boot. Everything in it is data: no part ever becomes shell text. */
+export interface VmSpec {
+  /** vCPUs at boot, ≥ 1. */
+  readonly cpuCount: number;
+  /** Most vCPUs that can be plugged in later, ≥ cpuCount. */
+  readonly cpuMax: number;
+  /** Guest RAM in bytes, a multiple of 2 MiB, > 0. */
+  readonly memoryBytes: number;
+  readonly boot: BootSource;
+  readonly disks: readonly DiskSpec[];
+  /** Whether COM1 is written to the file that {@link VmmPaths.serialLog} names; else it is dropped. */
+  readonly serialLog: boolean;
+}
+
+/** Files of one VM directory that others may read. The VMM truncates both at its own start. */
+export interface VmmPaths {
+  /** COM1 of the guest. Truncated again at every boot and reboot. Mode 0600. */
+  readonly serialLog: string;
+  /** The VMM's own log, for people and support bundles. */
+  readonly vmmLog: string;
+}
+
+export interface HypervisorFacts {
+  readonly binaryPath: string;
+  /** What `--version` says after the program's name, such as `v53.0-246-gae44c2971`. */
+  readonly version: string;
+  /** Whether /dev/kvm can be opened for reading and writing by this process. */
+  readonly isKvmUsable: boolean;
+}
+
+/** A process that can't be mistaken for a later one with the same pid. */
+export interface ProcessIdentity {
+  readonly pid: number;
+  /** Field 22 of /proc/<pid>/stat: clock ticks since boot, as a decimal string. */
+  readonly startTime: string;
+  /** /proc/sys/kernel/random/boot_id of the boot in which it was started. */
+  readonly bootId: string;
+}
+
+/**
+ * `none`: no configuration. `created`: configured, not booted, or shut down again.
+ * `unreachable`: the process lives and its API did not answer in time (busy, hung, or ending).
+ */
+export type VmmApiState = 'none' | 'created' | 'running' | 'paused' | 'unreachable';
+
+export interface VmmExit {
+  readonly reason: ExitReason;
+  /** Exit code; absent when a signal ended it or nobody saw the end. */
+  readonly code?: number;
+  /** Name of the ending signal, such as SIGKILL. */
+  readonly signal?: string;
+  /** When the end was recorded, wall clock, epoch milliseconds; absent when nobody saw it. */
+  readonly atMs?: number;
+  /** The process that ended; absent when only a claim without a process was found. */
+  readonly process?: ProcessIdentity;
+}
+
+/**
+ * absent: this directory has no trace of a VMM. starting: a spawn is under way (by anybody).
+ * live: the process with exactly this identity exists. exited: it is gone, and nothing holds the
+ * directory, so that a spawn may begin at once.
+ */
+export type VmmObservation =
+  | { readonly kind: 'absent' }
+  | { readonly kind: 'starting' }
+  | { readonly kind: 'live'; readonly process: ProcessIdentity; readonly api: VmmApiState }
+  | { readonly kind: 'exited'; readonly exit: VmmExit };
+
+export interface VmmInfo {
+  readonly state: 'created' | 'running' | 'paused';
+  readonly memoryBytes: number;
+  readonly cpuCount: number;
+  readonly kernelPath?: string;
+  readonly diskPaths: readonly string[];
+}
+
+/** Per device id, the counters of the running VM. Counters restart at 0 with a reboot. */
+export type VmmCounters = Readonly<Record<string, Readonly<Record<string, number>>>>;
+
+/** Place in the event stream of one VMM process. JSON-safe, to be kept over agent restarts. */
+export interface EventCursor {
+  readonly pid: number;
+  readonly startTime: string;
+  /** Bytes of the stream that are behind the reader. */
+  readonly offset: number;
+}
+
+export interface VmmEvent {
+  readonly source: string;
+  /** Such as `booted`, `rebooted`, `shutdown`, `panic`; new VMM versions add words. */
+  readonly event: string;
+  readonly properties: Readonly<Record<string, string>>;
+  /** Milliseconds since the VMM process started, by its monotonic clock. */
+  readonly sinceStartMs: number;
+  /** Where to resume after this event. */
+  readonly cursor: EventCursor;
+}
+
+export interface Hypervisor {
+  /**
+   * Looks at the host's hypervisor without starting a VM.
+   * @throws HYPERVISOR_MISSING when the binary can't be run.
+   */
+  probe(signal: AbortSignal): Promise<HypervisorFacts>;
+
+  paths(vmDirectory: string): VmmPaths;
+
+  /**
+   * Makes sure that the directory has a live VMM whose API answers, and returns its identity.
+   * Idempotent: a live VMM is adopted, a spawn that is under way is waited for. Blocks until the
+   * first ping. The directory must exist. The VMM outlives this process.
+   */
+  spawn(vmDirectory: string, signal: AbortSignal): Promise<ProcessIdentity>;
+
+  /**
+   * Looks, changes nothing. `live` is true of the moment of looking: pid, start time and boot id
+   * were compared. Waits up to a second for a VMM that is just ending, so that its exit is complete.
+   */
+  observe(vmDirectory: string, signal: AbortSignal): Promise<VmmObservation>;
+
+  /**
+   * Gives the VMM exactly this configuration. Idempotent while not booted: an earlier, unbooted
+   * configuration is replaced. Checks the files first, since the VMM itself does so only at boot.
+   * @throws KERNEL_NOT_FOUND, INITRAMFS_NOT_FOUND, DISK_NOT_FOUND, NOT_ENOUGH_MEMORY, SPEC_REFUSED;
+   *   HYPERVISOR_FAILED also when a guest runs already.
+   */
+  create(vmDirectory: string, spec: VmSpec, signal: AbortSignal): Promise<void>;
+
+  /**
+   * Boots what was created; true only when the guest's vCPUs run. Not idempotent: on any refusal the
+   * configuration is removed, so that a half-made VM can't be booted by a second call (a real VMM
+   * would then boot without the disk that failed); call create again.
+   * @throws KERNEL_NOT_FOUND, KERNEL_NOT_BOOTABLE, DISK_NOT_FOUND, DISK_IN_USE, SPEC_REFUSED.
+   */
+  boot(vmDirectory: string, signal: AbortSignal): Promise<void>;
+
+  /** Asks the guest to end. Returns when the request is queued; a guest may ignore it. Not observable: never repeat after an unknown outcome. */
+  powerButton(vmDirectory: string, signal: AbortSignal): Promise<void>;
+
+  /** Cuts the guest's power; the VMM stays, state `created`. Idempotent. */
+  shutdown(vmDirectory: string, signal: AbortSignal): Promise<void>;
+
+  /** Idempotent. */
+  pause(vmDirectory: string, signal: AbortSignal): Promise<void>;
+
+  /** Idempotent. */
+  resume(vmDirectory: string, signal: AbortSignal): Promise<void>;
+
+  /** Hard reset in place; ends `running`, also when it was paused. Not observable: never repeat after an unknown outcome. */
+  reboot(vmDirectory: string, signal: AbortSignal): Promise<void>;
+
+  /** Removes the configuration, cutting the guest's power first; the VMM stays, state `none`. Idempotent. */
+  delete(vmDirectory: string, signal: AbortSignal): Promise<void>;
+
+  /** @returns null when the VMM has no configuration. */
+  info(vmDirectory: string, signal: AbortSignal): Promise<VmmInfo | null>;
+
+  counters(vmDirectory: string, signal: AbortSignal): Promise<VmmCounters>;
+
+  /** Ends guest and VMM in order; returns when the process is gone. Idempotent: without a live VMM it does nothing. */
+  shutdownVmm(vmDirectory: string, signal: AbortSignal): Promise<void>;
+
+  /** SIGKILL; returns when the process is gone and its exit is recorded. Idempotent. */
+  kill(vmDirectory: string, signal: AbortSignal): Promise<void>;
+
+  /** Blocks until the directory's VMM is gone. Without a live VMM it returns at once. */
+  waitForExit(vmDirectory: string, signal: AbortSignal): Promise<VmmExit>;
+
+  /**
+   * The events of the live VMM, in order, from `cursor` on (or from the VMM's start when null or of
+   * an earlier VMM). Ends when the VMM is gone and all it wrote was delivered, or when aborted. The
+   * last one or two events of a VMM may never be written: decide by the process, not by an event.
+   */
+  events(vmDirectory: string, cursor: EventCursor | null, signal: AbortSignal): AsyncIterable<VmmEvent>;
+}
