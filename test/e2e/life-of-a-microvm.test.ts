@@ -1,0 +1,107 @@
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { repositoryRoot } from '#hack/build-cache.ts';
+import { fileScope } from '#test/harness/file-scope.ts';
+import { until } from '#test/harness/until.ts';
+import { createWorld, type TestHost, type World } from './world.ts';
+
+let world: World;
+let host: TestHost;
+
+beforeAll(async () => {
+  world = await createWorld();
+  await world.startController();
+  await world.createSite();
+  host = await world.addHost('edge-1');
+});
+
+/** The full example as a user would edit it: with the paths of this machine. */
+function fullExample(): string {
+  const directory = fileScope().makeDirectory('images');
+  const data = join(directory, 'data.raw');
+  writeFileSync(data, Buffer.alloc(1024 * 1024));
+  return readFileSync(join(repositoryRoot, 'examples/microvm-full.yaml'), 'utf8')
+    .replaceAll('/var/lib/nkudo/images/guest.elf', world.guest)
+    .replaceAll('/var/lib/nkudo/images/data.raw', data);
+}
+
+describe('the life of a microVM', () => {
+  it('[S1] goes from kubectl apply of the full example to Running, reads well, and leaves nothing after kubectl delete', async () => {
+    const kubectl = (args: readonly string[], input?: string) =>
+      world.kubernetes.kubectl(args, { namespace: world.namespace, ...(input === undefined ? {} : { input }) });
+    await kubectl(['apply', '-f', '-'], fullExample());
+    await kubectl(['wait', '--for=condition=Running', 'mvm/hello-full', '--timeout=60s']);
+
+    const [vmm, ...others] = host.vmms();
+    expect(others).toEqual([]);
+    expect(vmm).toBeDefined();
+    expect(readFileSync(`/proc/${vmm?.pid}/cmdline`, 'utf8')).toContain('api-socket');
+
+    const table = (await kubectl(['get', 'mvm', 'hello-full'])).stdout.trimEnd().split('\n');
+    expect(table).toHaveLength(2);
+    expect(table[0]?.split(/\s+/)).toEqual(['NAME', 'STATUS', 'READY', 'SITE', 'HOST', 'IP', 'RESTARTS', 'SEEN', 'AGE']);
+    expect(table[1]).toMatch(/^hello-full\s+Running\s+True\s+shop-1\s+edge-1\s+0\s+\d+s$/);
+
+    const uid = String((await world.get('microvms', 'hello-full')).metadata.uid);
+    const liveRows = (): Promise<readonly Record<string, unknown>[]> =>
+      world.database.query('SELECT epoch FROM nkudo.bindings WHERE microvm_id = $1 AND released_at IS NULL', [uid]);
+    expect(await liveRows()).toHaveLength(1);
+
+    const vmDirectory = String(vmm?.directory);
+    expect(existsSync(vmDirectory)).toBe(true);
+    await kubectl(['delete', 'mvm', 'hello-full', '--timeout=60s']);
+
+    expect(host.vmms()).toEqual([]);
+    expect(existsSync(vmDirectory)).toBe(false);
+    expect(await liveRows()).toEqual([]);
+    expect(await world.kubernetes.client.find(world.path('microvms', 'hello-full'))).toBeNull();
+    const [counts] = await world.database.query(
+      `SELECT (SELECT count(*) FROM nkudo.operations WHERE microvm_id = $1 AND status IN ('Pending', 'Dispatched', 'Running'))::int AS open,
+              (SELECT count(*) FROM nkudo.operations WHERE microvm_id = $1 AND kind = 'Delete' AND status = 'Succeeded')::int AS deleted`,
+      [uid],
+    );
+    expect(counts).toEqual({ open: 0, deleted: 1 });
+    // The reaper ends with its VMM; nothing of the run folder of this microVM is left.
+    await until(() => readdirSync('/proc').every((pid) => !commandLine(pid).includes(uid)), 'no process to name the microVM');
+  });
+
+  it('[S1] shows the guest\'s console in the database, each byte once', async () => {
+    await world.applyMicroVM('talker', { boot: { kernel: { path: world.guest, cmdline: 'tick' } } });
+    const running = await world.waitForCondition('microvms', 'talker', { type: 'Running', status: 'True' });
+    const uid = String(running.metadata.uid);
+    const console = async (): Promise<string> => {
+      const rows = await world.database.query('SELECT data FROM nkudo.logs WHERE microvm_id = $1 ORDER BY log_offset', [uid]);
+      return rows.map((row) => (row['data'] as Buffer).toString('utf8')).join('');
+    };
+    await until(async () => (await console()).includes('NKUDO-TICK 2'), 'two ticks of the guest in the database');
+    const text = await console();
+    expect(text.match(/NKUDO-GUEST-READY/g)).toHaveLength(1);
+    expect(text.match(/NKUDO-TICK 1\b/g)).toHaveLength(1);
+    await world.deleteObject('microvms', 'talker');
+    await world.waitUntilGone('microvms', 'talker');
+  });
+
+  it('takes at most three writes to the MicroVM and two events from apply to Running', async () => {
+    const mark = world.kubernetes.audit.mark();
+    await world.applyMicroVM('counted');
+    await world.waitForCondition('microvms', 'counted', { type: 'Running', status: 'True' });
+    const writes = world.kubernetes.audit.writesSince(mark).filter((event) => !event.user.username.includes('admin') || event.requestURI.includes('/microvms/counted'));
+    const toMicroVM = writes.filter((event) => event.requestURI.includes('/microvms/counted') && !event.requestURI.includes('fieldManager=nkudo-test'));
+    const events = writes.filter((event) => /\/events\b/.test(event.requestURI));
+    expect(toMicroVM.length, JSON.stringify(toMicroVM.map((event) => `${event.verb} ${event.requestURI}`))).toBeLessThanOrEqual(3);
+    expect(toMicroVM.length).toBeGreaterThan(0);
+    expect(events.length).toBeLessThanOrEqual(2);
+    await world.deleteObject('microvms', 'counted');
+    await world.waitUntilGone('microvms', 'counted');
+  });
+});
+
+function commandLine(pid: string): string {
+  try {
+    return /^\d+$/.test(pid) ? readFileSync(`/proc/${pid}/cmdline`, 'utf8') : '';
+  } catch {
+    // It ended meanwhile.
+    return '';
+  }
+}
