@@ -1,0 +1,117 @@
+/**
+ * Bounds of the schema itself: sizes, enumerations, lists, required fields. Each row is one field
+ * with values that the API server takes and values that it refuses for exactly that field.
+ */
+import type { Spec } from './api-server.ts';
+import { hostSpec, microvmSpec, siteSpec, tokenSpec } from './rule-cases.ts';
+import type { Kind, Variant } from './crd-source.ts';
+
+export interface BoundCase {
+  readonly kind: Kind;
+  readonly variant: Variant;
+  /** Field that the refusal names; a prefix of it is enough. */
+  readonly field: string;
+  readonly accepted: readonly Spec[];
+  readonly refused: readonly Spec[];
+}
+
+const many = <Item>(count: number, make: (index: number) => Item): Item[] => Array.from({ length: count }, (_, index) => make(index));
+const disks = (count: number): Spec => microvmSpec({ disks: many(count, (index) => ({ name: `d${index}`, path: `/srv/d${index}` })) });
+const networks = (count: number): Spec => microvmSpec({ networks: many(count, (index) => ({ name: `n${index}`, nat: {} })) });
+const ports = (count: number): Spec =>
+  microvmSpec({ networks: [{ name: 'lan', nat: {}, ports: many(count, (index) => ({ name: `p${index}`, guestPort: 1 + index })) }] });
+const cpu = (count: unknown): Spec => microvmSpec({ cpu: { count } });
+const matchLabels = (labels: unknown): Spec => microvmSpec({ placement: { hostSelector: { matchLabels: labels } } });
+const kernel = (fields: Spec): Spec => microvmSpec({ boot: { kernel: { path: '/srv/vmlinux', ...fields } } });
+const without = (spec: Spec, field: string): Spec => Object.fromEntries(Object.entries(spec).filter(([name]) => name !== field));
+const maintenanceWindow = (fields: Spec): Spec => siteSpec({ maintenanceWindows: [{ name: 'night', start: '02:00', duration: '2h', ...fields }] });
+
+const shipped = (kind: Kind, field: string, accepted: readonly Spec[], refused: readonly Spec[]): BoundCase => ({
+  kind,
+  variant: 'shipped',
+  field,
+  accepted,
+  refused,
+});
+const unlocked = (kind: Kind, field: string, accepted: readonly Spec[], refused: readonly Spec[]): BoundCase => ({
+  ...shipped(kind, field, accepted, refused),
+  variant: 'unlocked',
+});
+
+export const boundCases: readonly BoundCase[] = [
+  shipped('MicroVM', 'spec.siteRef', [microvmSpec()], [without(microvmSpec(), 'siteRef'), microvmSpec({ siteRef: 'shop-1' })]),
+  shipped(
+    'MicroVM',
+    'spec.siteRef.name',
+    [microvmSpec({ siteRef: { name: 'a'.repeat(63) } })],
+    ['', 'Shop', 'shop_1', '../shop', 'a'.repeat(64)].map((name) => microvmSpec({ siteRef: { name } })),
+  ),
+  shipped('MicroVM', 'spec.boot', [microvmSpec()], [without(microvmSpec(), 'boot')]),
+  shipped('MicroVM', 'spec.cpu.count', [cpu(1), cpu(255)], [cpu(0), cpu(-1), cpu(256), cpu(1.5), cpu('2')]),
+  shipped('MicroVM', 'spec.runPolicy', [microvmSpec({ runPolicy: 'Halted' })], [microvmSpec({ runPolicy: 'always' })]),
+  shipped(
+    'MicroVM',
+    'spec.restartNonce',
+    [microvmSpec({ restartNonce: 0 }), microvmSpec({ restartNonce: Number.MAX_SAFE_INTEGER })],
+    [microvmSpec({ restartNonce: -1 }), microvmSpec({ restartNonce: Number.MAX_SAFE_INTEGER + 1 })],
+  ),
+  shipped(
+    'MicroVM',
+    'spec.restart.maxRetries',
+    [microvmSpec({ restart: { maxRetries: 1000 } })],
+    [microvmSpec({ restart: { maxRetries: 0 } }), microvmSpec({ restart: { maxRetries: 1001 } })],
+  ),
+  shipped('MicroVM', 'spec.disks', [disks(0), disks(16)], [disks(17)]),
+  shipped(
+    'MicroVM',
+    'spec.disks',
+    [],
+    [
+      microvmSpec({ disks: [{ name: 'a', path: '/srv/a' }, { name: 'a', path: '/srv/b' }] }),
+      microvmSpec({ disks: [{ path: '/srv/a' }] }),
+      microvmSpec({ disks: [{ name: 'a,path=/etc/shadow', path: '/srv/a' }] }),
+    ],
+  ),
+  shipped('MicroVM', 'spec.boot.kernel.path', [], [kernel({ path: `/${'a'.repeat(1024)}` }), kernel({ path: '/' })]),
+  shipped('MicroVM', 'spec.boot.kernel.cmdline', [], [kernel({ cmdline: 'a'.repeat(2049) })]),
+  shipped('MicroVM', 'spec.memory', [], [microvmSpec({ memory: {} })]),
+  shipped('MicroVM', 'spec.memory.size', [], [microvmSpec({ memory: { size: `${'1'.repeat(32)}Gi` } }), microvmSpec({ memory: { size: true } })]),
+  shipped('MicroVM', 'spec.terminationGracePeriod', [], [microvmSpec({ terminationGracePeriod: 30 })]),
+  shipped(
+    'MicroVM',
+    'spec.placement.hostSelector.matchLabels',
+    [matchLabels({}), matchLabels(Object.fromEntries(many(16, (index) => [`k${index}`, 'v'])))],
+    [matchLabels(Object.fromEntries(many(17, (index) => [`k${index}`, 'v']))), matchLabels({ zone: 'a b' }), matchLabels({ zone: 1 })],
+  ),
+  shipped('MicroVM', 'spec.evictionStrategy', [], [microvmSpec({ evictionStrategy: 'Live' })]),
+  unlocked('MicroVM', 'spec.networks', [networks(8)], [networks(9)]),
+  unlocked('MicroVM', 'spec.networks[0].ports', [ports(32)], [ports(33)]),
+  unlocked('MicroVM', 'spec.networks[0].bridge.name', [], [microvmSpec({ networks: [{ name: 'lan', bridge: { name: 'br0,mac=x' } }] })]),
+  unlocked('MicroVM', 'spec.vsock.cid', [microvmSpec({ vsock: { cid: 3 } })], [microvmSpec({ vsock: { cid: 2 } }), microvmSpec({ vsock: { cid: 4294967295 } })]),
+  unlocked('MicroVM', 'spec.disks[0].digest', [], [microvmSpec({ disks: [{ name: 'a', path: '/srv/a', digest: 'sha256:abc' }] })]),
+  unlocked(
+    'MicroVM',
+    'spec.disks[0].http.url',
+    [microvmSpec({ disks: [{ name: 'a', http: { url: 'https://images.example/a.raw?x=1' } }] })],
+    ['file:///etc/shadow', 'https://a b', 'https://'].map((url) => microvmSpec({ disks: [{ name: 'a', http: { url } }] })),
+  ),
+  shipped('Host', 'spec.siteRef', [hostSpec()], [{}]),
+  shipped('Host', 'spec.reserved.cpus', [hostSpec({ reserved: { cpus: 0 } })], [hostSpec({ reserved: { cpus: -1 } }), hostSpec({ reserved: { cpus: 4097 } })]),
+  unlocked(
+    'Host',
+    'spec.taints',
+    [hostSpec({ taints: [{ key: 'a', effect: 'NoSchedule' }, { key: 'a', effect: 'NoExecute' }] })],
+    [hostSpec({ taints: [{ key: 'a', effect: 'NoSchedule' }, { key: 'a', effect: 'NoSchedule' }] }), hostSpec({ taints: [{ key: 'a' }] })],
+  ),
+  unlocked('Host', 'spec.overcommit.cpuPercent', [hostSpec({ overcommit: { cpuPercent: 100 } })], [hostSpec({ overcommit: { cpuPercent: 99 } })]),
+  unlocked('Host', 'spec.agent.version', [hostSpec({ agent: { version: '0.4.1' } })], [hostSpec({ agent: { version: 'latest' } })]),
+  unlocked('Host', 'spec.drain.deadline', [hostSpec({ drain: { deadline: '2026-01-02T03:04:05Z' } })], [hostSpec({ drain: { deadline: 'tomorrow' } })]),
+  unlocked('Site', 'spec.timeZone', [siteSpec({ timeZone: 'America/Argentina/Ushuaia' })], [siteSpec({ timeZone: '../../etc/passwd' }), siteSpec({ timeZone: '' })]),
+  unlocked('Site', 'spec.maintenanceWindows[0].start', [maintenanceWindow({ start: '23:59' })], [maintenanceWindow({ start: '24:00' }), maintenanceWindow({ start: '2:00' })]),
+  unlocked('Site', 'spec.maintenanceWindows[0].days', [maintenanceWindow({ days: ['Mon', 'Sun'] })], [maintenanceWindow({ days: ['Mon', 'Mon'] }), maintenanceWindow({ days: ['Funday'] })]),
+  unlocked('Site', 'spec.quota.microvms', [siteSpec({ quota: { microvms: 0 } })], [siteSpec({ quota: { microvms: -1 } })]),
+  shipped('Site', 'spec.mesh.provider', [], [siteSpec({ mesh: { provider: 'Tailscale' } })]),
+  shipped('EnrollmentToken', 'spec.siteRef', [tokenSpec()], [{}]),
+  shipped('EnrollmentToken', 'spec.hostName', [tokenSpec({ hostName: 'edge-1' })], [tokenSpec({ hostName: 'edge_1' }), tokenSpec({ hostName: '' }), tokenSpec({ hostName: 'a/../b' })]),
+  shipped('EnrollmentToken', 'spec.ttl', [], [tokenSpec({ ttl: 3600 })]),
+];

@@ -1,0 +1,695 @@
+/**
+ * One row for every validation rule of the CRDs: what it accepts and what it refuses.
+ * A row names its rule by the beginning of the message. `also` lists the beginnings of messages that
+ * a refused sample earns beside it, so that a rule can't fire unnoticed.
+ */
+import type { Spec } from './api-server.ts';
+import type { Kind, Variant } from './crd-source.ts';
+
+export interface Sample {
+  readonly title: string;
+  readonly spec: Spec;
+  readonly name?: string;
+  readonly before?: Spec;
+  readonly statusBefore?: Spec;
+  readonly also?: readonly string[];
+}
+
+export interface RuleCase {
+  readonly kind: Kind;
+  /** `unlocked` for rules that only reserved fields can reach. */
+  readonly variant: Variant;
+  readonly rule: string;
+  readonly accepted: readonly Sample[];
+  readonly refused: readonly Sample[];
+}
+
+// Base specs: each is accepted as it is.
+export const siteSpec = (fields: Spec = {}): Spec => fields;
+export const hostSpec = (fields: Spec = {}): Spec => ({ siteRef: { name: 'shop-1' }, ...fields });
+export const tokenSpec = hostSpec;
+export const microvmSpec = (fields: Spec = {}): Spec => ({
+  siteRef: { name: 'shop-1' },
+  cpu: { count: 1 },
+  memory: { size: '512Mi' },
+  boot: { kernel: { path: '/var/lib/nkudo/images/guest.elf', cmdline: 'tick' } },
+  ...fields,
+});
+export const baseSpecs: Readonly<Record<Kind, Spec>> = {
+  Site: siteSpec(),
+  Host: hostSpec(),
+  MicroVM: microvmSpec(),
+  EnrollmentToken: tokenSpec(),
+};
+
+const without = (spec: Spec, field: string): Spec =>
+  Object.fromEntries(Object.entries(spec).filter(([name]) => name !== field));
+
+type Place = (value: unknown) => Spec;
+
+/** A field that this version refuses: the base is accepted, the field is not. */
+function reserved(kind: Kind, label: string, spec: Spec, options: { accepted?: Spec; also?: readonly string[] } = {}): RuleCase {
+  return {
+    kind,
+    variant: 'shipped',
+    rule: `reserved: ${label} has no effect in this version; remove it`,
+    accepted: [{ title: 'without it', spec: options.accepted ?? baseSpecs[kind] }],
+    refused: [{ title: 'with it', spec, also: options.also ?? [] }],
+  };
+}
+
+const samples = (place: Place, values: readonly unknown[]): Sample[] =>
+  values.map((value) => ({ title: JSON.stringify(value), spec: place(value) }));
+
+interface FieldOfRules {
+  readonly kind: Kind;
+  readonly variant: Variant;
+  readonly label: string;
+  readonly place: Place;
+}
+
+function durationRule(field: FieldOfRules, limits: { shortest: string; longest: string; tooShort?: string; tooLong: string }): RuleCase {
+  const { kind, variant, label, place } = field;
+  const wrong = ['soon', '10', '1d', '-5s', '1.5h', '5m1h', ' 10s', '9999999h', limits.tooLong];
+  return {
+    kind,
+    variant,
+    rule: `write ${label} as a duration`,
+    accepted: samples(place, [limits.shortest, limits.longest]),
+    refused: samples(place, limits.tooShort === undefined ? wrong : [...wrong, limits.tooShort]),
+  };
+}
+
+function quantityRules(
+  field: FieldOfRules,
+  limits: { smallest: string; largest: string; tooSmall?: string; tooLarge: string; isPaged?: boolean; alsoBelow?: string },
+): RuleCase[] {
+  const { kind, variant, label, place } = field;
+  const accepted = samples(place, [limits.smallest, limits.largest, 1_073_741_824, '1073741824', '1024Mi', '1.5Gi', '1.125Gi', '0.0625Ti', '4096e6']);
+  const above = samples(place, [limits.tooLarge, '1000000000000Gi', '1073741824.5']);
+  const below = samples(place, ['-1Gi', '1500m', '0.1', ...(limits.tooSmall === undefined ? [] : [limits.tooSmall])]);
+  const also = limits.alsoBelow === undefined ? [] : [limits.alsoBelow];
+  const bounds = [...above, ...below.map((sample) => ({ ...sample, also }))];
+  const rules: RuleCase[] = [
+    {
+      kind,
+      variant,
+      rule: `write ${label} as a quantity`,
+      accepted,
+      refused: samples(place, ['lots', '1 Gi', '1GB', '', '1Gi,shared=on', '0x10']),
+    },
+    { kind, variant, rule: `write ${label} as whole bytes`, accepted, refused: bounds },
+  ];
+  if (limits.isPaged === true) {
+    rules.push({
+      kind,
+      variant,
+      rule: `write ${label} as a multiple of the 4Ki page`,
+      accepted,
+      refused: samples(place, [1_073_741_825, '1000000001']),
+    });
+  }
+  return rules;
+}
+
+function pathRules(kind: Kind, label: string, place: Place): RuleCase[] {
+  const accepted = samples(place, [
+    '/var/lib/nkudo/images/guest.elf',
+    '/a',
+    '/srv/..data/x',
+    '/srv/a..b',
+    '/srv/v1.2_x86-64+debug@1:2=3~',
+    `/${'a'.repeat(1023)}`,
+  ]);
+  const rule = `write ${label} as the absolute path`;
+  return [
+    {
+      kind,
+      variant: 'shipped',
+      rule,
+      accepted,
+      refused: samples(place, [
+        'images/guest.elf',
+        '--api-socket=/tmp/x',
+        '-k',
+        '/srv/a,readonly=on',
+        '/srv/a\n/srv/b',
+        '/srv/a\u0000',
+        '/srv/a b',
+        '/srv/$(id)',
+        '/srv/a;reboot',
+        '/srv/%i',
+        '/srv/"a"',
+        '/srv/',
+        '//srv',
+        '/srv/bildgröße',
+      ]),
+    },
+    {
+      kind,
+      variant: 'shipped',
+      rule: `write ${label} without . and .. segments`,
+      accepted,
+      refused: samples(place, ['/var/lib/nkudo/../../../etc/shadow', '/..', '/srv/..', '/srv/./a']),
+    },
+  ];
+}
+
+function nameRule(kind: Kind): RuleCase {
+  const spec = baseSpecs[kind];
+  return {
+    kind,
+    variant: 'shipped',
+    rule: 'choose a',
+    accepted: ['a', 'a-1', '1a', 'a'.repeat(63)].map((name) => ({ title: name, name, spec })),
+    refused: ['a.b', 'a'.repeat(64)].map((name) => ({ title: name, name, spec })),
+  };
+}
+
+function labelKeyRule(label: string, place: Place): RuleCase {
+  return {
+    kind: 'MicroVM',
+    variant: 'unlocked',
+    rule: `write the keys of ${label}.matchLabels as label keys`,
+    accepted: [{ title: 'a key', spec: place({ matchLabels: { 'nkudo.dev/zone': 'front' } }) }],
+    refused: [{ title: 'a key of 318 characters', spec: place({ matchLabels: { ['k'.repeat(318)]: 'front' } }) }],
+  };
+}
+
+function disconnectRules(kind: Kind, base: (fields: Spec) => Spec): RuleCase[] {
+  const place = (fields: Spec): Spec => base({ disconnect: fields });
+  const comes = (label: string): string => `reserved: disconnect.${label}`;
+  const pair = 'write disconnect.lostAfter at least 1.02 times stopOnHostAfter plus 5s';
+  const pairOf = (lostAfter: string, stopOnHostAfter: string): Sample => ({
+    title: `${lostAfter} with ${stopOnHostAfter}`,
+    spec: place({ replace: true, lostAfter, stopOnHostAfter }),
+  });
+  return [
+    reserved(kind, 'disconnect.replace: true', place({ replace: true }), { accepted: place({ replace: false }) }),
+    reserved(kind, 'disconnect.lostAfter', place({ lostAfter: '10m' })),
+    reserved(kind, 'disconnect.stopOnHostAfter', place({ stopOnHostAfter: '9m' })),
+    reserved(kind, 'disconnect.reconcile', place({ reconcile: 'KeepNew' })),
+    reserved(kind, 'disconnect.data', place({ data: 'Discard' })),
+    durationRule(
+      { kind, variant: 'unlocked', label: 'disconnect.lostAfter', place: (value) => place({ lostAfter: value }) },
+      { shortest: '10s', longest: '720h', tooShort: '9s', tooLong: '721h' },
+    ),
+    durationRule(
+      { kind, variant: 'unlocked', label: 'disconnect.stopOnHostAfter', place: (value) => place({ stopOnHostAfter: value }) },
+      { shortest: '5s', longest: '720h', tooShort: '4s', tooLong: '721h' },
+    ),
+    {
+      kind,
+      variant: 'unlocked',
+      rule: pair,
+      accepted: [
+        pairOf('10m', '9m'),
+        pairOf('107s', '100s'),
+        { title: 'too close but not replacing', spec: place({ replace: false, lostAfter: '10s', stopOnHostAfter: '10s' }) },
+        { title: 'one of the two', spec: place({ replace: true, lostAfter: '10s' }) },
+      ],
+      refused: [pairOf('106999ms', '100s'), pairOf('10s', '10s'), pairOf('10s', '1h')],
+    },
+    {
+      kind,
+      variant: 'shipped',
+      rule: pair,
+      accepted: [{ title: 'nothing of it', spec: place({}) }],
+      refused: [
+        {
+          title: 'together with the reserved fields',
+          spec: place({ replace: true, lostAfter: '10s', stopOnHostAfter: '10s' }),
+          also: [comes('replace: true'), comes('lostAfter'), comes('stopOnHostAfter')],
+        },
+      ],
+    },
+  ];
+}
+
+const siteCases: RuleCase[] = [
+  nameRule('Site'),
+  reserved('Site', 'timeZone', siteSpec({ timeZone: 'Europe/Berlin' })),
+  reserved('Site', 'maintenanceWindows', siteSpec({ maintenanceWindows: [{ name: 'night', start: '02:00', duration: '2h' }] })),
+  reserved('Site', 'hold', siteSpec({ hold: true })),
+  reserved('Site', 'images', siteSpec({ images: {} })),
+  reserved('Site', 'quota', siteSpec({ quota: { microvms: 1 } })),
+  reserved('Site', 'massDeletionGuard', siteSpec({ massDeletionGuard: 'Enabled' })),
+  reserved('Site', 'mesh.provider: NetBird', siteSpec({ mesh: { provider: 'NetBird' } }), { accepted: siteSpec({ mesh: { provider: 'None' } }) }),
+  reserved('Site', 'mesh.secretRef', siteSpec({ mesh: { secretRef: { name: 'netbird' } } }), { accepted: siteSpec({ mesh: {} }) }),
+  reserved('Site', 'mesh.groups', siteSpec({ mesh: { groups: ['shops'] } })),
+  ...disconnectRules('Site', siteSpec),
+  durationRule(
+    {
+      kind: 'Site',
+      variant: 'unlocked',
+      label: 'maintenanceWindows[].duration',
+      place: (duration) => siteSpec({ maintenanceWindows: [{ name: 'night', start: '02:00', duration }] }),
+    },
+    { shortest: '5m', longest: '24h', tooShort: '4m', tooLong: '24h1s' },
+  ),
+  ...quantityRules(
+    { kind: 'Site', variant: 'unlocked', label: 'images.bandwidth', place: (bandwidth) => siteSpec({ images: { bandwidth } }) },
+    { smallest: '16Ki', largest: '100Gi', tooSmall: '15Ki', tooLarge: '101Gi' },
+  ),
+  ...quantityRules(
+    { kind: 'Site', variant: 'unlocked', label: 'quota.memory', place: (memory) => siteSpec({ quota: { memory } }) },
+    { smallest: '0', largest: '1Pi', tooLarge: '2Pi' },
+  ),
+  ...quantityRules(
+    { kind: 'Site', variant: 'unlocked', label: 'quota.disk', place: (disk) => siteSpec({ quota: { disk } }) },
+    { smallest: '0', largest: '1Ei', tooLarge: '2Ei' },
+  ),
+];
+
+const hostCases: RuleCase[] = [
+  nameRule('Host'),
+  reserved('Host', 'taints', hostSpec({ taints: [] })),
+  reserved('Host', 'overcommit', hostSpec({ overcommit: { cpuPercent: 200 } })),
+  reserved('Host', 'drain', hostSpec({ drain: { mode: 'Evict' } })),
+  reserved('Host', 'agent', hostSpec({ agent: { pinned: true } })),
+  {
+    kind: 'Host',
+    variant: 'shipped',
+    rule: 'siteRef can not be changed',
+    accepted: [{ title: 'another change', before: hostSpec(), spec: hostSpec({ unschedulable: true }) }],
+    refused: [{ title: 'another site', before: hostSpec(), spec: hostSpec({ siteRef: { name: 'shop-2' } }) }],
+  },
+  ...quantityRules(
+    { kind: 'Host', variant: 'shipped', label: 'reserved.memory', place: (memory) => hostSpec({ reserved: { memory } }) },
+    { smallest: '0', largest: '64Ti', tooLarge: '65Ti' },
+  ),
+];
+
+const tokenCases: RuleCase[] = [
+  nameRule('EnrollmentToken'),
+  {
+    kind: 'EnrollmentToken',
+    variant: 'shipped',
+    rule: 'an EnrollmentToken can not be changed',
+    accepted: [{ title: 'the same again, default written out', before: tokenSpec(), spec: tokenSpec({ ttl: '1h' }) }],
+    refused: [
+      { title: 'a longer ttl', before: tokenSpec(), spec: tokenSpec({ ttl: '24h' }) },
+      { title: 'another site', before: tokenSpec(), spec: tokenSpec({ siteRef: { name: 'shop-2' } }) },
+      { title: 'no host name any more', before: tokenSpec({ hostName: 'edge-1' }), spec: tokenSpec() },
+    ],
+  },
+  durationRule(
+    { kind: 'EnrollmentToken', variant: 'shipped', label: 'ttl', place: (ttl) => tokenSpec({ ttl }) },
+    { shortest: '1m', longest: '24h', tooShort: '59s', tooLong: '24h1ms' },
+  ),
+];
+
+const kernel = (fields: Spec): Spec => microvmSpec({ boot: { kernel: { path: '/srv/vmlinux', ...fields } } });
+const disk = (fields: Spec): Spec => microvmSpec({ disks: [{ name: 'data', ...fields }] });
+const pathDisk = (fields: Spec): Spec => disk({ path: '/srv/data.raw', ...fields });
+const network = (fields: Spec): Spec => microvmSpec({ networks: [{ name: 'lan', ...fields }] });
+const podTerms = (selector: unknown): readonly Spec[] => [{ labelSelector: selector, topologyKey: 'nkudo.dev/host' }];
+const oneDiskSource = 'write exactly one of path, oci, http, blank and snapshot';
+const diskReserved = (field: string): string => `reserved: disks[].${field}`;
+const bound = { binding: { hostName: 'edge-1', epoch: 4294967297 } };
+
+const probeNames = ['startup', 'readiness', 'liveness'] as const;
+const probeCases: RuleCase[] = probeNames.flatMap((name) => {
+  const place = (fields: Spec): Spec => microvmSpec({ probes: { [name]: { tcp: { port: 80 }, ...fields } } });
+  const field = (of: string): FieldOfRules => ({
+    kind: 'MicroVM',
+    variant: 'unlocked',
+    label: `probes.${name}.${of}`,
+    place: (value) => place({ [of]: value }),
+  });
+  return [
+    {
+      kind: 'MicroVM',
+      variant: 'unlocked',
+      rule: `write exactly one of tcp, http and console for probes.${name}`,
+      accepted: [
+        { title: 'tcp', spec: place({}) },
+        { title: 'http', spec: microvmSpec({ probes: { [name]: { http: { port: 8080 } } } }) },
+        { title: 'console', spec: microvmSpec({ probes: { [name]: { console: { contains: 'login:' } } } }) },
+      ],
+      refused: [
+        { title: 'none', spec: microvmSpec({ probes: { [name]: {} } }) },
+        { title: 'two', spec: place({ http: { port: 80 } }) },
+      ],
+    },
+    durationRule(field('initialDelay'), { shortest: '0s', longest: '1h', tooLong: '1h1s' }),
+    durationRule(field('period'), { shortest: '1s', longest: '1h', tooShort: '999ms', tooLong: '1h1s' }),
+    durationRule(field('timeout'), { shortest: '100ms', longest: '1m', tooShort: '99ms', tooLong: '61s' }),
+  ];
+});
+
+const microvmCases: RuleCase[] = [
+  nameRule('MicroVM'),
+  // Reserved fields
+  reserved('MicroVM', 'placement.priority', microvmSpec({ placement: { priority: 1 } }), { accepted: microvmSpec({ placement: {} }) }),
+  reserved('MicroVM', 'placement.tolerations', microvmSpec({ placement: { tolerations: [] } })),
+  reserved('MicroVM', 'placement.affinity', microvmSpec({ placement: { affinity: {} } })),
+  reserved('MicroVM', 'placement.topologySpread', microvmSpec({ placement: { topologySpread: [] } })),
+  reserved('MicroVM', 'cpu.max', microvmSpec({ cpu: { count: 1, max: 2 } })),
+  reserved('MicroVM', 'memory.max', microvmSpec({ memory: { size: '512Mi', max: '1Gi' } })),
+  reserved('MicroVM', 'memory.shared', microvmSpec({ memory: { size: '512Mi', shared: false } })),
+  reserved('MicroVM', 'memory.hugepages', microvmSpec({ memory: { size: '512Mi', hugepages: '2Mi' } })),
+  reserved('MicroVM', 'networks', microvmSpec({ networks: [] })),
+  reserved('MicroVM', 'cloudInit', microvmSpec({ cloudInit: {} })),
+  reserved('MicroVM', 'vsock', microvmSpec({ vsock: {} })),
+  reserved('MicroVM', 'probes', microvmSpec({ probes: {} })),
+  reserved('MicroVM', 'console.serial other than Log', microvmSpec({ console: { serial: 'Off' } }), {
+    accepted: microvmSpec({ console: { serial: 'Log' } }),
+  }),
+  reserved('MicroVM', 'evictionStrategy other than Stop', microvmSpec({ evictionStrategy: 'Move' }), {
+    accepted: microvmSpec({ evictionStrategy: 'Stop' }),
+  }),
+  reserved('MicroVM', 'updateStrategy other than OnRestart', microvmSpec({ updateStrategy: 'Recreate' }), {
+    accepted: microvmSpec({ updateStrategy: 'OnRestart' }),
+  }),
+  reserved('MicroVM', 'disks[].bootIndex', pathDisk({ bootIndex: 0 }), { accepted: pathDisk({}) }),
+  reserved('MicroVM', 'disks[].oci', disk({ oci: { image: 'registry.example/app:1' } })),
+  reserved('MicroVM', 'disks[].http', disk({ http: { url: 'https://images.example/app.raw' } })),
+  reserved('MicroVM', 'disks[].blank', disk({ blank: {}, size: '10Gi' }), { also: [diskReserved('size')] }),
+  reserved('MicroVM', 'disks[].snapshot', disk({ snapshot: { name: 'monday' } })),
+  reserved('MicroVM', 'disks[].digest', pathDisk({ digest: `sha256:${'0'.repeat(64)}` })),
+  reserved('MicroVM', 'disks[].size', pathDisk({ size: '10Gi' })),
+  reserved('MicroVM', 'disks[].persistence', pathDisk({ persistence: 'Ephemeral' })),
+  reserved('MicroVM', 'disks[].deletePolicy', pathDisk({ deletePolicy: 'Retain' })),
+  reserved('MicroVM', 'disks[].rateLimit', pathDisk({ rateLimit: { iops: 100 } })),
+  ...disconnectRules('MicroVM', microvmSpec),
+  {
+    kind: 'MicroVM',
+    variant: 'unlocked',
+    rule: 'a replacement on another host loses the local disks',
+    accepted: [
+      { title: 'without disks', spec: microvmSpec({ disconnect: { replace: true } }) },
+      { title: 'a readOnly path disk', spec: { ...pathDisk({ readOnly: true }), disconnect: { replace: true } } },
+      { title: 'Discard', spec: { ...pathDisk({}), disconnect: { replace: true, data: 'Discard' } } },
+      { title: 'not replacing', spec: { ...pathDisk({}), disconnect: { replace: false } } },
+      { title: 'an Ephemeral disk', spec: { ...disk({ blank: {}, size: '1Gi', persistence: 'Ephemeral' }), disconnect: { replace: true } } },
+    ],
+    refused: [
+      { title: 'a writable path disk', spec: { ...pathDisk({}), disconnect: { replace: true } } },
+      { title: 'Keep', spec: { ...pathDisk({}), disconnect: { replace: true, data: 'Keep' } } },
+      { title: 'a Persistent disk', spec: { ...disk({ blank: {}, size: '1Gi', persistence: 'Persistent' }), disconnect: { replace: true } } },
+    ],
+  },
+  // Sizes and identity
+  {
+    kind: 'MicroVM',
+    variant: 'shipped',
+    rule: 'write cpu.count, such as',
+    accepted: [{ title: 'a class instead', spec: { ...without(microvmSpec(), 'cpu'), className: 'small' } }],
+    refused: [{ title: 'neither', spec: without(microvmSpec(), 'cpu') }],
+  },
+  {
+    kind: 'MicroVM',
+    variant: 'shipped',
+    rule: 'write memory.size, such as',
+    accepted: [{ title: 'a class instead', spec: { ...without(microvmSpec(), 'memory'), className: 'small' } }],
+    refused: [{ title: 'neither', spec: without(microvmSpec(), 'memory') }],
+  },
+  ...quantityRules(
+    { kind: 'MicroVM', variant: 'shipped', label: 'memory.size', place: (size) => microvmSpec({ memory: { size } }) },
+    { smallest: '8Mi', largest: '4Ti', tooSmall: '7Mi', tooLarge: '5Ti', isPaged: true },
+  ),
+  ...quantityRules(
+    { kind: 'MicroVM', variant: 'unlocked', label: 'memory.max', place: (max) => microvmSpec({ memory: { size: '8Mi', max } }) },
+    { smallest: '8Mi', largest: '4Ti', tooLarge: '5Ti', isPaged: true, alsoBelow: 'write memory.max no smaller than memory.size' },
+  ),
+  {
+    kind: 'MicroVM',
+    variant: 'unlocked',
+    rule: 'write memory.max no smaller than memory.size',
+    accepted: [{ title: 'equal', spec: microvmSpec({ memory: { size: '1Gi', max: 1_073_741_824 } }) }],
+    refused: [{ title: 'smaller', spec: microvmSpec({ memory: { size: '1Gi', max: '512Mi' } }) }],
+  },
+  {
+    kind: 'MicroVM',
+    variant: 'unlocked',
+    rule: 'write cpu.max no smaller than cpu.count',
+    accepted: [{ title: 'equal', spec: microvmSpec({ cpu: { count: 2, max: 2 } }) }],
+    refused: [{ title: 'smaller', spec: microvmSpec({ cpu: { count: 2, max: 1 } }) }],
+  },
+  {
+    kind: 'MicroVM',
+    variant: 'shipped',
+    rule: 'siteRef can not be changed',
+    accepted: [{ title: 'another change', before: microvmSpec(), spec: microvmSpec({ restartNonce: 1 }) }],
+    refused: [{ title: 'another site', before: microvmSpec(), spec: microvmSpec({ siteRef: { name: 'shop-2' } }) }],
+  },
+  // Placement
+  {
+    kind: 'MicroVM',
+    variant: 'shipped',
+    rule: 'a bound microVM stays on its host',
+    accepted: [
+      { title: 'not bound yet', before: microvmSpec(), spec: microvmSpec({ placement: { hostName: 'edge-2' } }) },
+      { title: 'the host it is on', before: microvmSpec(), statusBefore: bound, spec: microvmSpec({ placement: { hostName: 'edge-1' } }) },
+      { title: 'no host any more', before: microvmSpec({ placement: { hostName: 'edge-1' } }), statusBefore: bound, spec: microvmSpec() },
+      {
+        title: 'another change, with a name that never held',
+        before: microvmSpec({ placement: { hostName: 'edge-2' } }),
+        statusBefore: bound,
+        spec: microvmSpec({ placement: { hostName: 'edge-2' }, restartNonce: 1 }),
+      },
+    ],
+    refused: [
+      { title: 'another host', before: microvmSpec(), statusBefore: bound, spec: microvmSpec({ placement: { hostName: 'edge-2' } }) },
+      {
+        title: 'from its host to another',
+        before: microvmSpec({ placement: { hostName: 'edge-1' } }),
+        statusBefore: bound,
+        spec: microvmSpec({ placement: { hostName: 'edge-2' } }),
+      },
+    ],
+  },
+  labelKeyRule('placement.hostSelector', (selector) => microvmSpec({ placement: { hostSelector: selector } })),
+  labelKeyRule('placement.affinity.together[].labelSelector', (selector) => microvmSpec({ placement: { affinity: { together: podTerms(selector) } } })),
+  labelKeyRule('placement.affinity.apart[].labelSelector', (selector) => microvmSpec({ placement: { affinity: { apart: podTerms(selector) } } })),
+  labelKeyRule('placement.topologySpread[].labelSelector', (selector) =>
+    microvmSpec({ placement: { topologySpread: [{ topologyKey: 'nkudo.dev/host', maxSkew: 1, labelSelector: selector }] } }),
+  ),
+  // Running
+  durationRule(
+    {
+      kind: 'MicroVM',
+      variant: 'shipped',
+      label: 'restart.initialBackoff',
+      place: (initialBackoff) => microvmSpec({ restart: { initialBackoff, maxBackoff: '24h' } }),
+    },
+    { shortest: '0s', longest: '1h', tooLong: '1h1s' },
+  ),
+  durationRule(
+    {
+      kind: 'MicroVM',
+      variant: 'shipped',
+      label: 'restart.maxBackoff',
+      place: (maxBackoff) => microvmSpec({ restart: { initialBackoff: '0s', maxBackoff } }),
+    },
+    { shortest: '1s', longest: '24h', tooShort: '999ms', tooLong: '25h' },
+  ),
+  durationRule(
+    { kind: 'MicroVM', variant: 'shipped', label: 'restart.window', place: (window) => microvmSpec({ restart: { window } }) },
+    { shortest: '1s', longest: '168h', tooShort: '999ms', tooLong: '169h' },
+  ),
+  {
+    kind: 'MicroVM',
+    variant: 'shipped',
+    rule: 'write restart.maxBackoff no shorter than restart.initialBackoff',
+    accepted: [
+      { title: 'equal', spec: microvmSpec({ restart: { initialBackoff: '1m', maxBackoff: '60s' } }) },
+      { title: 'only the first', spec: microvmSpec({ restart: { initialBackoff: '5m' } }) },
+    ],
+    refused: [
+      { title: 'shorter', spec: microvmSpec({ restart: { initialBackoff: '1m', maxBackoff: '59s' } }) },
+      { title: 'shorter by the default', spec: microvmSpec({ restart: { initialBackoff: '6m' } }) },
+    ],
+  },
+  durationRule(
+    {
+      kind: 'MicroVM',
+      variant: 'shipped',
+      label: 'terminationGracePeriod',
+      place: (terminationGracePeriod) => microvmSpec({ terminationGracePeriod }),
+    },
+    { shortest: '0s', longest: '1h', tooLong: '1h1ms' },
+  ),
+  // Boot
+  {
+    kind: 'MicroVM',
+    variant: 'shipped',
+    rule: 'write exactly one of boot.kernel and boot.firmware',
+    accepted: [
+      { title: 'a kernel', spec: kernel({}) },
+      { title: 'a firmware', spec: microvmSpec({ boot: { firmware: { path: '/srv/CLOUDHV.fd' } } }) },
+    ],
+    refused: [
+      { title: 'neither', spec: microvmSpec({ boot: {} }) },
+      { title: 'both', spec: microvmSpec({ boot: { kernel: { path: '/srv/vmlinux' }, firmware: { path: '/srv/CLOUDHV.fd' } } }) },
+    ],
+  },
+  ...pathRules('MicroVM', 'boot.kernel.path', (path) => kernel({ path })),
+  ...pathRules('MicroVM', 'boot.kernel.initramfs', (initramfs) => kernel({ initramfs })),
+  ...pathRules('MicroVM', 'boot.firmware.path', (path) => microvmSpec({ boot: { firmware: { path } } })),
+  {
+    kind: 'MicroVM',
+    variant: 'shipped',
+    rule: 'write boot.kernel.cmdline as one line',
+    accepted: samples((cmdline) => kernel({ cmdline }), ['', 'tick', 'console=ttyS0,115200 root=/dev/vda rw -- single', 'a'.repeat(2048)]),
+    refused: samples((cmdline) => kernel({ cmdline }), ['--api-socket /tmp/x', ' tick', 'a\nb', 'a\tb', 'a\u0000b', 'größe']),
+  },
+  // Disks
+  {
+    kind: 'MicroVM',
+    variant: 'shipped',
+    rule: oneDiskSource,
+    accepted: [{ title: 'a path', spec: pathDisk({}) }],
+    refused: [
+      { title: 'none', spec: disk({}) },
+      { title: 'two', spec: pathDisk({ snapshot: { name: 'monday' } }), also: [diskReserved('snapshot')] },
+    ],
+  },
+  ...pathRules('MicroVM', 'disks[].path', (path) => disk({ path })),
+  {
+    kind: 'MicroVM',
+    variant: 'unlocked',
+    rule: 'write size for a blank disk',
+    accepted: [{ title: 'with a size', spec: disk({ blank: {}, size: '10Gi' }) }],
+    refused: [{ title: 'without', spec: disk({ blank: {} }) }],
+  },
+  {
+    kind: 'MicroVM',
+    variant: 'unlocked',
+    rule: 'the kind of source of a disk can not be changed',
+    accepted: [
+      { title: 'another path', before: pathDisk({}), spec: pathDisk({ path: '/srv/other.raw' }) },
+      { title: 'another disk', before: pathDisk({}), spec: microvmSpec({ disks: [{ name: 'other', blank: {}, size: '1Gi' }] }) },
+    ],
+    refused: [{ title: 'from path to blank', before: pathDisk({}), spec: disk({ blank: {}, size: '1Gi' }) }],
+  },
+  {
+    kind: 'MicroVM',
+    variant: 'unlocked',
+    rule: 'persistence of a disk can not be changed',
+    accepted: [{ title: 'the same', before: disk({ blank: {}, size: '1Gi', persistence: 'Persistent' }), spec: disk({ blank: {}, size: '2Gi', persistence: 'Persistent' }) }],
+    refused: [
+      {
+        title: 'to Ephemeral',
+        before: disk({ blank: {}, size: '1Gi', persistence: 'Persistent' }),
+        spec: disk({ blank: {}, size: '1Gi', persistence: 'Ephemeral' }),
+      },
+      { title: 'removed', before: disk({ blank: {}, size: '1Gi', persistence: 'Persistent' }), spec: disk({ blank: {}, size: '1Gi' }) },
+    ],
+  },
+  {
+    kind: 'MicroVM',
+    variant: 'unlocked',
+    rule: 'size of a disk can only grow',
+    accepted: [
+      { title: 'larger', before: disk({ blank: {}, size: '1Gi' }), spec: disk({ blank: {}, size: '2Gi' }) },
+      { title: 'the same in other words', before: disk({ blank: {}, size: '1Gi' }), spec: disk({ blank: {}, size: 1_073_741_824 }) },
+    ],
+    refused: [{ title: 'smaller', before: disk({ blank: {}, size: '1Gi' }), spec: disk({ blank: {}, size: '1023Mi' }) }],
+  },
+  ...quantityRules(
+    { kind: 'MicroVM', variant: 'unlocked', label: 'disks[].size', place: (size) => disk({ blank: {}, size }) },
+    { smallest: '1Mi', largest: '64Ti', tooSmall: '1023Ki', tooLarge: '65Ti' },
+  ),
+  ...quantityRules(
+    {
+      kind: 'MicroVM',
+      variant: 'unlocked',
+      label: 'disks[].rateLimit.bandwidth',
+      place: (bandwidth) => pathDisk({ rateLimit: { bandwidth } }),
+    },
+    { smallest: '16Ki', largest: '100Gi', tooSmall: '15Ki', tooLarge: '101Gi' },
+  ),
+  // Networks
+  {
+    kind: 'MicroVM',
+    variant: 'unlocked',
+    rule: 'write exactly one of nat, bridge, macvtap and mesh',
+    accepted: [
+      { title: 'nat', spec: network({ nat: {} }) },
+      { title: 'bridge', spec: network({ bridge: { name: 'br0' } }) },
+      { title: 'macvtap', spec: network({ macvtap: { parent: 'eth0' } }) },
+      { title: 'mesh', spec: network({ mesh: {} }) },
+    ],
+    refused: [
+      { title: 'none', spec: network({}) },
+      { title: 'two', spec: network({ nat: {}, mesh: {} }) },
+    ],
+  },
+  {
+    kind: 'MicroVM',
+    variant: 'unlocked',
+    rule: 'remove ports, or connect the network with nat',
+    accepted: [{ title: 'with nat', spec: network({ nat: {}, ports: [{ name: 'web', guestPort: 80 }] }) }],
+    refused: [{ title: 'with bridge', spec: network({ bridge: { name: 'br0' }, ports: [{ name: 'web', guestPort: 80 }] }) }],
+  },
+  {
+    kind: 'MicroVM',
+    variant: 'unlocked',
+    rule: 'write every hostPort of a network once',
+    accepted: [
+      {
+        title: 'one port in two protocols, two without',
+        spec: network({
+          nat: {},
+          ports: [
+            { name: 'a', hostPort: 53, guestPort: 53 },
+            { name: 'b', hostPort: 53, guestPort: 53, protocol: 'UDP' },
+            { name: 'c', guestPort: 80 },
+            { name: 'd', guestPort: 80 },
+          ],
+        }),
+      },
+      {
+        title: '8 networks with 32 ports each',
+        spec: microvmSpec({
+          networks: Array.from({ length: 8 }, (_, index) => ({
+            name: `n${index}`,
+            nat: {},
+            ports: Array.from({ length: 32 }, (_unused, port) => ({ name: `p${port}`, hostPort: 1000 + port, guestPort: 80 })),
+          })),
+        }),
+      },
+    ],
+    refused: [
+      {
+        title: 'twice',
+        spec: network({
+          nat: {},
+          ports: [
+            { name: 'a', hostPort: 8080, guestPort: 80 },
+            { name: 'b', hostPort: 8080, guestPort: 81 },
+          ],
+        }),
+      },
+    ],
+  },
+  {
+    kind: 'MicroVM',
+    variant: 'unlocked',
+    rule: 'write networks[].mac as a unicast address',
+    accepted: samples((mac) => network({ nat: {}, mac }), ['52:54:00:12:34:56']),
+    refused: samples((mac) => network({ nat: {}, mac }), ['53:54:00:12:34:56', '52-54-00-12-34-56', '52:54:00:12:34', '52:54:00:AB:34:56']),
+  },
+  {
+    kind: 'MicroVM',
+    variant: 'unlocked',
+    rule: 'write networks[].address with its prefix length',
+    accepted: samples((address) => network({ nat: {}, address }), ['10.0.0.5/24', 'fd00::5/64']),
+    refused: samples((address) => network({ nat: {}, address }), ['10.0.0.5', '10.0.0.256/24', 'dhcp']),
+  },
+  {
+    kind: 'MicroVM',
+    variant: 'unlocked',
+    rule: 'write only one of cloudInit.userData and cloudInit.userDataSecretRef',
+    accepted: [
+      { title: 'inline', spec: microvmSpec({ cloudInit: { userData: '#cloud-config' } }) },
+      { title: 'from a Secret', spec: microvmSpec({ cloudInit: { userDataSecretRef: { name: 'init', key: 'user-data' } } }) },
+    ],
+    refused: [{ title: 'both', spec: microvmSpec({ cloudInit: { userData: '#cloud-config', userDataSecretRef: { name: 'init', key: 'user-data' } } }) }],
+  },
+  ...probeCases,
+];
+
+export const ruleCases: readonly RuleCase[] = [...siteCases, ...hostCases, ...microvmCases, ...tokenCases];
