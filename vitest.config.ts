@@ -34,6 +34,19 @@ export default defineConfig({
           teardownTimeout: 60_000,
         },
       },
+      {
+        test: {
+          name: 'long',
+          include: ['test/long/**/*.test.ts'],
+          pool: 'forks',
+          maxWorkers: 1,
+          globalSetup: ['test/harness/global-setup.ts'],
+          setupFiles: ['test/harness/file-setup.ts'],
+          testTimeout: 3_600_000,
+          hookTimeout: 180_000,
+          teardownTimeout: 60_000,
+        },
+      },
     ],
   },
 });

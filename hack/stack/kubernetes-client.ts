@@ -7,7 +7,6 @@
 import { readFileSync } from 'node:fs';
 import { Agent, request as httpsRequest } from 'node:https';
 import type { IncomingMessage } from 'node:http';
-import type { KubernetesAccess } from './kubernetes.ts';
 
 const requestTimeoutMs = 30_000;
 
@@ -75,8 +74,15 @@ export interface KubernetesClient {
   close(): void;
 }
 
+/** Where the API server is and who asks. */
+export interface ClientAccess {
+  readonly server: string;
+  readonly caFile: string;
+  readonly adminToken: string;
+}
+
 /** Makes a client with the admin's token. */
-export function createKubernetesClient(access: Pick<KubernetesAccess, 'server' | 'caFile' | 'adminToken'>): KubernetesClient {
+export function createKubernetesClient(access: ClientAccess): KubernetesClient {
   const agent = new Agent({ keepAlive: true, maxSockets: 64 });
   const watches = new Set<Watch>();
   let ca: string | null = null;
@@ -281,7 +287,7 @@ async function streamOnce(
   if (state.resourceVersion !== null) {
     query.set('resourceVersion', state.resourceVersion);
   }
-  const response = await open({ method: 'GET', path: `${collection}?${query}`, signal: state.signal });
+  const response = await open({ method: 'GET', path: `${collection}?${query.toString()}`, signal: state.signal });
   if (response.statusCode !== 200) {
     throw new KubernetesRefusal(`watch ${path}`, { status: response.statusCode ?? 0, body: parseBody(await readText(response)) });
   }

@@ -242,7 +242,7 @@ function processBasics(options: PostgresOptions, files: NativeFiles) {
     workingDirectory: '/',
     logFile: join(options.logDirectory, 'postgres.log'),
     environment: { LANG: 'C', LC_ALL: 'C' },
-    ...(files.owner ?? {}),
+    ...files.owner,
   };
 }
 
