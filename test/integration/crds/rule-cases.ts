@@ -58,8 +58,10 @@ function reserved(kind: Kind, label: string, spec: Spec, options: { accepted?: S
   };
 }
 
+const titleLength = 60;
+
 const samples = (place: Place, values: readonly unknown[]): Sample[] =>
-  values.map((value) => ({ title: JSON.stringify(value), spec: place(value) }));
+  values.map((value) => ({ title: JSON.stringify(value).slice(0, titleLength), spec: place(value) }));
 
 interface FieldOfRules {
   readonly kind: Kind;
