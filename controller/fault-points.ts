@@ -1,0 +1,23 @@
+/**
+ * The controller's durable writes and effects on the create and delete paths, as data. Each is a fault
+ * point before and after it; the kill tests walk this list, so a step that is not in it can't be reached.
+ */
+import type { FaultPoints, PointOf } from '#api/fault-points/fault-points.ts';
+
+export const gatewaySteps = [
+  /** Consumes a token and records host and certificate. */
+  'db.enroll',
+  /** Marks operations as handed out. */
+  'db.claim',
+  /** Writes one operation to the stream of its host. */
+  'gateway.push',
+  /** Records the answer of a host to an operation. */
+  'db.receipt',
+  /** Stores a batch of executions and observations. */
+  'db.reports',
+] as const;
+
+export const controllerSteps = [...gatewaySteps] as const;
+
+export type ControllerStep = (typeof controllerSteps)[number];
+export type ControllerFaultPoints = FaultPoints<PointOf<ControllerStep>>;
