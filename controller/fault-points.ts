@@ -2,7 +2,7 @@
  * The controller's durable writes and effects on the create and delete paths, as data. Each is a fault
  * point before and after it; the kill tests walk this list, so a step that is not in it can't be reached.
  */
-import type { FaultPoints, PointOf } from '#api/fault-points/fault-points.ts';
+import { pointsOf, type FaultPoints, type PointOf } from '#api/fault-points/fault-points.ts';
 
 export const gatewaySteps = [
   /** Consumes a token and records host and certificate. */
@@ -17,7 +17,25 @@ export const gatewaySteps = [
   'db.reports',
 ] as const;
 
-export const controllerSteps = [...gatewaySteps] as const;
+export const reconcilerSteps = [
+  /** Makes the Host object of an enrolled machine. */
+  'k8s.host.create',
+  /** Takes over what the Host object says. */
+  'db.saveHost',
+  'k8s.finalizer.add',
+  /** Publishes the intent of one generation: binding, plan and operation in one commit. */
+  'db.publish',
+  'k8s.status',
+  /** Publishes the deletion with its operation. */
+  'db.publishDeletion',
+  /** Releases the binding after the confirmed teardown. */
+  'db.completeDeletion',
+  'k8s.finalizer.remove',
+] as const;
+
+export const controllerSteps = [...gatewaySteps, ...reconcilerSteps] as const;
+
+export const controllerFaultPoints = pointsOf(controllerSteps);
 
 export type ControllerStep = (typeof controllerSteps)[number];
 export type ControllerFaultPoints = FaultPoints<PointOf<ControllerStep>>;
