@@ -3,9 +3,10 @@
  * times faster than from source. Owns the bundler's options; releases are built elsewhere.
  */
 import { build } from 'esbuild';
-import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { cacheRoot, contentKey, repositoryRoot } from './build-cache.ts';
+import { readdirSync, readFileSync } from 'node:fs';
+import { mkdir, writeFile } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { buildOnce, contentKey, repositoryRoot } from './build-cache.ts';
 
 /** How to start a program: `node` with `script` as its first argument. */
 export interface ProductPrograms {
@@ -21,11 +22,32 @@ const banner = "import { createRequire as nkudoCreateRequire } from 'node:module
 
 /** Bundles both programs (about a second) into a folder named by the content of the result. */
 export async function buildPrograms(): Promise<ProductPrograms> {
-  const [controller, edge] = await Promise.all([bundle('controller/main.ts', 'nkudo-controller'), bundle('edge-agent/main.ts', 'nkudo-edge')]);
-  return { node: process.execPath, controller, edge };
+  const bundles = await Promise.all([bundle('controller/main.ts', 'nkudo-controller'), bundle('edge-agent/main.ts', 'nkudo-edge')]);
+  const files = [...bundles.flat(), ...migrations()];
+  const directory = await buildOnce({
+    kind: 'programs',
+    key: contentKey(files.flatMap((file) => [file.path, file.contents])),
+    build: async (staging) => {
+      for (const file of files) {
+        await mkdir(dirname(join(staging, file.path)), { recursive: true });
+        await writeFile(join(staging, file.path), file.contents);
+      }
+    },
+  });
+  return {
+    node: process.execPath,
+    controller: join(directory, 'nkudo-controller.mjs'),
+    edge: join(directory, 'nkudo-edge.mjs'),
+  };
 }
 
-async function bundle(entry: string, name: string): Promise<string> {
+interface OutputFile {
+  /** Relative to the folder of the programs. */
+  readonly path: string;
+  readonly contents: Uint8Array;
+}
+
+async function bundle(entry: string, name: string): Promise<OutputFile[]> {
   const result = await build({
     absWorkingDir: repositoryRoot,
     entryPoints: [entry],
@@ -34,21 +56,21 @@ async function bundle(entry: string, name: string): Promise<string> {
     platform: 'node',
     format: 'esm',
     target: 'node24',
-    sourcemap: 'external',
+    sourcemap: 'linked',
     sourcesContent: false,
     write: false,
     external: ['pg-native'],
     banner: { js: banner },
     logLevel: 'silent',
-    loader: { '.sql': 'text' },
   });
-  const directory = join(cacheRoot(), 'programs', contentKey(result.outputFiles.map((file) => file.contents)));
-  mkdirSync(directory, { recursive: true });
-  for (const file of result.outputFiles) {
-    const fileName = file.path.endsWith('.map') ? `${name}.mjs.map` : `${name}.mjs`;
-    const staging = join(directory, `.${fileName}.${process.pid}`);
-    writeFileSync(staging, file.contents);
-    renameSync(staging, join(directory, fileName));
-  }
-  return join(directory, `${name}.mjs`);
+  return result.outputFiles.map((file) => ({ path: basename(file.path), contents: file.contents }));
+}
+
+/** The controller reads its migrations from the folder beside it. */
+function migrations(): OutputFile[] {
+  const source = join(repositoryRoot, 'db', 'migrations');
+  return readdirSync(source)
+    .filter((name) => name.endsWith('.sql'))
+    .sort()
+    .map((name) => ({ path: join('migrations', name), contents: readFileSync(join(source, name)) }));
 }

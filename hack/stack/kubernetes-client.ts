@@ -5,8 +5,8 @@
  * API server answered. Objects are plain JSON; the caller knows what it asked for.
  */
 import { readFileSync } from 'node:fs';
-import { Agent, request as httpsRequest } from 'node:https';
-import type { IncomingMessage } from 'node:http';
+import { Agent as HttpAgent, request as httpRequest, type ClientRequest, type IncomingMessage } from 'node:http';
+import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
 
 const requestTimeoutMs = 30_000;
 
@@ -52,6 +52,8 @@ export interface Watch {
    * Rejects after `timeoutMs` (default 60,000) with the last object seen, or when the stream breaks.
    */
   waitFor(matches: (event: WatchEvent) => boolean, options?: { what?: string; timeoutMs?: number }): Promise<WatchEvent>;
+  /** Calls back for every event from now on. */
+  onEvent(listener: (event: WatchEvent) => void): void;
   stop(): void;
 }
 
@@ -74,24 +76,16 @@ export interface KubernetesClient {
   close(): void;
 }
 
-/** Where the API server is and who asks. */
-export interface ClientAccess {
-  readonly server: string;
-  readonly caFile: string;
-  readonly adminToken: string;
-}
+/** Where the API server is and who asks: directly with a token, or through a proxy that knows who asks. */
+export type ClientAccess =
+  | { readonly server: string; readonly caFile: string; readonly adminToken: string }
+  | { readonly proxySocket: string };
 
 /** Makes a client with the admin's token. */
 export function createKubernetesClient(access: ClientAccess): KubernetesClient {
-  const agent = new Agent({ keepAlive: true, maxSockets: 64 });
+  const transport = createTransport(access);
   const watches = new Set<Watch>();
-  let ca: string | null = null;
-  const open = async (options: OpenOptions): Promise<IncomingMessage> => {
-    const trusted = ca ?? readFileSync(access.caFile, 'utf8');
-    const response = await openRequest({ ...options, ca: trusted, agent, server: access.server, token: access.adminToken });
-    ca = trusted; // Only once it worked: a starting server may not have written the whole file yet.
-    return response;
-  };
+  const open = (options: OpenOptions): Promise<IncomingMessage> => openRequest(transport, options);
   const request: KubernetesClient['request'] = async (method, path, body, contentType = 'application/json') => {
     const response = await open({ method, path, timeoutMs: requestTimeoutMs, ...(body === undefined ? {} : { body, contentType }) });
     return { status: response.statusCode ?? 0, body: parseBody(await readText(response)) };
@@ -129,7 +123,7 @@ export function createKubernetesClient(access: ClientAccess): KubernetesClient {
       for (const watch of [...watches]) {
         watch.stop();
       }
-      agent.destroy();
+      transport.close();
     },
   };
 }
@@ -161,27 +155,57 @@ interface OpenOptions {
   readonly signal?: AbortSignal;
 }
 
-function openRequest(
-  options: OpenOptions & { readonly ca: string; readonly agent: Agent; readonly server: string; readonly token: string },
-): Promise<IncomingMessage> {
+interface Transport {
+  start(options: OpenOptions, headers: Readonly<Record<string, string | number>>): ClientRequest;
+  /** Called when a request got an answer. */
+  worked(): void;
+  close(): void;
+}
+
+function createTransport(access: ClientAccess): Transport {
+  if ('proxySocket' in access) {
+    const agent = new HttpAgent({ keepAlive: true });
+    return {
+      start: ({ method, path, signal }, headers) =>
+        httpRequest({ socketPath: access.proxySocket, method, path, agent, headers, ...(signal === undefined ? {} : { signal }) }),
+      worked: () => {},
+      close: () => agent.destroy(),
+    };
+  }
+  const agent = new HttpsAgent({ keepAlive: true, maxSockets: 64 });
+  let lastCa = '';
+  let knownCa: string | null = null;
+  return {
+    start: ({ method, path, signal }, headers) => {
+      lastCa = knownCa ?? readFileSync(access.caFile, 'utf8');
+      return httpsRequest(new URL(path, access.server), {
+        method,
+        agent,
+        ca: lastCa,
+        headers: { ...headers, authorization: `Bearer ${access.adminToken}` },
+        ...(signal === undefined ? {} : { signal }),
+      });
+    },
+    // Only once it worked: a starting server may not have written the whole file yet.
+    worked: () => {
+      knownCa = lastCa;
+    },
+    close: () => agent.destroy(),
+  };
+}
+
+function openRequest(transport: Transport, options: OpenOptions): Promise<IncomingMessage> {
   const payload = options.body === undefined ? undefined : encodeBody(options.body);
   return new Promise((resolve, reject) => {
-    const outgoing = httpsRequest(
-      new URL(options.path, options.server),
-      {
-        method: options.method,
-        agent: options.agent,
-        ca: options.ca,
-        ...(options.signal === undefined ? {} : { signal: options.signal }),
-        headers: {
-          authorization: `Bearer ${options.token}`,
-          accept: 'application/json',
-          'user-agent': 'nkudo-test',
-          ...(payload === undefined ? {} : { 'content-type': options.contentType, 'content-length': payload.length }),
-        },
-      },
-      resolve,
-    );
+    const outgoing = transport.start(options, {
+      accept: 'application/json',
+      'user-agent': 'nkudo-test',
+      ...(payload === undefined ? {} : { 'content-type': options.contentType ?? 'application/json', 'content-length': payload.length }),
+    });
+    outgoing.on('response', (response) => {
+      transport.worked();
+      resolve(response);
+    });
     outgoing.on('error', reject);
     if (options.timeoutMs !== undefined) {
       outgoing.setTimeout(options.timeoutMs, () => outgoing.destroy(new Error(`no answer to ${options.method} ${options.path}`)));
@@ -220,6 +244,7 @@ interface WatchContext {
 function startWatch(context: WatchContext): Watch {
   const events: WatchEvent[] = [];
   const listeners = new Set<(failure: Error | null) => void>();
+  const eventListeners: ((event: WatchEvent) => void)[] = [];
   const abort = new AbortController();
   let failure: Error | null = null;
   const notify = (): void => {
@@ -233,6 +258,7 @@ function startWatch(context: WatchContext): Watch {
       resourceVersion = await streamOnce(context, { resourceVersion, signal: abort.signal }, (event) => {
         events.push(event);
         notify();
+        eventListeners.forEach((listener) => listener(event));
       });
     }
   };
@@ -270,6 +296,9 @@ function startWatch(context: WatchContext): Watch {
         listeners.add(look);
         look(failure);
       }),
+    onEvent: (listener) => {
+      eventListeners.push(listener);
+    },
     stop: () => {
       abort.abort();
       context.onStop();
