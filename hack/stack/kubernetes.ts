@@ -171,7 +171,7 @@ export interface ActAs {
 }
 
 /** A kubeconfig for the admin, or for somebody whom the admin impersonates. JSON is YAML. */
-export function renderKubeconfig(access: KubernetesAccess, actAs?: ActAs): string {
+export function renderKubeconfig(access: KubernetesAccess, actAs?: ActAs, namespace = 'default'): string {
   const impersonation = actAs === undefined ? {} : { as: actAs.user, 'as-groups': actAs.groups ?? [] };
   return JSON.stringify(
     {
@@ -179,7 +179,7 @@ export function renderKubeconfig(access: KubernetesAccess, actAs?: ActAs): strin
       kind: 'Config',
       clusters: [{ name: 'nkudo', cluster: { server: access.server, 'certificate-authority': access.caFile } }],
       users: [{ name: 'nkudo', user: { token: access.adminToken, ...impersonation } }],
-      contexts: [{ name: 'nkudo', context: { cluster: 'nkudo', user: 'nkudo', namespace: 'default' } }],
+      contexts: [{ name: 'nkudo', context: { cluster: 'nkudo', user: 'nkudo', namespace } }],
       'current-context': 'nkudo',
     },
     null,

@@ -12,7 +12,7 @@ import { buildPrograms } from '#hack/build-programs.ts';
 import { buildGuest } from '#hack/build-guest.ts';
 import { buildSimulator } from '#hack/build-simulator.ts';
 import { startPostgres } from '#hack/stack/postgres.ts';
-import { startKubernetesWithCrds } from './crds.ts';
+import { startKubernetesWithCrds } from '#hack/stack/crds.ts';
 import { testPostgresSettings } from './postgres-settings.ts';
 import type { HarnessRun, SharedServices } from './run-context.ts';
 

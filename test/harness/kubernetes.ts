@@ -72,7 +72,7 @@ export async function useKubernetes(options: { readonly exclusive?: boolean } = 
 
 async function startExclusive(): Promise<KubernetesAccess> {
   // Loaded only here: most files use the shared server and should start fast.
-  const { startKubernetesWithCrds } = await import('./crds.ts');
+  const { startKubernetesWithCrds } = await import('#hack/stack/crds.ts');
   const { ensureKubernetes } = await import('#hack/build-kubernetes.ts');
   const scope = fileScope();
   const cluster = await startKubernetesWithCrds({

@@ -5,9 +5,9 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseAllDocuments } from 'yaml';
-import { repositoryRoot } from '#hack/build-cache.ts';
-import { startKubernetes, type KubernetesCluster, type KubernetesOptions } from '#hack/stack/kubernetes.ts';
-import type { KubernetesClient, KubernetesObject } from '#hack/stack/kubernetes-client.ts';
+import { repositoryRoot } from '../build-cache.ts';
+import { startKubernetes, type KubernetesCluster, type KubernetesOptions } from './kubernetes.ts';
+import type { KubernetesClient, KubernetesObject } from './kubernetes-client.ts';
 
 const crdDirectory = join(repositoryRoot, 'crds', 'v1alpha1');
 const crdPath = '/apis/apiextensions.k8s.io/v1/customresourcedefinitions';
