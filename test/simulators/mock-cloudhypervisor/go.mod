@@ -1,0 +1,3 @@
+module mock-cloudhypervisor
+
+go 1.19

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Guest acts like the project's own test guest (test/guest): it prints the same lines and does what
+// the first word of its command line says. It sleeps unless something happens.
+type Guest struct {
+	vmm     *VMM
+	serial  *Serial
+	words   []string
+	cmdline string
+	disk    string
+	slot    int
+
+	stop   chan struct{}
+	pause  chan bool
+	button chan struct{}
+	eject  chan int
+}
+
+const (
+	guestDefaultDelay  = 200 * time.Millisecond
+	guestTick          = time.Second
+	guestPollDelay     = 8 * time.Millisecond
+	guestFirstLineTime = 2 * time.Millisecond
+)
+
+func newGuest(vmm *VMM, serial *Serial, config *VMConfig) *Guest {
+	cmdline := ""
+	if config.Payload.Cmdline != nil {
+		cmdline = *config.Payload.Cmdline
+	}
+	guest := &Guest{
+		vmm: vmm, serial: serial, cmdline: cmdline, words: strings.Fields(cmdline),
+		stop: make(chan struct{}), pause: make(chan bool, 64), button: make(chan struct{}, 1), eject: make(chan int, 32),
+	}
+	if len(config.Disks) > 0 && config.Disks[0].ID != nil {
+		guest.disk = *config.Disks[0].ID
+		guest.slot = vmm.slotOf(guest.disk)
+	}
+	return guest
+}
+
+func (g *Guest) word() string {
+	if len(g.words) == 0 {
+		return "tick"
+	}
+	return g.words[0]
+}
+
+func (g *Guest) actionDelay() time.Duration {
+	if len(g.words) > 1 {
+		if milliseconds, err := strconv.Atoi(g.words[1]); err == nil {
+			return time.Duration(milliseconds) * time.Millisecond
+		}
+	}
+	return guestDefaultDelay
+}
+
+func (g *Guest) say(line string) { g.serial.write(line + "\r\n") }
+
+// run is the guest's only thread. Whatever it does to the VM it does through vmm.fromGuest, which
+// takes the VMM's lock unless the guest was stopped meanwhile.
+func (g *Guest) run() {
+	if !g.sleep(guestFirstLineTime) {
+		return
+	}
+	g.say("NKUDO-GUEST-READY")
+	g.say("NKUDO-CMDLINE " + g.cmdline)
+	g.say("NKUDO-ACPI ready")
+	g.vmm.faults.at("guest.ready", "after")
+	switch g.word() {
+	case "poweroff":
+		if g.sleep(g.actionDelay()) {
+			g.say("NKUDO-POWEROFF")
+			g.powerOff()
+		}
+	case "reboot":
+		if g.sleep(g.actionDelay()) {
+			g.say("NKUDO-REBOOT")
+			g.vmm.fromGuest(g, g.vmm.resetByGuest)
+		}
+	case "triple":
+		if g.sleep(g.actionDelay()) {
+			g.say("NKUDO-TRIPLE-FAULT")
+			g.vmm.fromGuest(g, g.vmm.resetByGuest)
+		}
+	case "crash":
+		if g.sleep(g.actionDelay()) {
+			g.say("NKUDO-CRASH")
+			g.vmm.fromGuest(g, g.vmm.failVCPU)
+		}
+	case "idle":
+		g.say("NKUDO-IDLE")
+		g.sleep(time.Duration(1<<62 - 1))
+	default:
+		if g.disk != "" {
+			g.vmm.activate(g.disk)
+			g.say(fmt.Sprintf("NKUDO-BLK ready slot %d", g.slot))
+			g.vmm.count(g.disk, true)
+			g.say("NKUDO-BLK read 0")
+		}
+		for tick := 1; g.sleep(guestTick); tick++ {
+			g.say(fmt.Sprintf("NKUDO-TICK %d", tick))
+			if g.disk != "" {
+				g.vmm.count(g.disk, false)
+			}
+		}
+	}
+}
+
+func (g *Guest) powerOff() {
+	g.vmm.logger.write("vcpu0", "INFO", "devices/src/acpi.rs:81", "ACPI Shutdown signalled")
+	g.vmm.fromGuest(g, g.vmm.powerOffByGuest)
+}
+
+// sleep lets guest time pass, answering the power button and hot-unplug; false when the guest is over.
+func (g *Guest) sleep(duration time.Duration) bool {
+	deadline := time.Now().Add(duration)
+	timer := time.NewTimer(duration)
+	defer timer.Stop()
+	for {
+		select {
+		case <-g.stop:
+			return false
+		case <-timer.C:
+			return true
+		case isPaused := <-g.pause:
+			// Guest time stands still until the end of the pause.
+			left := time.Until(deadline)
+			for isPaused {
+				select {
+				case <-g.stop:
+					return false
+				case isPaused = <-g.pause:
+				}
+			}
+			deadline = time.Now().Add(left)
+			timer.Reset(left)
+		case slot := <-g.eject:
+			time.Sleep(guestPollDelay)
+			g.vmm.ejectByGuest(g, slot)
+		case <-g.button:
+			time.Sleep(guestPollDelay)
+			g.say("NKUDO-POWER-BUTTON")
+			if g.word() != "nobutton" {
+				g.powerOff()
+				return false
+			}
+		}
+	}
+}
+
+// setPaused never waits: the guest may itself be waiting for the VMM's lock.
+func (g *Guest) setPaused(paused bool) {
+	select {
+	case g.pause <- paused:
+	default:
+	}
+}
