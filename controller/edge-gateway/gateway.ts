@@ -1,0 +1,131 @@
+/**
+ * The services for agents put together, and what runs beside them: hints become pushes, a safety read
+ * every poll interval finds what a lost hint missed and who lost the right to be connected, and beats
+ * are flushed. Runs on every replica; leads nothing.
+ */
+import { EdgeServiceService, type EdgeServiceServer } from '#api/gen/nkudo/edge/v1/edge.pb.ts';
+import { createCallers, type AccessTable, type Callers, type RegisteredService } from '#controller/grpc/access.ts';
+import { duplex, unary, type CallDeps } from '#controller/grpc/calls.ts';
+import { createBeats } from './beats.ts';
+import type { GatewayDeps } from './deps.ts';
+import { createEnrollmentService } from './enrollment-service.ts';
+import { refusalOf, serveHeartbeat } from './heartbeat-service.ts';
+import type { HostSession } from './host-session.ts';
+import { streamLogs } from './log-service.ts';
+import { createAuthenticator, type HostCaller } from './peer-identity.ts';
+import { reportExecutions } from './report-service.ts';
+import { createSessionRegistry, type SessionRegistry } from './session-registry.ts';
+
+/** Everything but enrollment and recovery needs the certificate of a host. */
+export const edgeAccess: AccessTable = {
+  '/nkudo.edge.v1.EnrollmentService/Enroll': 'public',
+  '/nkudo.edge.v1.EnrollmentService/GetRecoveryNonce': 'public',
+  '/nkudo.edge.v1.EnrollmentService/RecoverCertificate': 'public',
+  '/nkudo.edge.v1.EnrollmentService/RenewCertificate': 'caller',
+  '/nkudo.edge.v1.EdgeService/Heartbeat': 'caller',
+  '/nkudo.edge.v1.EdgeService/ReportExecutions': 'caller',
+  '/nkudo.edge.v1.EdgeService/StreamLogs': 'caller',
+};
+
+/** Identities that are read at once in a safety read. */
+const identityReadsAtOnce = 8;
+/** A host that says nothing for so many beats loses its stream. */
+const silentBeatsMax = 6;
+
+export interface EdgeGateway {
+  readonly services: readonly RegisteredService[];
+  readonly callers: Callers<HostCaller>;
+  /** Begins safety reads and flushes. */
+  start(): void;
+  /** Says goodbye to every host, stores the last beats, stops what runs beside the services. */
+  stop(): Promise<void>;
+}
+
+export function createEdgeGateway(deps: GatewayDeps, calls: CallDeps): EdgeGateway {
+  const sessions = createSessionRegistry(deps.metrics);
+  const beats = createBeats(deps);
+  const callers = createCallers({ table: { ...edgeAccess, '/grpc.health.v1.Health/Check': 'public', '/grpc.health.v1.Health/Watch': 'public' }, authenticate: createAuthenticator(deps), log: deps.log });
+  let isStopping = false;
+  const heartbeat = { ...deps, beats, sessions, isStopping: () => isStopping };
+  const edge: EdgeServiceServer = {
+    heartbeat: duplex(calls, async (stream, context) => serveHeartbeat(heartbeat, stream, { ...context, caller: callers.of(context.auth) })),
+    reportExecutions: unary(calls, async (request, context) => reportExecutions(deps, request, { peer: context.peer, caller: callers.of(context.auth) })),
+    streamLogs: duplex(calls, async (stream, context) => streamLogs(deps, stream, callers.of(context.auth))),
+  };
+  const safetyRead = createSafetyRead(deps, sessions);
+  const timers: NodeJS.Timeout[] = [];
+  deps.hints.onHint((hint) => {
+    if (hint.kind === 'operations') sessions.get(hint.hostId)?.wake();
+    if (hint.kind === 'host') void safetyRead.checkIdentity(sessions.get(hint.hostId));
+  });
+  deps.hints.onRemoteChange(() => void safetyRead.run());
+  return {
+    callers,
+    services: [createEnrollmentService(deps, callers, calls), { definition: EdgeServiceService, implementation: edge }],
+    start: () => {
+      timers.push(setInterval(() => void safetyRead.run(), deps.settings.pollIntervalMs));
+      timers.push(setInterval(() => void beats.flush(), deps.settings.heartbeatIntervalMs));
+    },
+    stop: async () => {
+      isStopping = true;
+      for (const timer of timers) clearInterval(timer);
+      for (const session of sessions.all()) session.dismiss('SHUTTING_DOWN');
+      await beats.flush();
+    },
+  };
+}
+
+interface SafetyRead {
+  /** Reads only. Joins a run under way. Never throws. */
+  run(): Promise<void>;
+  /** Ends the session of a host that was revoked, quarantined or is no longer approved. Never throws. */
+  checkIdentity(session: HostSession | undefined): Promise<void>;
+}
+
+function createSafetyRead(deps: GatewayDeps, sessions: SessionRegistry): SafetyRead {
+  let isRunning = false;
+  const checkIdentity = async (session: HostSession | undefined): Promise<void> => {
+    if (session === undefined) return;
+    try {
+      const identity = await deps.enrollments.identify(session.caller.identity.serial);
+      const refusal = identity === null ? 'REVOKED' : refusalOf(identity);
+      if (refusal !== null) session.dismiss(refusal);
+    } catch (error) {
+      deps.log.warn({ err: error }, 'the identity of an open stream could not be read');
+    }
+  };
+  const checkAll = async (): Promise<void> => {
+    const waiting = [...sessions.all()];
+    const next = async (): Promise<void> => {
+      for (let session = waiting.pop(); session !== undefined; session = waiting.pop()) await checkIdentity(session);
+    };
+    await Promise.all(Array.from({ length: identityReadsAtOnce }, next));
+  };
+  const wakeWaiting = async (): Promise<void> => {
+    try {
+      for (const { hostId } of await deps.dispatch.listHostsWithPending(deps.settings.replica)) sessions.get(hostId)?.wake();
+    } catch (error) {
+      deps.log.warn({ err: error }, 'undelivered operations could not be read');
+    }
+  };
+  const endSilent = (): void => {
+    const nowMs = deps.clock.nowMs();
+    for (const session of sessions.all()) {
+      if (session.silentMs > silentBeatsMax * deps.settings.heartbeatIntervalMs || session.caller.notAfterMs <= nowMs) session.dismiss(null);
+      else if (session.needsClaim) session.wake();
+    }
+  };
+  return {
+    checkIdentity,
+    run: async () => {
+      if (isRunning || sessions.all().length === 0) return;
+      isRunning = true;
+      try {
+        endSilent();
+        await Promise.all([wakeWaiting(), checkAll()]);
+      } finally {
+        isRunning = false;
+      }
+    },
+  };
+}

@@ -1,0 +1,208 @@
+/**
+ * One open stream of one host: hands it operations, takes its receipts and facts, and ends with at most
+ * one goodbye. Everything waits for the stream's own back-pressure, so a slow host costs a bounded queue.
+ *
+ * Invariant: an operation is marked as dispatched in a committed transaction before it is written.
+ */
+import { setTimeout as delay } from 'node:timers/promises';
+import { decodeHostFacts, dispositionMap, encodeOperation, type Disposition } from '#api/codec/edge-codec.ts';
+import { id, present, text } from '#api/codec/validate.ts';
+import { Goodbye_Reason, type HeartbeatRequest, type HeartbeatResponse, type OperationReceipt } from '#api/gen/nkudo/edge/v1/edge.pb.ts';
+import { isAppError } from '#api/model/error-codes.ts';
+import { operationId, type OperationId, type SessionId } from '#api/model/ids.ts';
+import type { Stream } from '#controller/grpc/calls.ts';
+import type { Beats } from './beats.ts';
+import type { GatewayDeps } from './deps.ts';
+import type { HostCaller } from './peer-identity.ts';
+
+export type HostStream = Stream<HeartbeatRequest, HeartbeatResponse>;
+export type GoodbyeReason = Exclude<keyof typeof Goodbye_Reason, 'UNSPECIFIED' | 'UNRECOGNIZED'>;
+
+/** Receipts that wait for the database; more stop the reading of the stream. */
+const receiptsWaitingMax = 256;
+const receiptRetryMs = 1_000;
+/** As many operations as one claim gives at most: there may be more. */
+const claimSize = 256;
+
+/** How long a host stays away after a goodbye, milliseconds. */
+export const retryAfterMs: Readonly<Record<GoodbyeReason, number>> = {
+  SHUTTING_DOWN: 0,
+  REPLACED: 1_000,
+  REVOKED: 3_600_000,
+  QUARANTINED: 60_000,
+  NOT_APPROVED: 10_000,
+};
+
+export async function sendGoodbye(stream: HostStream, reason: GoodbyeReason): Promise<void> {
+  await stream.send({ message: { $case: 'goodbye', value: { reason: Goodbye_Reason[reason], retryAfterMs: retryAfterMs[reason] } } });
+}
+
+interface Receipt {
+  readonly operationId: OperationId;
+  readonly disposition: Disposition;
+  readonly error: { readonly code: string; readonly message: string } | null;
+}
+
+function decodeReceipt(message: OperationReceipt): Receipt {
+  return {
+    operationId: id('receipt.operation_id', operationId, message.operationId),
+    disposition: dispositionMap.decode('receipt.disposition', message.disposition),
+    error:
+      message.errorCode === ''
+        ? null
+        : { code: text('receipt.error_code', message.errorCode, { max: 64 }), message: text('receipt.error_message', message.errorMessage.slice(0, 1024), { max: 1024, allowEmpty: true }) },
+  };
+}
+
+export type SessionDeps = Pick<GatewayDeps, 'log' | 'clock' | 'dispatch' | 'hosts' | 'hints' | 'faults' | 'metrics'> & { readonly beats: Beats };
+
+export class HostSession {
+  readonly caller: HostCaller;
+  readonly sessionId: SessionId;
+  readonly #deps: SessionDeps;
+  readonly #stream: HostStream;
+  readonly #peer: string;
+  /** Until one claim has succeeded, also what was handed to earlier streams is asked for. */
+  #isFirstClaim = true;
+  #isClaiming = false;
+  #isClaimDue = false;
+  #receiptsWaiting = 0;
+  #receipts: Promise<void> = Promise.resolve();
+  #lastReceivedMs: number;
+  #finish: (reason: GoodbyeReason | null) => void = () => {};
+  readonly #finished: Promise<GoodbyeReason | null>;
+
+  constructor(deps: SessionDeps, input: { readonly caller: HostCaller; readonly sessionId: SessionId; readonly stream: HostStream; readonly peer: string }) {
+    this.#deps = deps;
+    this.caller = input.caller;
+    this.sessionId = input.sessionId;
+    this.#stream = input.stream;
+    this.#peer = input.peer;
+    this.#lastReceivedMs = deps.clock.monotonicMs();
+    this.#finished = new Promise((resolve) => {
+      this.#finish = resolve;
+    });
+  }
+
+  get hostId(): string {
+    return this.caller.identity.hostId;
+  }
+
+  /** Milliseconds since the host last said anything. */
+  get silentMs(): number {
+    return this.#deps.clock.monotonicMs() - this.#lastReceivedMs;
+  }
+
+  /** A claim failed, or none was made yet. */
+  get needsClaim(): boolean {
+    return this.#isFirstClaim;
+  }
+
+  /** Ends the stream; the first reason counts. */
+  dismiss(reason: GoodbyeReason | null): void {
+    this.#finish(reason);
+  }
+
+  /** Claims what is pending for the host and writes it to the stream, soon. Never throws. */
+  wake(): void {
+    this.#isClaimDue = true;
+    if (this.#isClaiming) return;
+    void this.#claimWhileDue();
+  }
+
+  async #claimWhileDue(): Promise<void> {
+    this.#isClaiming = true;
+    try {
+      while (this.#isClaimDue && !this.#stream.signal.aborted) {
+        this.#isClaimDue = false;
+        await this.#claimAndPush();
+      }
+    } catch (error) {
+      // The claim may have been committed all the same: ask for what was handed out before, too.
+      this.#isFirstClaim = true;
+      this.#deps.log.warn({ err: error, hostId: this.hostId }, 'operations could not be claimed; the next safety read tries again');
+    } finally {
+      this.#isClaiming = false; // In the same turn as the last look at isClaimDue, so that no wake is lost.
+    }
+  }
+
+  async #claimAndPush(): Promise<void> {
+    const { tenantId, hostId } = this.caller.identity;
+    await this.#deps.faults.reach('db.claim:before');
+    const operations = await this.#deps.dispatch.claim({ tenantId, hostId, sessionId: this.sessionId, includeDispatched: this.#isFirstClaim });
+    await this.#deps.faults.reach('db.claim:after');
+    // Only one claim can hold everything that was handed out; what is pending beyond it comes with the next.
+    if (operations.length >= claimSize) this.#isClaimDue = true;
+    this.#isFirstClaim = false;
+    for (const operation of operations) {
+      await this.#deps.faults.reach('gateway.push:before');
+      await this.#stream.send({ message: { $case: 'operation', value: encodeOperation(operation) } });
+      await this.#deps.faults.reach('gateway.push:after');
+      this.#deps.metrics.countPush();
+    }
+  }
+
+  /** Runs until the host goes, is dismissed or breaks the protocol. @throws INVALID_REQUEST */
+  async run(): Promise<void> {
+    const reason = await Promise.race([this.#receiveAll(), this.#finished]);
+    if (reason !== null) await sendGoodbye(this.#stream, reason);
+  }
+
+  async #receiveAll(): Promise<null> {
+    for (let request = await this.#stream.receive(); request !== null; request = await this.#stream.receive()) {
+      this.#lastReceivedMs = this.#deps.clock.monotonicMs();
+      await this.#take(request);
+    }
+    return null;
+  }
+
+  async #take(request: HeartbeatRequest): Promise<void> {
+    const { tenantId, hostId } = this.caller.identity;
+    const message = present('message', request.message);
+    switch (message.$case) {
+      case 'beat':
+        this.#deps.beats.add({ tenantId, hostId, sessionId: this.sessionId });
+        await this.#stream.send({ message: { $case: 'ack', value: { sequence: message.value.sequence, leaseMs: undefined } } });
+        return;
+      case 'receipt':
+        await this.#queueReceipt(decodeReceipt(message.value));
+        return;
+      case 'facts':
+        await this.#deps.hosts.saveFacts({ tenantId, hostId, sessionId: this.sessionId, facts: decodeHostFacts('facts', message.value) });
+        this.#deps.hints.publish({ kind: 'host', tenantId, hostId });
+        return;
+      case 'hello':
+        this.dismiss('REPLACED'); // A second hello on one stream: let the agent begin anew.
+        return;
+      default:
+        return; // A newer agent says something that we do not know.
+    }
+  }
+
+  /** Stores receipts in their order beside the reading of the stream. */
+  async #queueReceipt(receipt: Receipt): Promise<void> {
+    this.#receiptsWaiting += 1;
+    this.#receipts = this.#receipts.then(() => this.#storeReceipt(receipt)).finally(() => {
+      this.#receiptsWaiting -= 1;
+    });
+    if (this.#receiptsWaiting >= receiptsWaitingMax) await this.#receipts;
+  }
+
+  /** Tries until it is stored or the stream ends: a reconnect sends the operation, and so the receipt, again. */
+  async #storeReceipt(receipt: Receipt): Promise<void> {
+    const { tenantId, hostId } = this.caller.identity;
+    while (!this.#stream.signal.aborted) {
+      try {
+        await this.#deps.faults.reach('db.receipt:before');
+        const changed = await this.#deps.dispatch.recordReceipt({ tenantId, hostId, ...receipt }, { kind: 'host', name: hostId, from: this.#peer });
+        await this.#deps.faults.reach('db.receipt:after');
+        for (const microvmId of changed) this.#deps.hints.publish({ kind: 'microvm', tenantId, microvmId });
+        return;
+      } catch (error) {
+        this.#deps.log.warn({ err: error, hostId, operationId: receipt.operationId }, 'a receipt could not be stored');
+        if (!isAppError(error) || error.retry !== 'backoff') return;
+        await delay(receiptRetryMs, undefined, { ref: false });
+      }
+    }
+  }
+}

@@ -1,0 +1,132 @@
+/** From the views of the fleet store to the messages of nkudo.v1, and the checks of its requests. */
+import { encodeOptionalTimestamp, encodeTimestamp } from '#api/codec/timestamp.ts';
+import { enumMap, integer, invalid, text } from '#api/codec/validate.ts';
+import {
+  PlanStatus as PlanStatusNumber,
+  type Execution,
+  type HostStatus,
+  type MicroVMStatus,
+  type Plan,
+  type SiteStatus,
+  type TailLogsResponse,
+} from '#api/gen/nkudo/v1/fleet.pb.ts';
+import type { HostPhase } from '#api/model/host.ts';
+import type { PlanStatus } from '#api/model/plan.ts';
+import type { ExecutionView, HostView, MicroVMView, PlanView, SiteView } from '#controller/ports/fleet-store.ts';
+import type { LogSource, StoredLogChunk } from '#controller/ports/log-store.ts';
+
+const planStatusMap = enumMap<PlanStatus>({
+  Pending: PlanStatusNumber.PENDING,
+  Dispatched: PlanStatusNumber.DISPATCHED,
+  Running: PlanStatusNumber.RUNNING,
+  Succeeded: PlanStatusNumber.SUCCEEDED,
+  Failed: PlanStatusNumber.FAILED,
+  Superseded: PlanStatusNumber.SUPERSEDED,
+  Cancelled: PlanStatusNumber.CANCELLED,
+  Expired: PlanStatusNumber.EXPIRED,
+});
+
+function encodePlanStatus(status: PlanStatus): PlanStatusNumber {
+  return planStatusMap.encode(status) as PlanStatusNumber; // The table holds nothing else.
+}
+
+export function encodePlan(plan: PlanView): Plan {
+  return {
+    id: plan.id,
+    site: plan.siteName,
+    idempotencyKey: plan.idempotencyKey,
+    contentHash: plan.contentHash,
+    status: encodePlanStatus(plan.status),
+    createdAt: encodeTimestamp(plan.createdAtMs),
+    finishedAt: encodeOptionalTimestamp(plan.finishedAtMs ?? undefined),
+    operations: plan.operations.map((operation) => ({
+      id: operation.id,
+      microvmUid: operation.microvmId,
+      host: operation.hostName,
+      kind: operation.kind,
+      epoch: operation.epoch,
+      revision: operation.revision,
+      status: encodePlanStatus(operation.status),
+      errorCode: operation.error?.code ?? '',
+      errorMessage: operation.error?.message ?? '',
+    })),
+  };
+}
+
+export function encodeSite(site: SiteView): SiteStatus {
+  const { id, ...rest } = site;
+  return { ...rest, uid: id };
+}
+
+function phaseOf(host: HostView): HostPhase {
+  if (host.isRevoked) return 'Revoked';
+  if (!host.isApproved) return 'Pending';
+  return host.isOnline ? 'Ready' : 'Unreachable';
+}
+
+export function encodeHost(host: HostView): HostStatus {
+  return { id: host.id, name: host.name, site: host.siteName, phase: phaseOf(host), lastBeatAt: encodeOptionalTimestamp(host.lastBeatAtMs ?? undefined), microvms: host.microvms };
+}
+
+export function encodeMicroVM(microvm: MicroVMView): MicroVMStatus {
+  return {
+    uid: microvm.id,
+    name: microvm.name,
+    site: microvm.siteName,
+    host: microvm.hostName ?? '',
+    epoch: microvm.epoch ?? 0,
+    state: microvm.state ?? '',
+    observedAt: encodeOptionalTimestamp(microvm.observedAtMs ?? undefined),
+    restarts: microvm.restarts,
+    planId: microvm.planId ?? '',
+    planStatus: microvm.planStatus === null ? PlanStatusNumber.UNSPECIFIED : encodePlanStatus(microvm.planStatus),
+  };
+}
+
+export function encodeExecutionView(execution: ExecutionView): Execution {
+  return {
+    id: execution.id,
+    operationId: execution.operationId,
+    microvmUid: execution.microvmId,
+    kind: execution.kind,
+    attempt: execution.attempt,
+    status: execution.status,
+    startedAt: encodeTimestamp(execution.startedAtMs),
+    finishedAt: encodeOptionalTimestamp(execution.finishedAtMs ?? undefined),
+    errorCode: execution.error?.code ?? '',
+    errorMessage: execution.error?.message ?? '',
+  };
+}
+
+export function encodeLogChunk(chunk: StoredLogChunk): TailLogsResponse {
+  return { incarnation: chunk.incarnation, offset: chunk.offset, data: Buffer.from(chunk.data), gapBytes: chunk.gapBytes, receivedAt: encodeTimestamp(chunk.receivedAtMs) };
+}
+
+const pageSizeMax = 1000;
+const defaultPageSize = 100;
+const cursorMax = 1024;
+
+/** @throws INVALID_REQUEST */
+export function decodePage(request: { readonly pageSize: number; readonly pageToken: string }): { readonly size: number; readonly cursor: string | null } {
+  const size = integer('page_size', request.pageSize, 0, pageSizeMax);
+  const cursor = text('page_token', request.pageToken, { max: cursorMax, allowEmpty: true });
+  return { size: size === 0 ? defaultPageSize : size, cursor: cursor === '' ? null : cursor };
+}
+
+/** @throws INVALID_REQUEST */
+export function decodeNamespace(namespace: string): string {
+  if (!/^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$/.test(namespace)) throw invalid('namespace', 'must be the name of a namespace');
+  return namespace;
+}
+
+/** @throws INVALID_REQUEST */
+export function decodeSiteName(site: string): string | null {
+  return site === '' ? null : text('site', site, { max: 253 });
+}
+
+/** @throws INVALID_REQUEST */
+export function decodeLogSource(source: string): LogSource {
+  if (source === '' || source === 'serial') return 'serial';
+  if (source === 'vmm') return 'vmm';
+  throw invalid('source', 'must be serial or vmm');
+}
