@@ -13,7 +13,7 @@
  * - reaper killed later: the VMM is still identified by the record; only its exit status is lost.
  */
 import { spawn } from 'node:child_process';
-import { readFile, stat } from 'node:fs/promises';
+import { open, stat } from 'node:fs/promises';
 import type { ProcessIdentity } from '../../ports/hypervisor.ts';
 import { isErrno } from './errno.ts';
 import { vmFile, vmFiles } from './vm-files.ts';
@@ -100,7 +100,7 @@ export async function isClaimHeld(vmDirectory: string): Promise<boolean> {
 /** The reaper's record of the VMM process; null when there is none. */
 export async function readProcessRecord(vmDirectory: string): Promise<ProcessIdentity | null> {
   const record = await readRecord(vmFile(vmDirectory, 'process'));
-  return record === null ? null : parseIdentity(record);
+  return record === null ? null : parseIdentity(record.fields);
 }
 
 export interface ExitRecord {
@@ -112,29 +112,29 @@ export interface ExitRecord {
 
 /** The reaper's record of the end; null when there is none. */
 export async function readExitRecord(vmDirectory: string): Promise<ExitRecord | null> {
-  const path = vmFile(vmDirectory, 'exit');
-  const record = await readRecord(path);
+  const record = await readRecord(vmFile(vmDirectory, 'exit'));
   if (record === null) return null;
-  const process = parseIdentity(record);
-  const status = record['status'];
+  const process = parseIdentity(record.fields);
+  const status = record.fields['status'];
   if (process === null || typeof status !== 'number') return null;
-  return { process, status, atMs: Math.trunc((await stat(path)).mtimeMs) };
+  return { process, status, atMs: record.writtenAtMs };
 }
 
-async function readRecord(path: string): Promise<Record<string, unknown> | null> {
-  let text: string;
+/** Contents and time are read from one open file: another spawn may remove the name meanwhile. */
+async function readRecord(path: string): Promise<{ fields: Record<string, unknown>; writtenAtMs: number } | null> {
+  let file;
   try {
-    text = await readFile(path, 'utf8');
+    file = await open(path, 'r');
+    const writtenAtMs = Math.trunc((await file.stat()).mtimeMs);
+    const value: unknown = JSON.parse(await file.readFile('utf8'));
+    // JSON.parse gives unknown; an object is all that is claimed here, its fields are checked where used.
+    return typeof value === 'object' && value !== null ? { fields: value as Record<string, unknown>, writtenAtMs } : null;
   } catch (error) {
     if (isErrno(error, 'ENOENT')) return null;
+    if (error instanceof SyntaxError) return null; // Torn by a power loss: as good as no record.
     throw error;
-  }
-  try {
-    const value: unknown = JSON.parse(text);
-    // JSON.parse gives unknown; an object is all that is claimed here, its fields are checked where used.
-    return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : null;
-  } catch {
-    return null; // Torn by a power loss: as good as no record.
+  } finally {
+    await file?.close();
   }
 }
 
