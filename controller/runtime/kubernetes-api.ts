@@ -1,0 +1,105 @@
+/**
+ * What this room and the reconcilers need of a Kubernetes API server, whatever kind of object it is about.
+ * Every call has a deadline of its own; errors are AppErrors whose details hold the HTTP `status` and the
+ * server's `reason`. Writes are never repeated blindly.
+ */
+import { isAppError } from '#api/model/error-codes.ts';
+
+/** Of one kind, as in its REST path. */
+export interface Resource {
+  /** Empty for the core group. */
+  readonly group: string;
+  readonly version: string;
+  readonly plural: string;
+  readonly kind: string;
+  readonly isNamespaced: boolean;
+}
+
+export interface KubernetesObject {
+  readonly metadata: {
+    readonly name: string;
+    /** Absent on objects without namespace. */
+    readonly namespace?: string;
+    readonly uid: string;
+    readonly resourceVersion: string;
+    readonly generation?: number;
+    readonly creationTimestamp: string;
+    readonly deletionTimestamp?: string;
+    readonly labels?: Readonly<Record<string, string>>;
+    readonly annotations?: Readonly<Record<string, string>>;
+    readonly finalizers?: readonly string[];
+  };
+}
+
+/** An object by name; `namespace` is empty for kinds without one. */
+export interface ObjectKey {
+  readonly namespace: string;
+  readonly name: string;
+}
+
+export interface ListPage {
+  readonly items: readonly KubernetesObject[];
+  readonly resourceVersion: string;
+  /** Opaque; empty on the last page. */
+  readonly continueToken: string;
+}
+
+export type WatchEvent =
+  | { readonly type: 'ADDED' | 'MODIFIED' | 'DELETED'; readonly object: KubernetesObject }
+  | { readonly type: 'BOOKMARK'; readonly resourceVersion: string };
+
+export interface PatchOptions {
+  /** `merge`: RFC 7386. `apply`: server-side apply, forced, with this program's field manager. */
+  readonly type: 'merge' | 'apply';
+  readonly subresource?: 'status';
+}
+
+export interface KubernetesApi {
+  list(resource: Resource, page: { readonly limit: number; readonly continueToken: string }, signal: AbortSignal): Promise<ListPage>;
+  /**
+   * Events after the version until the server ends the stream. Throws what the server sends as an error inside
+   * the stream; see {@link isExpired}.
+   */
+  watch(resource: Resource, from: { readonly resourceVersion: string; readonly timeoutSeconds: number }, signal: AbortSignal): AsyncIterable<WatchEvent>;
+  /** Null when there is none. */
+  get(resource: Resource, key: ObjectKey): Promise<KubernetesObject | null>;
+  /** @throws an error of {@link isAlreadyExists} */
+  create(resource: Resource, key: ObjectKey, body: object): Promise<KubernetesObject>;
+  /** @throws an error of {@link isConflict} when the body's uid or resourceVersion is not the live one; of {@link isNotFound} */
+  patch(resource: Resource, key: ObjectKey, body: object, options: PatchOptions): Promise<KubernetesObject>;
+  /** Deletes exactly the object with that UID; resolves also when it is gone already. */
+  delete(resource: Resource, key: ObjectKey, uid: string): Promise<void>;
+}
+
+function statusOf(error: unknown): unknown {
+  return isAppError(error) ? error.details['status'] : undefined;
+}
+
+function reasonOf(error: unknown): unknown {
+  return isAppError(error) ? error.details['reason'] : undefined;
+}
+
+export const isNotFound = (error: unknown): boolean => statusOf(error) === 404;
+
+/** The name is taken. */
+export const isAlreadyExists = (error: unknown): boolean => statusOf(error) === 409 && reasonOf(error) === 'AlreadyExists';
+
+/** Somebody changed the object since it was read, or it is another object of the same name. */
+export const isConflict = (error: unknown): boolean => statusOf(error) === 409 && reasonOf(error) !== 'AlreadyExists';
+
+/** The version to watch or continue from is too old: list again. */
+export const isExpired = (error: unknown): boolean => statusOf(error) === 410;
+
+export function keyOf(object: KubernetesObject): ObjectKey {
+  return { namespace: object.metadata.namespace ?? '', name: object.metadata.name };
+}
+
+/** `namespace/name`, the form that queues and caches use. */
+export function formatKey(key: ObjectKey): string {
+  return `${key.namespace}/${key.name}`;
+}
+
+export function parseKey(text: string): ObjectKey {
+  const slash = text.indexOf('/');
+  return { namespace: text.slice(0, slash), name: text.slice(slash + 1) };
+}
