@@ -1,0 +1,104 @@
+/**
+ * Turns the spec of a MicroVM object into the neutral desired state that plans, the wire and hosts speak.
+ * The CRD's bounds were checked by the API server; what it can't see, and an object stored under older rules,
+ * becomes a problem with a code, never a guess.
+ *
+ * Invariant: pure and total; equal specs give equal desired states.
+ */
+import type { ErrorCode } from '#api/model/error-codes.ts';
+import type { BootSource, DesiredMicroVM, DiskSpec, RestartSpec } from '#api/model/microvm.ts';
+import type { MicroVM, MicroVMDisk, MicroVMSpec } from '#crds/gen/microvm.ts';
+import { parseDurationMs, parseWholeQuantity } from '#crds/scalar-values.ts';
+
+export interface SpecProblem {
+  readonly code: Extract<ErrorCode, 'CLASS_NOT_FOUND' | 'SPEC_REFUSED'>;
+  readonly message: string;
+}
+
+export type DerivedMicroVM =
+  | { readonly ok: true; readonly desired: DesiredMicroVM }
+  | { readonly ok: false; readonly problem: SpecProblem };
+
+/** Defaults as in crds/v1alpha1/microvm.yaml; the API server fills them in, and an older object may lack them. */
+const defaults = {
+  restart: { initialBackoff: '1s', maxBackoff: '5m', maxRetries: 5, window: '10m' },
+  terminationGracePeriod: '30s',
+} as const;
+
+class Refusal extends Error {
+  readonly problem: SpecProblem;
+  constructor(problem: SpecProblem) {
+    super(problem.message);
+    this.problem = problem;
+  }
+}
+
+export function deriveDesired(microvm: Pick<MicroVM, 'metadata' | 'spec'>): DerivedMicroVM {
+  try {
+    return { ok: true, desired: derive(microvm) };
+  } catch (error) {
+    if (error instanceof Refusal) return { ok: false, problem: error.problem };
+    throw error;
+  }
+}
+
+function derive({ metadata, spec }: Pick<MicroVM, 'metadata' | 'spec'>): DesiredMicroVM {
+  if (spec.className !== undefined) {
+    throw new Refusal({ code: 'CLASS_NOT_FOUND', message: `there is no MicroVMClass ${spec.className}; remove className and write cpu.count and memory.size` });
+  }
+  if (spec.cpu === undefined) throw refused('cpu.count is missing');
+  if (spec.memory === undefined) throw refused('memory.size is missing');
+  return {
+    name: metadata.name,
+    namespace: metadata.namespace,
+    runPolicy: spec.runPolicy ?? 'Always',
+    paused: spec.paused ?? false,
+    restartNonce: spec.restartNonce ?? 0,
+    restart: deriveRestart(spec),
+    cpuCount: spec.cpu.count,
+    memoryBytes: bytes('memory.size', spec.memory.size),
+    boot: deriveBoot(spec),
+    disks: (spec.disks ?? []).map(deriveDisk),
+    serialLog: (spec.console?.serial ?? 'Log') === 'Log',
+    terminationGracePeriodMs: duration('terminationGracePeriod', spec.terminationGracePeriod ?? defaults.terminationGracePeriod),
+  };
+}
+
+function deriveRestart({ restart = {} }: MicroVMSpec): RestartSpec {
+  return {
+    initialBackoffMs: duration('restart.initialBackoff', restart.initialBackoff ?? defaults.restart.initialBackoff),
+    maxBackoffMs: duration('restart.maxBackoff', restart.maxBackoff ?? defaults.restart.maxBackoff),
+    maxRetries: restart.maxRetries ?? defaults.restart.maxRetries,
+    windowMs: duration('restart.window', restart.window ?? defaults.restart.window),
+  };
+}
+
+function deriveBoot({ boot }: MicroVMSpec): BootSource {
+  if (boot.kernel !== undefined) {
+    const { path, cmdline = '', initramfs } = boot.kernel;
+    return { kind: 'kernel', path, cmdline, ...(initramfs === undefined ? {} : { initramfsPath: initramfs }) };
+  }
+  if (boot.firmware !== undefined) return { kind: 'firmware', path: boot.firmware.path };
+  throw refused('boot has neither kernel nor firmware');
+}
+
+function deriveDisk(disk: MicroVMDisk): DiskSpec {
+  if (disk.path === undefined) throw refused(`disks[${disk.name}] has no path`);
+  return { name: disk.name, path: disk.path, readOnly: disk.readOnly ?? false };
+}
+
+function refused(message: string): Refusal {
+  return new Refusal({ code: 'SPEC_REFUSED', message });
+}
+
+function bytes(field: string, value: number | string): number {
+  const parsed = parseWholeQuantity(value);
+  if (parsed === null || !Number.isSafeInteger(parsed)) throw refused(`${field} is no whole number of bytes: ${value}`);
+  return parsed;
+}
+
+function duration(field: string, text: string): number {
+  const parsed = parseDurationMs(text);
+  if (parsed === null) throw refused(`${field} is no duration: ${text}`);
+  return parsed;
+}

@@ -1,0 +1,100 @@
+/**
+ * Whether the desired state of a MicroVM needs to be published, and as what.
+ *
+ * One generation is published once. A new try of the same generation is made only when the last one ended
+ * without the host having taken the desired state over: it was dropped, cancelled or expired, or refused for
+ * a reason that a repetition can cure. What the host took over it goes on trying by itself.
+ *
+ * Invariant: pure; after what it decides was published, it decides `none`.
+ */
+import { errorCatalogue, isErrorCode } from '#api/model/error-codes.ts';
+import type { DesiredMicroVM } from '#api/model/microvm.ts';
+import type { OperationKind, OperationStatus } from '#api/model/plan.ts';
+
+/** The part of the published state that decides. */
+export interface PublishedState {
+  readonly generation: number;
+  readonly desired: DesiredMicroVM | null;
+  readonly newestOperation: {
+    readonly kind: OperationKind;
+    readonly status: OperationStatus;
+    readonly generation: number;
+    readonly tryNumber: number;
+    readonly error: { readonly code: string } | null;
+  } | null;
+}
+
+export type OperationDecision =
+  | { readonly action: 'none' }
+  | {
+      readonly action: 'publish';
+      readonly kind: OperationKind;
+      /** From 1; above 1 the caller waits between tries. */
+      readonly tryNumber: number;
+    };
+
+const none: OperationDecision = { action: 'none' };
+
+export function decideOperation(
+  desired: DesiredMicroVM,
+  generation: number,
+  published: PublishedState | null,
+): OperationDecision {
+  const newest = published?.newestOperation ?? null;
+  if (published === null || newest === null) return { action: 'publish', kind: 'Create', tryNumber: 1 };
+  // A cache behind the database: the object of that generation arrives soon.
+  if (generation < published.generation) return none;
+  if (generation > published.generation) {
+    return { action: 'publish', kind: published.desired === null ? 'Create' : diffKind(published.desired, desired), tryNumber: 1 };
+  }
+  return needsNewTry(newest) ? { action: 'publish', kind: newest.kind, tryNumber: newest.tryNumber + 1 } : none;
+}
+
+/** The same for a deletion, which is published once the object has a deletionTimestamp. */
+export function decideDeletion(published: PublishedState): OperationDecision {
+  const newest = published.newestOperation;
+  if (newest === null || newest.kind !== 'Delete') return { action: 'publish', kind: 'Delete', tryNumber: 1 };
+  return needsNewTry(newest) ? { action: 'publish', kind: 'Delete', tryNumber: newest.tryNumber + 1 } : none;
+}
+
+function needsNewTry(operation: NonNullable<PublishedState['newestOperation']>): boolean {
+  switch (operation.status) {
+    case 'Superseded':
+    case 'Cancelled':
+    case 'Expired':
+      return true;
+    case 'Failed':
+      // A deletion must not end before it is done, whatever stopped it.
+      return operation.kind === 'Delete' || isCurable(operation.error?.code ?? '');
+    case 'Pending':
+    case 'Dispatched':
+    case 'Running':
+    case 'Succeeded':
+      return false;
+  }
+}
+
+/** A stale operation is repeated with a revision above what the host reported meanwhile. */
+function isCurable(code: string): boolean {
+  return code === 'STALE_OPERATION' || (isErrorCode(code) && errorCatalogue[code].retry === 'backoff');
+}
+
+/**
+ * What the history calls the change. The strongest word wins when several fields changed: a stop or a restart
+ * takes every other change over.
+ */
+export function diffKind(before: DesiredMicroVM, after: DesiredMicroVM): OperationKind {
+  if (before.runPolicy !== 'Halted' && after.runPolicy === 'Halted') return 'Stop';
+  if (before.restartNonce !== after.restartNonce) return 'Restart';
+  if (before.runPolicy === 'Halted' && after.runPolicy !== 'Halted') return 'Start';
+  if (!before.paused && after.paused) return 'Pause';
+  if (before.paused && !after.paused) return 'Resume';
+  return 'Update';
+}
+
+const retryDelay = { initialMs: 1_000, maxMs: 300_000 };
+
+/** How long to wait before that try, from when the last one ended. */
+export function retryDelayMs(tryNumber: number): number {
+  return tryNumber <= 1 ? 0 : Math.min(retryDelay.maxMs, retryDelay.initialMs * 2 ** Math.min(tryNumber - 2, 20));
+}
