@@ -7,9 +7,9 @@
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { homedir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
@@ -81,9 +81,10 @@ function installKey() {
 }
 
 const stampFile = join(modules, '.nkudo-installed');
+const pinnedNode = join(modules, `node-linux-${process.arch}`, 'bin', 'node');
 
 function isInstalled(key) {
-  return existsSync(stampFile) && readFileSync(stampFile, 'utf8') === key && existsSync(join(modules, '.bin', 'node'));
+  return existsSync(stampFile) && readFileSync(stampFile, 'utf8') === key && existsSync(pinnedNode);
 }
 
 function installPackages() {
@@ -104,12 +105,22 @@ function installPackages() {
       fail('npm ci failed; its messages are above');
     }
     finishPostgresFiles(npm);
-    if (!existsSync(join(modules, '.bin', 'node'))) {
+    if (!existsSync(pinnedNode)) {
       fail(`npm installed no Node for ${process.platform} on ${process.arch}: are optional dependencies switched off (npm config get omit)?`);
     }
+    linkPinnedNode();
     writeFileSync(stampFile, key);
-    say(`npm packages installed, Node ${spawnSync(join(modules, '.bin', 'node'), ['--version'], { encoding: 'utf8' }).stdout.trim()}`);
+    say(`npm packages installed, Node ${spawnSync(pinnedNode, ['--version'], { encoding: 'utf8' }).stdout.trim()}`);
   });
+}
+
+/** Tools in `.bin` start with `env node`. npm 10 makes no link when two packages, one per platform, bring the same name. */
+function linkPinnedNode() {
+  const link = join(modules, '.bin', 'node');
+  if (!existsSync(link)) {
+    rmSync(link, { force: true });
+    symlinkSync(relative(dirname(link), pinnedNode), link);
+  }
 }
 
 /** Inside an npm script that npm is named; otherwise it is on PATH. */
@@ -300,7 +311,7 @@ function ensureCompilers(needs) {
 // ---------------------------------------------------------------- hand-over
 
 function handOver() {
-  const child = spawn(join(modules, '.bin', 'node'), ['--import', 'tsx', join(root, 'hack', 'tasks.ts'), task, ...taskArgs], {
+  const child = spawn(pinnedNode, ['--import', 'tsx', join(root, 'hack', 'tasks.ts'), task, ...taskArgs], {
     stdio: 'inherit',
     cwd: root,
     env: { ...process.env, PATH: `${join(modules, '.bin')}:${process.env.PATH}`, NODE_ENV: process.env.NODE_ENV ?? '' },
