@@ -6,7 +6,7 @@ import { decodeHostFacts, decodeKnown } from '#api/codec/edge-codec.ts';
 import { encodeTimestamp } from '#api/codec/timestamp.ts';
 import { id, invalid } from '#api/codec/validate.ts';
 import type { Hello } from '#api/gen/nkudo/edge/v1/edge.pb.ts';
-import { AppError } from '#api/model/error-codes.ts';
+import { AppError, isAppError, type ErrorCode } from '#api/model/error-codes.ts';
 import { sessionId } from '#api/model/ids.ts';
 import type { CallContext } from '#controller/grpc/calls.ts';
 import type { Beats } from './beats.ts';
@@ -27,6 +27,9 @@ export function refusalOf(identity: HostCaller['identity']): GoodbyeReason | nul
   if (identity.awaitsApproval) return 'NOT_APPROVED';
   return null;
 }
+
+/** Refusals of the store that tell the host to stay away. */
+const goodbyeByCode: Readonly<Partial<Record<ErrorCode, GoodbyeReason>>> = { HOST_REVOKED: 'REVOKED', HOST_QUARANTINED: 'QUARANTINED' };
 
 async function receiveHello(stream: HostStream): Promise<Hello> {
   let timer: NodeJS.Timeout | undefined;
@@ -50,10 +53,14 @@ export async function serveHeartbeat(deps: HeartbeatDeps, stream: HostStream, co
   if (refusal !== null) return sendGoodbye(stream, refusal);
   const hello = await receiveHello(stream);
   const record = { tenantId, hostId, sessionId: id('hello.session_id', sessionId, hello.sessionId) };
-  await deps.hosts.openSession(
-    { ...record, replica: deps.settings.replica, facts: decodeHostFacts('hello.facts', hello.facts), known: decodeKnown('hello.known', hello.known), certificateSerial: serial },
-    { kind: 'host', name: hostId, from: peer },
-  );
+  const input = { ...record, replica: deps.settings.replica, facts: decodeHostFacts('hello.facts', hello.facts), known: decodeKnown('hello.known', hello.known), certificateSerial: serial };
+  try {
+    await deps.hosts.openSession(input, { kind: 'host', name: hostId, from: peer });
+  } catch (error) {
+    const reason = isAppError(error) ? goodbyeByCode[error.code] : undefined;
+    if (reason === undefined) throw error;
+    return sendGoodbye(stream, reason);
+  }
   const session = new HostSession(deps, { caller, sessionId: record.sessionId, stream, peer });
   deps.sessions.add(session);
   const log = deps.log.child({ hostId, sessionId: record.sessionId, peer });

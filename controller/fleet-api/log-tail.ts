@@ -43,6 +43,7 @@ export async function tailLogs(
   const microvmId = id('microvm_uid', microVMId, request.microvmUid);
   const source = decodeLogSource(request.source);
   const tailBytes = integer('tail_bytes', request.tailBytes, 0, tailBytesMax);
+  const stored = deps.wakeUps.subscribe(`log/${microvmId}`, out.signal);
   let afterId = 0;
   const next = async (): Promise<readonly StoredLogChunk[]> => {
     const chunks = await deps.logs.read(tenantId, microvmId, source, afterId, readLimit);
@@ -63,7 +64,7 @@ export async function tailLogs(
     await send(chunks);
     if (chunks.length > 0) continue;
     if (!request.follow) return;
-    await deps.wakeUps.wait(`log/${microvmId}`, lookIntervalMs, out.signal);
+    await stored.next(lookIntervalMs);
     if (deps.clock.monotonicMs() - checkedAtMs < recheckIntervalMs) continue;
     checkedAtMs = deps.clock.monotonicMs();
     await input.recheck();

@@ -2,6 +2,7 @@
  * Follows the status of a tenant: the whole list, then what differs from it at each wake-up. Sends only
  * differences, so a spurious wake-up sends nothing and a lost one is made good by the next look.
  */
+import { setTimeout as delay } from 'node:timers/promises';
 import type { WatchStatusResponse } from '#api/gen/nkudo/v1/fleet.pb.ts';
 import type { TenantId } from '#api/model/ids.ts';
 import type { Outgoing } from '#controller/grpc/calls.ts';
@@ -52,7 +53,7 @@ export async function watchStatus(
   out: Outgoing<WatchStatusResponse>,
   watch: { readonly tenantId: TenantId; readonly siteName: string | null; readonly recheck: () => Promise<void> },
 ): Promise<void> {
-  const never = new AbortController().signal;
+  const changes = deps.wakeUps.subscribe(`tenant/${watch.tenantId}`, out.signal);
   const sent = new Map<string, string>();
   let checkedAtMs = deps.clock.monotonicMs();
   for (let isFirst = true; !out.signal.aborted; isFirst = false) {
@@ -68,8 +69,8 @@ export async function watchStatus(
       sent.delete(uid);
     }
     if (isFirst) await out.send({ change: { $case: 'isSynced', value: true } });
-    await deps.wakeUps.wait(`tenant/${watch.tenantId}`, lookIntervalMs, out.signal);
-    await deps.wakeUps.wait('', lookPauseMs, out.signal.aborted ? out.signal : never);
+    await changes.next(lookIntervalMs);
+    await delay(lookPauseMs);
     if (deps.clock.monotonicMs() - checkedAtMs < recheckIntervalMs) continue;
     checkedAtMs = deps.clock.monotonicMs();
     await watch.recheck();

@@ -1,0 +1,31 @@
+/** Secrets of one namespace for the certificate authority: read, and create without ever overwriting. */
+import { AppError } from '#api/model/error-codes.ts';
+import type { SecretPort } from '#controller/pki/authority-store.ts';
+import { isAlreadyExists, isNotFound, type KubernetesApi, type KubernetesObject, type Resource } from '#controller/runtime/kubernetes-api.ts';
+
+const secretResource: Resource = { group: '', version: 'v1', plural: 'secrets', kind: 'Secret', isNamespaced: true };
+
+function valuesOf(secret: KubernetesObject): Readonly<Record<string, string>> {
+  const data = 'data' in secret ? (secret.data as Readonly<Record<string, string>>) : {}; // The API server vouches for the shape of a Secret.
+  return Object.fromEntries(Object.entries(data).map(([key, value]) => [key, Buffer.from(value, 'base64').toString('utf8')]));
+}
+
+export function createSecrets(api: Pick<KubernetesApi, 'get' | 'create'>, namespace: string): SecretPort {
+  return {
+    read: async (name) => {
+      const secret = await api.get(secretResource, { namespace, name });
+      return secret === null ? null : valuesOf(secret);
+    },
+    create: async (name, values) => {
+      const data = Object.fromEntries(Object.entries(values).map(([key, value]) => [key, Buffer.from(value).toString('base64')]));
+      try {
+        await api.create(secretResource, { namespace, name }, { apiVersion: 'v1', kind: 'Secret', metadata: { namespace, name, labels: { 'app.kubernetes.io/part-of': 'nkudo' } }, type: 'Opaque', data });
+        return 'created';
+      } catch (error) {
+        if (isAlreadyExists(error)) return 'exists';
+        if (isNotFound(error)) throw new AppError('NOT_FOUND', `namespace ${namespace} does not exist; create it, or set NKUDO_NAMESPACE`, { cause: error });
+        throw error;
+      }
+    },
+  };
+}

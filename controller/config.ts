@@ -1,0 +1,118 @@
+/**
+ * The controller's settings from the environment, read once into frozen objects. A wrong value is
+ * refused with the name of the variable and what it must be; values are never quoted, as some are secrets.
+ */
+import { hostname } from 'node:os';
+
+export interface MigrateConfig {
+  readonly databaseAdminUrl: string;
+  readonly appPassword: string;
+  readonly systemPassword: string;
+  readonly logLevel: string;
+}
+
+export interface ServeConfig {
+  readonly databaseUrl: string;
+  readonly databaseSystemUrl: string;
+  readonly edgeListen: string;
+  readonly fleetListen: string;
+  readonly httpListen: string;
+  /** `host:port` that agents dial; null: the bound edge address. */
+  readonly advertise: string | null;
+  readonly namespace: string;
+  readonly readyFile: string | null;
+  readonly heartbeatIntervalMs: number;
+  readonly resyncIntervalMs: number;
+  readonly pollIntervalMs: number;
+  readonly aggregateIntervalMs: number;
+  readonly logLevel: string;
+  readonly faultSocket: string | undefined;
+  /** Unique among the replicas that live at one time. */
+  readonly replica: string;
+}
+
+export type Environment = Readonly<Record<string, string | undefined>>;
+
+const levels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal'];
+const addressPattern = /^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]{1,253}):([0-9]{1,5})$/;
+
+/** The message is for the person who started the program. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError';
+}
+
+function required(environment: Environment, name: string): string {
+  const value = environment[name];
+  if (value === undefined || value === '') throw new ConfigError(`${name} must be set`);
+  return value;
+}
+
+function postgresUrl(environment: Environment, name: string): string {
+  const value = required(environment, name);
+  const url = URL.parse(value);
+  if (url === null || !['postgres:', 'postgresql:'].includes(url.protocol)) throw new ConfigError(`${name} must be a URL that begins with postgres://`);
+  return value;
+}
+
+function address(environment: Environment, name: string, fallback: string | null): string | null {
+  const value = environment[name];
+  if (value === undefined || value === '') return fallback;
+  const port = Number(addressPattern.exec(value)?.[2] ?? '-1');
+  if (port < 0 || port > 65_535) throw new ConfigError(`${name} must be host:port with a port from 0 to 65535`);
+  return value;
+}
+
+function milliseconds(environment: Environment, name: string, range: { readonly fallback: number; readonly min: number; readonly max: number }): number {
+  const value = environment[name];
+  if (value === undefined || value === '') return range.fallback;
+  const parsed = Number(value);
+  if (!/^\d+$/.test(value) || parsed < range.min || parsed > range.max) {
+    throw new ConfigError(`${name} must be a whole number of milliseconds from ${range.min} to ${range.max}`);
+  }
+  return parsed;
+}
+
+function logLevel(environment: Environment): string {
+  const value = environment['NKUDO_LOG_LEVEL'] ?? 'info';
+  if (!levels.includes(value)) throw new ConfigError(`NKUDO_LOG_LEVEL must be one of ${levels.join(', ')}`);
+  return value;
+}
+
+function namespace(environment: Environment): string {
+  const value = environment['NKUDO_NAMESPACE'] ?? 'nkudo-system';
+  if (!/^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$/.test(value)) throw new ConfigError('NKUDO_NAMESPACE must be the name of a namespace');
+  return value;
+}
+
+/** @throws ConfigError */
+export function parseMigrateConfig(environment: Environment): MigrateConfig {
+  return Object.freeze({
+    databaseAdminUrl: postgresUrl(environment, 'NKUDO_DATABASE_ADMIN_URL'),
+    appPassword: required(environment, 'NKUDO_DATABASE_APP_PASSWORD'),
+    systemPassword: required(environment, 'NKUDO_DATABASE_SYSTEM_PASSWORD'),
+    logLevel: logLevel(environment),
+  });
+}
+
+/** `suffix` tells two processes on one machine apart. @throws ConfigError */
+export function parseServeConfig(environment: Environment, suffix: string): ServeConfig {
+  const hourMs = 3_600_000;
+  const listen = (name: string, port: number): string => address(environment, name, `0.0.0.0:${port}`) ?? '';
+  return Object.freeze({
+    databaseUrl: postgresUrl(environment, 'NKUDO_DATABASE_URL'),
+    databaseSystemUrl: postgresUrl(environment, 'NKUDO_DATABASE_SYSTEM_URL'),
+    edgeListen: listen('NKUDO_EDGE_LISTEN', 8443),
+    fleetListen: listen('NKUDO_FLEET_LISTEN', 8444),
+    httpListen: listen('NKUDO_HTTP_LISTEN', 8080),
+    advertise: address(environment, 'NKUDO_ADVERTISE', null),
+    namespace: namespace(environment),
+    readyFile: environment['NKUDO_READY_FILE'] || null,
+    heartbeatIntervalMs: milliseconds(environment, 'NKUDO_HEARTBEAT_INTERVAL_MS', { fallback: 10_000, min: 100, max: 300_000 }),
+    resyncIntervalMs: milliseconds(environment, 'NKUDO_RESYNC_INTERVAL_MS', { fallback: 600_000, min: 1_000, max: 24 * hourMs }),
+    pollIntervalMs: milliseconds(environment, 'NKUDO_POLL_INTERVAL_MS', { fallback: 2_000, min: 50, max: 24 * hourMs }),
+    aggregateIntervalMs: milliseconds(environment, 'NKUDO_AGGREGATE_INTERVAL_MS', { fallback: 10_000, min: 50, max: hourMs }),
+    logLevel: logLevel(environment),
+    faultSocket: environment['NKUDO_FAULT_SOCKET'],
+    replica: `${environment['POD_NAME'] || hostname()}-${suffix}`,
+  });
+}
