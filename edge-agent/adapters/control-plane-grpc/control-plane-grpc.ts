@@ -1,0 +1,166 @@
+/** The ControlPlane port over gRPC with mutual TLS. One channel for each session, so that a renewed certificate is used at once. */
+import { credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
+import { decodeOperation, dispositionMap, encodeExecution, encodeHostFacts, encodeObservation, logSourceMap } from '#api/codec/edge-codec.ts';
+import { encodeTimestamp } from '#api/codec/timestamp.ts';
+import {
+  EdgeServiceClient,
+  EnrollmentServiceClient,
+  Goodbye_Reason,
+  type HeartbeatRequest,
+  type HeartbeatResponse,
+  type LogStream_Source,
+  type OperationReceipt_Disposition,
+  type RenewCertificateResponse,
+  type ReportExecutionsResponse,
+} from '#api/gen/nkudo/edge/v1/edge.pb.ts';
+import { AppError, isAppError } from '#api/model/error-codes.ts';
+import { hostId, isUuid, microVMId, operationId, type HostId } from '#api/model/ids.ts';
+import type { AgentMessage, ControlMessage, ControlPlane, ControlSession, GoodbyeReason, Hello, LogSession } from '../../ports/control-plane.ts';
+import type { Identity } from '../../ports/identity-store.ts';
+import { channelOptions } from './channel.ts';
+import { toAppError } from './status-error.ts';
+import { pipeStream } from './stream-pipe.ts';
+
+export function createControlPlaneGrpc(): ControlPlane {
+  return { connect: async (endpoint, identity, hello) => openSession(endpoint, identity, hello) };
+}
+
+async function openSession(endpoint: string, identity: Identity, hello: Hello): Promise<ControlSession> {
+  const self = hostId(identity.hostId);
+  const secure = credentials.createSsl(Buffer.from(identity.trustBundlePem), Buffer.from(identity.keyPem), Buffer.from(identity.chainPem));
+  const client = new EdgeServiceClient(endpoint, secure, channelOptions);
+  const pipe = pipeStream<HeartbeatRequest, HeartbeatResponse>(client.heartbeat());
+  await pipe.send({
+    message: {
+      $case: 'hello',
+      value: { sessionId: hello.sessionId, facts: encodeHostFacts(hello.facts), known: hello.known.map((known) => ({ ...known })) },
+    },
+  });
+
+  return {
+    endpoint,
+    messages: decodeMessages(pipe.received, self),
+    send: (message) => pipe.send(encodeMessage(message)),
+    report: (batch, signal) =>
+      unary<ReportExecutionsResponse>(signal, (metadata, done) =>
+        client.reportExecutions(
+          { executions: batch.executions.map(encodeExecution), observations: batch.observations.map(encodeObservation) },
+          metadata,
+          done,
+        ),
+      ).then((response) => response.refused.map(({ id, errorCode }) => ({ id, code: errorCode }))),
+    openLogs: () => openLogs(client),
+    renewCertificate: async (csrDer, signal) => {
+      const enrollment = new EnrollmentServiceClient(endpoint, secure, channelOptions);
+      try {
+        const response = await unary<RenewCertificateResponse>(signal, (metadata, done) => enrollment.renewCertificate({ csrDer: Buffer.from(csrDer) }, metadata, done));
+        return { chainPem: response.certificateChainPem, trustBundlePem: response.trustBundlePem };
+      } finally {
+        enrollment.close();
+      }
+    },
+    close() {
+      pipe.cancel();
+      client.close();
+    },
+  };
+}
+
+type Done<Response> = (error: ServiceError | null, response: Response) => void;
+
+function unary<Response>(signal: AbortSignal, start: (metadata: Metadata, done: Done<Response>) => { cancel(): void }): Promise<Response> {
+  return new Promise((resolve, reject) => {
+    if (signal.aborted) return reject(new AppError('UNAVAILABLE', 'cancelled'));
+    const call = start(new Metadata(), (error, response) => {
+      signal.removeEventListener('abort', cancel);
+      if (error === null) resolve(response);
+      else reject(toAppError(error));
+    });
+    const cancel = (): void => call.cancel();
+    signal.addEventListener('abort', cancel, { once: true });
+  });
+}
+
+function encodeMessage(message: AgentMessage): HeartbeatRequest {
+  switch (message.kind) {
+    case 'beat':
+      return { message: { $case: 'beat', value: { sequence: message.sequence } } };
+    case 'facts':
+      return { message: { $case: 'facts', value: encodeHostFacts(message.facts) } };
+    case 'receipt': {
+      const { operationId: id, disposition, error } = message.receipt;
+      return {
+        message: {
+          $case: 'receipt',
+          value: {
+            operationId: id,
+            disposition: dispositionMap.encode(disposition) as OperationReceipt_Disposition, // The table holds the numbers of this enum.
+            errorCode: error?.code ?? '',
+            errorMessage: error?.message ?? '',
+          },
+        },
+      };
+    }
+  }
+}
+
+async function* decodeMessages(received: AsyncIterable<HeartbeatResponse>, self: HostId): AsyncGenerator<ControlMessage> {
+  for await (const response of received) {
+    const decoded = decodeMessage(response, self);
+    if (decoded !== null) yield decoded;
+  }
+}
+
+const goodbyeReasons: Readonly<Record<number, GoodbyeReason>> = {
+  [Goodbye_Reason.SHUTTING_DOWN]: 'shuttingDown',
+  [Goodbye_Reason.REPLACED]: 'replaced',
+  [Goodbye_Reason.REVOKED]: 'revoked',
+  [Goodbye_Reason.QUARANTINED]: 'quarantined',
+  [Goodbye_Reason.NOT_APPROVED]: 'notApproved',
+};
+
+/** Null for a kind of message that this version does not know. */
+function decodeMessage({ message }: HeartbeatResponse, self: HostId): ControlMessage | null {
+  switch (message?.$case) {
+    case 'welcome': {
+      const { heartbeatIntervalMs, endpoints, trustBundlePem } = message.value;
+      return { kind: 'welcome', heartbeatIntervalMs: Math.min(heartbeatMaxMs, Math.max(heartbeatMinMs, heartbeatIntervalMs)), endpoints, trustBundlePem };
+    }
+    case 'ack':
+      return { kind: 'beatAck', sequence: message.value.sequence };
+    case 'operation':
+      try {
+        return { kind: 'operation', operation: decodeOperation(message.value, self) };
+      } catch (error) {
+        if (!isAppError(error)) throw error;
+        const id = message.value.operationId;
+        return { kind: 'unreadable', operationId: isUuid(id) ? operationId(id) : null, message: error.message };
+      }
+    case 'cancel':
+      return isUuid(message.value.operationId) ? { kind: 'cancel', operationId: operationId(message.value.operationId) } : null;
+    case 'goodbye':
+      return { kind: 'goodbye', reason: goodbyeReasons[message.value.reason] ?? 'unspecified', retryAfterMs: message.value.retryAfterMs };
+    default:
+      return null;
+  }
+}
+
+/** A welcome can't make an agent flood the control plane or fall silent. */
+const heartbeatMinMs = 50;
+const heartbeatMaxMs = 60_000;
+
+function openLogs(client: EdgeServiceClient): LogSession {
+  const pipe = pipeStream(client.streamLogs());
+  const source = logSourceMap.encode('serial') as LogStream_Source; // The table holds the numbers of this enum.
+  async function* acks() {
+    for await (const { stream, nextOffset } of pipe.received) {
+      if (stream !== undefined && isUuid(stream.microvmId)) yield { microvmId: microVMId(stream.microvmId), incarnation: stream.incarnation, nextOffset };
+    }
+  }
+  return {
+    send: ({ microvmId, incarnation, offset, data, gapBytes, readAtMs }) =>
+      pipe.send({ stream: { microvmId, source, incarnation }, offset, data: Buffer.from(data), gapBytes, readAt: encodeTimestamp(readAtMs) }),
+    acks: acks(),
+    close: () => pipe.cancel(),
+  };
+}

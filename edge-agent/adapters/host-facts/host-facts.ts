@@ -1,0 +1,50 @@
+/** Facts about the machine from /proc, /etc and the hypervisor's own answer. */
+import { readFile } from 'node:fs/promises';
+import { arch, cpus, hostname, release, totalmem } from 'node:os';
+import { isAppError } from '#api/model/error-codes.ts';
+import type { HypervisorFacts } from '#api/model/host.ts';
+import type { HostFactsSource } from '../../ports/host-facts.ts';
+import type { Hypervisor } from '../../ports/hypervisor.ts';
+
+const architectures: Readonly<Record<string, string>> = { x64: 'x86_64', arm64: 'aarch64' };
+
+export function createHostFacts(options: { readonly hypervisor: Hypervisor; readonly agentVersion: string }): HostFactsSource {
+  return {
+    async read(signal) {
+      const processors = cpus();
+      const { facts, hasKvm } = await readHypervisor(options.hypervisor, signal);
+      return {
+        hostName: hostname(),
+        machineId: await readText('/etc/machine-id'),
+        bootId: await readText('/proc/sys/kernel/random/boot_id'),
+        kernel: release(),
+        architecture: architectures[arch()] ?? arch(),
+        cpuModel: processors[0]?.model.trim() ?? '',
+        cpuCount: Math.max(1, processors.length),
+        memoryBytes: totalmem(),
+        hasKvm,
+        agentVersion: options.agentVersion,
+        hypervisor: facts,
+      };
+    },
+  };
+}
+
+async function readHypervisor(hypervisor: Hypervisor, signal: AbortSignal): Promise<{ facts: HypervisorFacts; hasKvm: boolean }> {
+  try {
+    const { version, isKvmUsable } = await hypervisor.probe(signal);
+    const kind = /simulat/i.test(version) ? 'simulated' : 'cloud-hypervisor';
+    return { facts: { kind, version, problem: '' }, hasKvm: isKvmUsable };
+  } catch (error) {
+    if (!isAppError(error)) throw error;
+    return { facts: { kind: 'none', version: '', problem: error.message.slice(0, 1024) }, hasKvm: false };
+  }
+}
+
+async function readText(path: string): Promise<string> {
+  // A machine without such a file is described without it.
+  return readFile(path, 'utf8').then(
+    (text) => text.trim(),
+    () => '',
+  );
+}

@@ -1,0 +1,75 @@
+/**
+ * The files that a spec names. Paths come from tenants, so they are judged after all symbolic links:
+ * they must lie below an allowed directory and never below the agent's own state or the kernel's
+ * pseudo file systems.
+ */
+import { watch, type FSWatcher } from 'node:fs';
+import { realpath, stat } from 'node:fs/promises';
+import { dirname, normalize, sep } from 'node:path';
+import { AppError, type ErrorCode } from '#api/model/error-codes.ts';
+import type { HostFiles } from '../../ports/host-files.ts';
+
+/** Never a kernel or a disk, whatever is allowed. Block devices under /dev are. */
+const forbiddenRoots = ['/proc', '/sys', '/run'];
+
+export function createHostFiles(options: { readonly allowedPaths: readonly string[]; readonly stateDirectory: string }): HostFiles {
+  async function checkOne(path: string, missing: ErrorCode, isDisk: boolean): Promise<void> {
+    if (path.includes('\0') || normalize(path) !== path) throw notAllowed(path, 'is not a plain absolute path');
+    let real: string;
+    try {
+      real = await realpath(path);
+    } catch (error) {
+      throw fileError(error, path, missing);
+    }
+    const forbidden = [...forbiddenRoots, await realpath(options.stateDirectory)];
+    if (forbidden.some((root) => isBelow(real, root))) throw notAllowed(path, 'lies where no microVM may read');
+    const allowed = await Promise.all(options.allowedPaths.map((root) => realpath(root).catch(() => root)));
+    if (!allowed.some((root) => isBelow(real, root))) throw notAllowed(path, 'lies outside the allowed directories');
+    const kind = await stat(real).catch((error: unknown) => {
+      throw fileError(error, path, missing);
+    });
+    if (!kind.isFile() && !(isDisk && kind.isBlockDevice())) throw new AppError(missing, `not a regular file: ${path}`, { details: { path } });
+  }
+
+  return {
+    async check({ boot, disks }) {
+      await checkOne(boot.path, 'KERNEL_NOT_FOUND', false);
+      if (boot.kind === 'kernel' && boot.initramfsPath !== undefined) await checkOne(boot.initramfsPath, 'INITRAMFS_NOT_FOUND', false);
+      for (const disk of disks) await checkOne(disk.path, 'DISK_NOT_FOUND', true);
+    },
+    watchFor: watchNearest,
+  };
+}
+
+function isBelow(path: string, root: string): boolean {
+  return path === root || path.startsWith(root.endsWith(sep) ? root : root + sep);
+}
+
+function notAllowed(path: string, why: string): AppError {
+  return new AppError('PATH_NOT_ALLOWED', `${path} ${why}`, { details: { path } });
+}
+
+function fileError(error: unknown, path: string, missing: ErrorCode): AppError {
+  const code = error instanceof Error && 'code' in error ? String(error.code) : '';
+  const why = code === 'EACCES' ? 'the agent may not read' : code === 'ELOOP' ? 'too many symbolic links' : 'no such file';
+  return new AppError(missing, `${why}: ${path}`, { details: { path }, cause: error });
+}
+
+/** Watches the nearest directory above the path that exists, since the file itself may not. */
+function watchNearest(path: string, callback: () => void): () => void {
+  let watcher: FSWatcher | undefined;
+  const stop = (): void => watcher?.close();
+  for (let directory = dirname(path); ; directory = dirname(directory)) {
+    try {
+      watcher = watch(directory, { persistent: false }, () => {
+        stop();
+        callback();
+      });
+      watcher.on('error', stop);
+      return stop;
+    } catch {
+      // It does not exist either, or may not be watched: the slow retry finds the change.
+      if (directory === dirname(directory)) return stop;
+    }
+  }
+}

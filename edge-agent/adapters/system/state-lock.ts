@@ -1,0 +1,39 @@
+/**
+ * One agent for each state directory. Node has no flock(2); a SQLite database whose exclusive lock is
+ * held in an open transaction is one in effect: fcntl locks on the file, released by the kernel when
+ * the process dies, valid across containers that share the directory, and immune to a reused pid.
+ * Nobody else opens `agent.lock`, since closing any descriptor of it in this process would release it.
+ */
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import { AppError } from '#api/model/error-codes.ts';
+
+export interface StateLock {
+  release(): void;
+}
+
+const sqliteBusy = 5;
+
+/** @throws STATE_DIR_LOCKED */
+export function lockStateDirectory(stateDirectory: string): StateLock {
+  const database = new DatabaseSync(join(stateDirectory, 'agent.lock'), { timeout: 0 });
+  try {
+    database.exec('BEGIN EXCLUSIVE');
+  } catch (error) {
+    database.close();
+    if (error instanceof Error && 'errcode' in error && error.errcode === sqliteBusy) throw new AppError('STATE_DIR_LOCKED', undefined, { cause: error });
+    throw error;
+  }
+  return { release: () => database.close() };
+}
+
+/** Whether an agent holds the directory now; takes nothing. */
+export function isStateDirectoryLocked(stateDirectory: string): boolean {
+  try {
+    lockStateDirectory(stateDirectory).release();
+    return false;
+  } catch (error) {
+    if (error instanceof AppError && error.code === 'STATE_DIR_LOCKED') return true;
+    throw error;
+  }
+}

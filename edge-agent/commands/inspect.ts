@@ -1,0 +1,169 @@
+/**
+ * `status` and `vm ls`: what this host knows and sees, from the journal and by looking at the VMMs.
+ * They need neither a running agent nor a control plane, and change nothing.
+ */
+import Table from 'cli-table3';
+import { X509Certificate } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { AppError } from '#api/model/error-codes.ts';
+import { createCloudHypervisor } from '../adapters/cloud-hypervisor/cloud-hypervisor.ts';
+import { createIdentityFiles } from '../adapters/identity-files/identity-files.ts';
+import { openJournalForReading } from '../adapters/journal-sqlite/journal-sqlite.ts';
+import { createSystemClock } from '../adapters/system/clock.ts';
+import { isStateDirectoryLocked } from '../adapters/system/state-lock.ts';
+import { createVmDirectories } from '../adapters/vm-directories/vm-directories.ts';
+import { decideNext } from '../domain/diff.ts';
+import type { MicroVMRecord, Now } from '../domain/microvm-record.ts';
+import { classify, projectObservation } from '../domain/observation.ts';
+import { noAttempt } from '../domain/observed-state.ts';
+import { journalFile } from './run.ts';
+
+export interface InspectOptions {
+  readonly stateDir: string;
+  readonly output: string;
+}
+
+interface SeenMicroVM {
+  readonly name: string;
+  readonly namespace: string;
+  readonly microvmId: string;
+  readonly runPolicy: string;
+  readonly state: string;
+  readonly pid: number | null;
+  readonly restarts: number;
+  readonly isCrashLooping: boolean;
+  readonly isRestartRequired: boolean;
+  readonly lastExit: string | null;
+  readonly problem: string | null;
+  readonly epoch: number;
+  readonly revision: number;
+  readonly generation: number;
+  readonly bootedAtMs: number | null;
+}
+
+export async function listMicroVMs(options: InspectOptions): Promise<string> {
+  const { now } = createSystemClock();
+  const seen = await lookAtAll(resolve(options.stateDir), now());
+  if (options.output === 'json') return JSON.stringify(seen, null, 2);
+  if (seen.length === 0) return 'no microVMs on this host';
+  return renderTable(
+    ['NAMESPACE', 'NAME', 'STATE', 'POLICY', 'PID', 'RESTARTS', 'LAST EXIT', 'UP', 'PROBLEM'],
+    seen.map((vm) => [
+      vm.namespace,
+      vm.name,
+      vm.isRestartRequired ? `${vm.state} (restart required)` : vm.isCrashLooping ? `${vm.state} (crash-looping)` : vm.state,
+      vm.runPolicy,
+      vm.pid === null ? '-' : String(vm.pid),
+      String(vm.restarts),
+      vm.lastExit ?? '-',
+      vm.bootedAtMs === null ? '-' : formatAge(now().wallMs - vm.bootedAtMs),
+      vm.problem ?? '-',
+    ]),
+  );
+}
+
+export async function showStatus(options: InspectOptions): Promise<string> {
+  const stateDirectory = resolve(options.stateDir);
+  const identity = createIdentityFiles(stateDirectory).load();
+  const { now } = createSystemClock();
+  const seen = await lookAtAll(stateDirectory, now());
+  const expiresAt = identity === null ? null : new X509Certificate(identity.chainPem).validToDate;
+  const status = {
+    stateDirectory,
+    agentRunning: existsSync(stateDirectory) && isStateDirectoryLocked(stateDirectory),
+    enrolled: identity !== null,
+    host: identity?.hostName ?? null,
+    hostId: identity?.hostId ?? null,
+    site: identity?.siteName ?? null,
+    namespace: identity?.namespace ?? null,
+    endpoints: identity?.endpoints ?? [],
+    certificateExpiresAt: expiresAt?.toISOString() ?? null,
+    certificateExpired: expiresAt === null ? null : expiresAt.getTime() <= now().wallMs,
+    microvms: seen.length,
+    microvmsRunning: seen.filter((vm) => vm.state === 'running').length,
+    unsentReports: withJournal(stateDirectory, (journal) => journal.loadOutbox(10_000).length) ?? 0,
+  };
+  if (options.output === 'json') return JSON.stringify(status, null, 2);
+  return renderTable(
+    [],
+    [
+      ['host', status.host ?? 'not enrolled'],
+      ['site', status.site ?? '-'],
+      ['namespace', status.namespace ?? '-'],
+      ['agent', status.agentRunning ? 'running' : 'not running'],
+      ['certificate', expiresAt === null ? '-' : `${status.certificateExpired === true ? 'expired' : 'valid'} until ${expiresAt.toISOString()}`],
+      ['control plane', status.endpoints.join(', ') || '-'],
+      ['microVMs', `${status.microvms}, ${status.microvmsRunning} running`],
+      ['unsent reports', String(status.unsentReports)],
+    ],
+  );
+}
+
+type ReadJournal = ReturnType<typeof openJournalForReading>;
+
+function withJournal<Value>(stateDirectory: string, read: (journal: ReadJournal) => Value): Value | undefined {
+  const path = join(stateDirectory, journalFile);
+  if (!existsSync(stateDirectory)) throw new AppError('NOT_FOUND', `there is no state directory ${stateDirectory}`);
+  if (!existsSync(path)) return undefined;
+  const journal = openJournalForReading(path);
+  try {
+    return read(journal);
+  } finally {
+    journal.close();
+  }
+}
+
+async function lookAtAll(stateDirectory: string, now: Now): Promise<readonly SeenMicroVM[]> {
+  const records = withJournal(stateDirectory, (journal) => journal.loadMicroVMs()) ?? [];
+  const hypervisor = createCloudHypervisor({ binaryPath: 'cloud-hypervisor', environment: { PATH: process.env['PATH'] ?? '' } });
+  const directories = createVmDirectories(stateDirectory);
+  const look = async (record: MicroVMRecord): Promise<SeenMicroVM> => {
+    const [vmm, directory] = await Promise.all([
+      hypervisor.observe(directories.path(record.microvmId), AbortSignal.timeout(lookDeadlineMs)),
+      directories.look(record.microvmId),
+    ]);
+    const view = { record, vmm, directory, attempt: noAttempt, now };
+    const seen = projectObservation(view, classify(view, decideNext(view)));
+    return {
+      name: record.desired?.name ?? '?',
+      namespace: record.desired?.namespace ?? '?',
+      microvmId: record.microvmId,
+      runPolicy: record.isDeleting ? 'deleting' : (record.desired?.runPolicy ?? '?'),
+      state: record.problem !== undefined && vmm.kind !== 'live' ? 'failed' : seen.state,
+      pid: vmm.kind === 'live' ? vmm.process.pid : null,
+      restarts: seen.restarts,
+      isCrashLooping: seen.isCrashLooping,
+      isRestartRequired: seen.isRestartRequired,
+      lastExit: seen.lastExit?.reason ?? null,
+      problem: seen.problem === undefined ? null : `${seen.problem.code}: ${seen.problem.message}`,
+      epoch: record.epoch,
+      revision: record.revision,
+      generation: record.generation,
+      bootedAtMs: seen.bootedAtMs ?? null,
+    };
+  };
+  const seen = await Promise.all(records.filter((record) => !record.isTombstone).map(look));
+  return seen.sort((a, b) => `${a.namespace}/${a.name}`.localeCompare(`${b.namespace}/${b.name}`));
+}
+
+const lookDeadlineMs = 5_000;
+
+/** Borderless, as kubectl prints. */
+function renderTable(head: string[], rows: string[][]): string {
+  const none = { top: '', 'top-mid': '', 'top-left': '', 'top-right': '', bottom: '', 'bottom-mid': '', 'bottom-left': '', 'bottom-right': '', left: '', 'left-mid': '', mid: '', 'mid-mid': '', right: '', 'right-mid': '', middle: '   ' };
+  const table = new Table({ head, chars: none, style: { head: [], border: [], 'padding-left': 0, 'padding-right': 0 } });
+  table.push(...rows);
+  return table
+    .toString()
+    .split('\n')
+    .map((line) => line.trimEnd())
+    .join('\n');
+}
+
+function formatAge(ms: number): string {
+  const seconds = Math.max(0, Math.floor(ms / 1000));
+  if (seconds < 120) return `${seconds}s`;
+  if (seconds < 7_200) return `${Math.floor(seconds / 60)}m`;
+  return seconds < 172_800 ? `${Math.floor(seconds / 3_600)}h` : `${Math.floor(seconds / 86_400)}d`;
+}

@@ -1,0 +1,160 @@
+/**
+ * `run`: puts the agent together and keeps it going until a signal. The microVMs do not end with it.
+ * Order of the start: lock, journal, microVMs, and only then the control plane, so that a host
+ * without a connection runs its microVMs all the same.
+ */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { pino, type Logger as PinoLogger } from 'pino';
+import { createFaultPoints } from '#api/fault-points/fault-points.ts';
+import { AppError } from '#api/model/error-codes.ts';
+import { createCloudHypervisor } from '../adapters/cloud-hypervisor/cloud-hypervisor.ts';
+import { makeCertificateRequest } from '../adapters/control-plane-grpc/certificate-request.ts';
+import { createControlPlaneGrpc } from '../adapters/control-plane-grpc/control-plane-grpc.ts';
+import { createHostFacts } from '../adapters/host-facts/host-facts.ts';
+import { createIdentityFiles } from '../adapters/identity-files/identity-files.ts';
+import { openJournal } from '../adapters/journal-sqlite/journal-sqlite.ts';
+import { createSystemClock, systemEntropy as entropy } from '../adapters/system/clock.ts';
+import { ensureDirectory } from '../adapters/system/durable-file.ts';
+import { createHostFiles } from '../adapters/system/host-files.ts';
+import { systemLogFiles } from '../adapters/system/log-files.ts';
+import { lockStateDirectory } from '../adapters/system/state-lock.ts';
+import { createVmDirectories } from '../adapters/vm-directories/vm-directories.ts';
+import { agentVersion, type RunConfig } from '../config.ts';
+import { edgeFaultPoints, type EdgeFaultPoint } from '../fault-points.ts';
+import { createCertificateRenewal } from '../supervisor/certificate-renewal.ts';
+import { createLinkLoop } from '../supervisor/link-loop.ts';
+import { createLogShipper } from '../supervisor/log-shipper.ts';
+import { createMicroVMRegistry } from '../supervisor/microvm-registry.ts';
+import { createObservationReporter } from '../supervisor/observation-reporter.ts';
+import { createReportSender } from '../supervisor/report-sender.ts';
+import { createSlots } from '../supervisor/slots.ts';
+
+export const journalFile = 'journal.db';
+
+/** Resolves when the agent has stopped after SIGTERM or SIGINT. @throws STATE_DIR_LOCKED, JOURNAL_FAILED, UNAUTHENTICATED */
+export async function runAgent(config: RunConfig): Promise<void> {
+  const logger = pino({ level: config.logLevel, base: { program: 'nkudo-edge' } });
+  if (!existsSync(config.stateDirectory)) throw new AppError('UNAUTHENTICATED', 'this host is not enrolled: the state directory does not exist');
+  ensureDirectory(join(config.stateDirectory, 'vms'));
+  const lock = lockStateDirectory(config.stateDirectory);
+  const onFatal = (error: unknown): void => endNow(logger, error);
+  const clock = createSystemClock();
+  const store = createIdentityFiles(config.stateDirectory);
+  const journal = openJournal(join(config.stateDirectory, journalFile));
+  const faults = createFaultPoints<EdgeFaultPoint>({ socketPath: config.faultSocket, processName: 'nkudo-edge', known: edgeFaultPoints });
+  const hypervisor = createCloudHypervisor({ binaryPath: config.hypervisorPath, environment: config.vmmEnvironment });
+  const directories = createVmDirectories(config.stateDirectory);
+  const files = createHostFiles(config);
+  const facts = createHostFacts({ hypervisor, agentVersion });
+
+  const reporter = createObservationReporter({ journal, clock });
+  const sender = createReportSender({ journal, reporter, clock, entropy, faults, logger, onFatal });
+  const shipper = createLogShipper({
+    journal,
+    files: systemLogFiles,
+    serialLogOf: (id) => hypervisor.paths(directories.path(id)).serialLog,
+    clock,
+    entropy,
+    logger,
+    onFatal,
+  });
+  const registry = createMicroVMRegistry({
+    journal,
+    hypervisor,
+    directories,
+    files,
+    hostMemoryBytes: config.hostMemoryBytes,
+    clock,
+    entropy,
+    faults,
+    logger,
+    bootSlots: createSlots(config.bootsAtOnce),
+    reporter: {
+      reportsQueued: reporter.reportsQueued,
+      observed(content, isSettled) {
+        reporter.observed(content, isSettled);
+        shipper.noticed(content.microvmId, content.state);
+      },
+    },
+    onFatal,
+  });
+  registry.onWorker(shipper.follow);
+  reporter.onNews(sender.wake);
+
+  let identity = store.load();
+  const replaceIdentity = (change: Partial<NonNullable<typeof identity>>): void => {
+    if (identity === null) return;
+    identity = { ...identity, ...change };
+    store.save(identity);
+  };
+  const theIdentity = () => {
+    if (identity === null) throw new AppError('UNAUTHENTICATED', 'this host is not enrolled');
+    return identity;
+  };
+  const renewal = createCertificateRenewal({
+    identity: theIdentity,
+    makeRequest: makeCertificateRequest,
+    onRenewed(renewed) {
+      replaceIdentity(renewed);
+      link.reconnect();
+    },
+    clock,
+    entropy,
+    logger,
+  });
+  const link = createLinkLoop({
+    controlPlane: createControlPlaneGrpc(),
+    registry,
+    facts,
+    identity: theIdentity,
+    onWelcome({ endpoints, trustBundlePem }) {
+      const known = theIdentity();
+      const isNew = (endpoints.length > 0 && endpoints.join() !== known.endpoints.join()) || (trustBundlePem !== '' && trustBundlePem !== known.trustBundlePem);
+      if (isNew) replaceIdentity({ ...(endpoints.length > 0 ? { endpoints } : {}), ...(trustBundlePem === '' ? {} : { trustBundlePem }) });
+    },
+    onSession(session) {
+      if (session !== undefined) reporter.repeatAll();
+      sender.use(session);
+      shipper.use(session);
+      renewal.use(session);
+    },
+    clock,
+    entropy,
+    faults,
+    logger,
+    onFatal,
+  });
+
+  await registry.start();
+  if (identity === null) logger.warn({}, 'this host is not enrolled: it keeps its microVMs and talks to nobody');
+  else link.start();
+  logger.info({ version: agentVersion, pid: process.pid }, 'running');
+
+  const signal = await nextSignal();
+  logger.info({ signal }, 'stopping; the microVMs go on');
+  await link.stop();
+  shipper.stop();
+  await registry.stop();
+  journal.close();
+  lock.release();
+}
+
+function nextSignal(): Promise<NodeJS.Signals> {
+  // A timer keeps the loop alive also when there is nothing to wait for.
+  const keepAlive = setInterval(() => {}, 2 ** 30);
+  return new Promise((resolve) => {
+    for (const name of ['SIGTERM', 'SIGINT'] as const) {
+      process.once(name, () => {
+        clearInterval(keepAlive);
+        resolve(name);
+      });
+    }
+  });
+}
+
+/** After a journal that can't be written, or a fault of our own, only a new look helps: the service manager starts us again. */
+function endNow(logger: PinoLogger, error: unknown): never {
+  logger.fatal({ err: error }, 'the agent can not go on; the microVMs do');
+  process.exit(1);
+}

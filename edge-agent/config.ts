@@ -1,0 +1,57 @@
+/** What the agent is told from outside, parsed once and frozen. Flags win; nothing secret is among them. */
+import { totalmem } from 'node:os';
+import { isAbsolute, resolve } from 'node:path';
+import { AppError } from '#api/model/error-codes.ts';
+
+/** Set by the bundler of a release. */
+export const agentVersion = '0.1.0';
+
+export const logLevels = ['trace', 'debug', 'info', 'warn', 'error'] as const;
+export type LogLevel = (typeof logLevels)[number];
+
+export interface RunConfig {
+  readonly stateDirectory: string;
+  readonly hypervisorPath: string;
+  readonly logLevel: LogLevel;
+  /**
+   * Directories below which kernels and disks may lie. The default is the whole file system but for
+   * the agent's own state and the kernel's pseudo file systems, since a host of one tenant has its
+   * images where its owner put them; a host that others write specs for sets this.
+   */
+  readonly allowedPaths: readonly string[];
+  readonly hostMemoryBytes: number;
+  /** VMMs started or booted at once. */
+  readonly bootsAtOnce: number;
+  /** Environment of each VMM: the shell's needs and the VMM's own diagnostics, nothing else of ours. */
+  readonly vmmEnvironment: Readonly<Record<string, string>>;
+  readonly faultSocket: string | undefined;
+}
+
+const bootsAtOnceDefault = 4;
+
+/** @throws INVALID_REQUEST that names the flag */
+export function parseRunConfig(
+  flags: { readonly stateDir: string; readonly hypervisor: string; readonly logLevel: string; readonly allowPath: readonly string[] },
+  environment: Readonly<Record<string, string | undefined>>,
+): RunConfig {
+  const logLevel = logLevels.find((level) => level === flags.logLevel);
+  if (logLevel === undefined) throw new AppError('INVALID_REQUEST', `--log-level must be one of ${logLevels.join(', ')}`);
+  const relative = flags.allowPath.find((path) => !isAbsolute(path));
+  if (relative !== undefined) throw new AppError('INVALID_REQUEST', '--allow-path must be an absolute directory');
+  return Object.freeze({
+    stateDirectory: resolve(flags.stateDir),
+    hypervisorPath: flags.hypervisor,
+    logLevel,
+    allowedPaths: flags.allowPath.length === 0 ? ['/'] : flags.allowPath,
+    hostMemoryBytes: totalmem(),
+    bootsAtOnce: bootsAtOnceDefault,
+    vmmEnvironment: pickVmmEnvironment(environment),
+    faultSocket: environment['NKUDO_FAULT_SOCKET'],
+  });
+}
+
+function pickVmmEnvironment(environment: Readonly<Record<string, string | undefined>>): Record<string, string> {
+  const picked = Object.entries(environment).filter(([name]) => name === 'PATH' || name.startsWith('RUST_') || name.startsWith('MOCK_CH_'));
+  // Entries without a value can't come from a real environment; the type allows them.
+  return Object.fromEntries(picked.flatMap(([name, value]) => (value === undefined ? [] : [[name, value]])));
+}

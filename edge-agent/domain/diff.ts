@@ -1,0 +1,217 @@
+/**
+ * Desired against observed: given one look, what is the next thing to do for a microVM? Pure and
+ * level-based: after any crash the same question has the same answer, and at the fixpoint it is
+ * `done`. A decision is one journal note, one step, a wait, or nothing.
+ *
+ * Order of the rules: ends are counted first, a stop under way is finished, then the machine is
+ * brought to where the desired state wants it.
+ */
+import { compareFence, isPast, isSameProcess, machineKey, type MicroVMRecord, type ProcessKey, type StopCause } from './microvm-record.ts';
+import type { SeenExit, StepGroup, View } from './observed-state.ts';
+import { crashLoopEndsAtMs, isCrashLooping, isRestartAsked, shouldRun } from './restart-policy.ts';
+
+export const stepNames = [
+  'prepareDirectory',
+  'writeIdentity',
+  'checkFiles',
+  'spawnVmm',
+  'createVm',
+  'bootVm',
+  'pauseVm',
+  'resumeVm',
+  'pressPowerButton',
+  'shutdownVmm',
+  'killVmm',
+  'removeDirectory',
+] as const;
+export type StepName = (typeof stepNames)[number];
+
+/** A fact or an intent that the journal takes up before anything else happens. */
+export type Note =
+  /** `over`: the ended process that still shows in the directory and has nothing to do with this run. */
+  | { readonly kind: 'runBegun'; readonly over?: ProcessKey }
+  | { readonly kind: 'guestBooted' }
+  | { readonly kind: 'runEnded'; readonly exit: SeenExit }
+  | { readonly kind: 'stopBegun'; readonly cause: StopCause }
+  | { readonly kind: 'startAbandoned' };
+
+export type Decision =
+  | { readonly kind: 'note'; readonly note: Note }
+  | { readonly kind: 'step'; readonly step: StepName }
+  | { readonly kind: 'wait'; readonly for: WaitReason; readonly untilBootMs: number }
+  /** Nothing of a microVM that is to go is left. */
+  | { readonly kind: 'gone' }
+  | { readonly kind: 'done'; readonly recheckAtBootMs?: number };
+
+/** restart: the back-off of the restart policy. guest: it was asked to power off. vmm: its API or its start. retry: a step failed. */
+export type WaitReason = 'restart' | 'guest' | 'vmm' | 'retry';
+
+/** How soon a VMM that is busy or under way is looked at again, milliseconds. */
+export const vmmRecheckMs = 500;
+
+export function decideNext(view: View): Decision {
+  const { attempt, now } = view;
+  const decision = decide(view);
+  const group = groupOf(decision);
+  const { failed } = attempt;
+  if (failed !== undefined && group === failed.group && failed.retryAtBootMs > now.bootMs) {
+    return { kind: 'wait', for: 'retry', untilBootMs: failed.retryAtBootMs };
+  }
+  return decision;
+}
+
+/** Steps of one group wait together after one of them failed. */
+export function stepGroup(step: StepName): StepGroup {
+  switch (step) {
+    case 'pauseVm':
+    case 'resumeVm':
+      return 'change';
+    case 'pressPowerButton':
+    case 'shutdownVmm':
+    case 'killVmm':
+      return 'stop';
+    case 'removeDirectory':
+      return 'remove';
+    default:
+      return 'start';
+  }
+}
+
+function groupOf(decision: Decision): StepGroup | undefined {
+  if (decision.kind === 'step') return stepGroup(decision.step);
+  return decision.kind === 'note' && decision.note.kind === 'runBegun' ? 'start' : undefined;
+}
+
+function decide(view: View): Decision {
+  const { record, vmm, now } = view;
+  switch (vmm.kind) {
+    case 'starting':
+      // Somebody's spawn is under way: ours joins it, a stop waits for its process.
+      return record.run.phase === 'starting' && record.run.stop === undefined && shouldRun(record)
+        ? step('spawnVmm')
+        : { kind: 'wait', for: 'vmm', untilBootMs: now.bootMs + vmmRecheckMs };
+    case 'live':
+      return decideLive(view, vmm.api);
+    case 'exited':
+      if (isNewEnd(record, vmm.exit)) return { kind: 'note', note: { kind: 'runEnded', exit: vmm.exit } };
+      return decideDown(view);
+    case 'absent':
+      // The directory lost its traces while the journal says that a guest ran: somebody removed it.
+      if (record.run.phase === 'started' || record.run.stop !== undefined) return { kind: 'note', note: { kind: 'runEnded', exit: { reason: 'Unknown' } } };
+      return decideDown(view);
+  }
+}
+
+/** Whether an end that was seen still has to be counted; each process is counted once. */
+function isNewEnd(record: MicroVMRecord, exit: SeenExit): boolean {
+  const { phase, stop, countedExit } = record.run;
+  if (stop !== undefined || phase === 'started') return true;
+  return phase === 'starting' && exit.process !== undefined && !isSameProcess(exit.process, countedExit);
+}
+
+function decideLive(view: View, api: 'none' | 'created' | 'running' | 'paused' | 'unreachable'): Decision {
+  const { record, now } = view;
+  const { run } = record;
+  if (run.stop !== undefined) return decideStop(view, api);
+  if (api === 'unreachable') return { kind: 'wait', for: 'vmm', untilBootMs: now.bootMs + vmmRecheckMs };
+  const isGuestUp = api === 'running' || api === 'paused';
+  // Also a guest that no journal knows, and one whose boot call got no answer: adopted, never doubled.
+  if (isGuestUp && run.phase !== 'started') return { kind: 'note', note: { kind: 'guestBooted' } };
+  const cause = stopCause(view, isGuestUp);
+  if (cause !== undefined) return { kind: 'note', note: { kind: 'stopBegun', cause } };
+  if (!isGuestUp) return decideUnbooted(view, api);
+  if (needsIdentity(view)) return step('writeIdentity');
+  const { desired } = record;
+  if (desired !== null && desired.paused !== (api === 'paused')) return step(desired.paused ? 'pauseVm' : 'resumeVm');
+  return done(view);
+}
+
+function stopCause(view: View, isGuestUp: boolean): StopCause | undefined {
+  const { record, now } = view;
+  const { desired, run } = record;
+  if (record.isDeleting || desired === null) return 'deleted';
+  if (!isGuestUp) return run.phase === 'starting' && !shouldRun(record) ? 'halted' : undefined;
+  if (!shouldRun(record)) return 'halted';
+  if (isRestartAsked(record)) return 'restart';
+  if (run.lastExit?.reason !== 'GuestReboot' || run.lastExit.atMs < (run.bootedAtMs ?? 0)) return undefined;
+  if (desired.runPolicy === 'Once') return 'once';
+  return desired.runPolicy !== 'Manual' && isCrashLooping(run, desired.restart, now) ? 'crashLoop' : undefined;
+}
+
+/** A VMM without a running guest. */
+function decideUnbooted(view: View, api: 'none' | 'created'): Decision {
+  const { record, attempt } = view;
+  if (record.run.phase !== 'starting') return step('shutdownVmm');
+  if (needsIdentity(view)) return step('writeIdentity');
+  // A configuration that this process did not make may be that of an older desired state.
+  if (api === 'none' || attempt.createdFor !== creationKey(record)) return step('createVm');
+  return step('bootVm');
+}
+
+/** Names one configuration of one incarnation. */
+export function creationKey(record: MicroVMRecord): string {
+  return `${record.run.incarnation} ${record.desired === null ? '' : machineKey(record.desired)}`;
+}
+
+function decideStop(view: View, api: string): Decision {
+  const { record, attempt, now } = view;
+  const { stop } = record.run;
+  if (stop === undefined || attempt.isShutdownFailed) return step('killVmm');
+  if (!stop.usesButton || isPast(stop.deadline, now)) return step('shutdownVmm');
+  if (api === 'none' || api === 'created') return step('shutdownVmm');
+  // A paused guest can't see the button.
+  if (api === 'paused') return step('resumeVm');
+  if (attempt.mayPressButton && api === 'running') return step('pressPowerButton');
+  return { kind: 'wait', for: 'guest', untilBootMs: stop.deadline.ms };
+}
+
+/** No process. */
+function decideDown(view: View): Decision {
+  const { record, directory, now } = view;
+  const { run, desired } = record;
+  if (record.isDeleting || desired === null) return directory.exists ? step('removeDirectory') : { kind: 'gone' };
+  if (!shouldRun(record)) {
+    const next = decideDirectory(view);
+    return next ?? done(view);
+  }
+  if (run.phase !== 'starting') {
+    if (run.restartDue !== undefined && !isPast(run.restartDue, now) && !isRestartAsked(record)) {
+      return { kind: 'wait', for: 'restart', untilBootMs: run.restartDue.ms };
+    }
+    return { kind: 'note', note: { kind: 'runBegun', ...overOf(view) } };
+  }
+  return decideDirectory(view) ?? (isChecked(view) ? step('spawnVmm') : step('checkFiles'));
+}
+
+function decideDirectory(view: View): Decision | undefined {
+  if (!view.directory.exists) return step('prepareDirectory');
+  return needsIdentity(view) ? step('writeIdentity') : undefined;
+}
+
+/** The directory is never brought back to an older fence, also not by a journal that was restored. */
+function needsIdentity(view: View): boolean {
+  const { record, directory } = view;
+  const { identity } = directory;
+  if (identity === null) return true;
+  const order = compareFence(identity, record);
+  return order < 0 || (order === 0 && identity.incarnation !== record.run.incarnation);
+}
+
+function overOf(view: View): { over?: ProcessKey } {
+  const process = view.vmm.kind === 'exited' ? view.vmm.exit.process : undefined;
+  return process === undefined ? {} : { over: process };
+}
+
+function isChecked(view: View): boolean {
+  return view.attempt.checkedFor === creationKey(view.record);
+}
+
+function done(view: View): Decision {
+  const { record, now } = view;
+  const at = record.desired === null ? undefined : crashLoopEndsAtMs(record.run, record.desired.restart, now);
+  return at === undefined ? { kind: 'done' } : { kind: 'done', recheckAtBootMs: at };
+}
+
+function step(name: StepName): Decision {
+  return { kind: 'step', step: name };
+}

@@ -1,0 +1,166 @@
+/**
+ * What the journal remembers of one microVM: the accepted intent, how far the current run has come,
+ * and what must survive a crash to decide the next step. JSON-safe by construction (no Date, Map or
+ * bigint). It never says what is true now; that comes from looking at the VMM and the directory.
+ */
+import type { Epoch } from '#api/model/epoch.ts';
+import type { ExecutionId, MicroVMId, OperationId, PlanId } from '#api/model/ids.ts';
+import type { DesiredMicroVM, LastExit } from '#api/model/microvm.ts';
+import type { OperationKind } from '#api/model/plan.ts';
+
+/** A process that can't be mistaken for a later one with the same pid. */
+export interface ProcessKey {
+  readonly pid: number;
+  readonly startTime: string;
+  readonly bootId: string;
+}
+
+/** A moment of the boot clock, which stands still at a reboot of the host: only comparable within one boot. */
+export interface BootMoment {
+  readonly bootId: string;
+  readonly ms: number;
+}
+
+/**
+ * idle: no run was asked for since the creation or the last requested stop. starting: the intent to
+ * start this incarnation is durable. started: its guest ran. ended: it ended by itself.
+ * abandoned: the VMM refused to create or boot it; whatever is left of the VMM is to go.
+ */
+export type RunPhase = 'idle' | 'starting' | 'started' | 'ended' | 'abandoned';
+
+/** Why a running microVM is being stopped; decides what follows its exit. */
+export type StopCause = 'halted' | 'restart' | 'deleted' | 'crashLoop' | 'once';
+
+export interface StopRecord {
+  readonly cause: StopCause;
+  /** When waiting for the guest ends; a moment of an earlier boot has passed. */
+  readonly deadline: BootMoment;
+  /** Whether the power button is pressed. Durable before the press, and never pressed twice. */
+  readonly usesButton: boolean;
+}
+
+export interface RunRecord {
+  readonly phase: RunPhase;
+  /** Number of the boot, from 1; 0 before the first. In-place reboots of the guest count. */
+  readonly incarnation: number;
+  /** The restartNonce that was last honoured; 0 before the first. */
+  readonly appliedNonce: number;
+  /** What the running guest was started with; see `machineKey`. */
+  readonly startedWith?: string;
+  readonly bootedAtMs?: number;
+  readonly restarts: number;
+  /** Ends within the window, oldest first, milliseconds of the boot clock of `failureBootId`. */
+  readonly failures: readonly number[];
+  readonly failureBootId: string;
+  /** Not before this moment the next restart may begin. */
+  readonly restartDue?: BootMoment;
+  readonly lastExit?: LastExit;
+  /** The process whose end is already counted. */
+  readonly countedExit?: ProcessKey;
+  readonly stop?: StopRecord;
+  /** Where counting of guest reboots goes on, see EventCursor of the hypervisor port. */
+  readonly eventCursor?: { readonly pid: number; readonly startTime: string; readonly offset: number };
+}
+
+export type OperationState = 'accepted' | 'running' | 'done';
+
+export interface OperationRecord {
+  readonly id: OperationId;
+  readonly planId: PlanId;
+  readonly kind: OperationKind;
+  readonly state: OperationState;
+  /** Of the running or last execution, from 1; 0 before the first. */
+  readonly attempt: number;
+  readonly executionId?: ExecutionId;
+  readonly startedAtMs?: number;
+  readonly startBefore?: BootMoment;
+  /** The report that ended it, kept so that a repeated delivery can be answered again. */
+  readonly result?: {
+    readonly status: 'Succeeded' | 'Failed' | 'Expired' | 'Dropped';
+    readonly finishedAtMs: number;
+    readonly error?: Problem;
+  };
+}
+
+export interface Problem {
+  readonly code: string;
+  readonly message: string;
+}
+
+/** The intent before the accepted operation; comes back when that one is dropped before it started. */
+export interface Intent {
+  readonly desired: DesiredMicroVM | null;
+  readonly generation: number;
+  readonly isDeleting: boolean;
+}
+
+export interface MicroVMRecord {
+  readonly microvmId: MicroVMId;
+  /** Highest accepted (epoch, revision); never goes back. */
+  readonly epoch: Epoch;
+  readonly revision: number;
+  readonly generation: number;
+  /** Null only for a tombstone of a microVM whose spec was never seen. */
+  readonly desired: DesiredMicroVM | null;
+  readonly isDeleting: boolean;
+  /** Nothing of it is left on the host; kept so that replayed operations are told apart. */
+  readonly isTombstone: boolean;
+  readonly operation?: OperationRecord;
+  readonly previous?: Intent;
+  readonly run: RunRecord;
+  readonly problem?: Problem;
+}
+
+export const initialRun: RunRecord = {
+  phase: 'idle',
+  incarnation: 0,
+  appliedNonce: 0,
+  restarts: 0,
+  failures: [],
+  failureBootId: '',
+};
+
+/** What the directory of a microVM says of itself; written and fsynced before its VMM starts. */
+export interface DirectoryIdentity {
+  readonly microvmId: MicroVMId;
+  readonly epoch: Epoch;
+  readonly revision: number;
+  readonly incarnation: number;
+}
+
+/** Order of operations: negative when a comes before b, 0 when they are one. */
+export function compareFence(a: Fence, b: Fence): number {
+  return a.epoch === b.epoch ? a.revision - b.revision : a.epoch - b.epoch;
+}
+
+export interface Fence {
+  readonly epoch: number;
+  readonly revision: number;
+}
+
+export interface Now {
+  /** Wall clock, epoch milliseconds: for what people read. */
+  readonly wallMs: number;
+  /** Boot clock, milliseconds: for every decision. */
+  readonly bootMs: number;
+  readonly bootId: string;
+}
+
+export function isPast(moment: BootMoment, now: Now): boolean {
+  return moment.bootId !== now.bootId || moment.ms <= now.bootMs;
+}
+
+export function isSameProcess(a: ProcessKey | undefined, b: ProcessKey | undefined): boolean {
+  return a !== undefined && b !== undefined && a.pid === b.pid && a.startTime === b.startTime && a.bootId === b.bootId;
+}
+
+/** Two equal keys: a running guest needs no restart to have the machine that is desired. */
+export function machineKey(desired: DesiredMicroVM): string {
+  const { cpuCount, memoryBytes, boot, disks, serialLog } = desired;
+  return JSON.stringify([cpuCount, memoryBytes, boot, disks, serialLog], sortedKeys);
+}
+
+function sortedKeys(_key: string, value: unknown): unknown {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return value;
+  return Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)));
+}

@@ -1,0 +1,113 @@
+/**
+ * How a note changes the journal's record. Pure; together with the acceptance these are the only
+ * ways in which a record changes, so everything that a restarted agent may find is made here.
+ */
+import type { LastExit } from '#api/model/microvm.ts';
+import type { Note } from './diff.ts';
+import { machineKey, type MicroVMRecord, type Now, type RunRecord, type StopCause } from './microvm-record.ts';
+import type { SeenExit } from './observed-state.ts';
+import { failuresKeptMax, recentFailures, restartDelayMs, shouldRun } from './restart-policy.ts';
+
+/** Waits for the guest of a microVM whose spec nobody knows (adopted and deleted), milliseconds. */
+const graceWithoutSpecMs = 30_000;
+
+export function applyNote(record: MicroVMRecord, note: Note, now: Now): MicroVMRecord {
+  switch (note.kind) {
+    case 'runBegun':
+      return { ...record, run: beginRun(record, note, now) };
+    case 'guestBooted':
+      return { ...record, run: markBooted(record, now) };
+    case 'runEnded':
+      return { ...record, run: endRun(record, note.exit, now) };
+    case 'stopBegun':
+      return { ...record, run: beginStop(record, note.cause, now) };
+    case 'startAbandoned':
+      return { ...record, run: { ...record.run, phase: 'abandoned' } };
+  }
+}
+
+function beginRun(record: MicroVMRecord, note: Note & { kind: 'runBegun' }, now: Now): RunRecord {
+  const { restartDue, bootedAtMs, startedWith, eventCursor, ...run } = record.run;
+  void [restartDue, bootedAtMs, startedWith, eventCursor];
+  const isRestart = run.phase === 'ended';
+  void now;
+  return {
+    ...run,
+    phase: 'starting',
+    incarnation: run.incarnation + 1,
+    appliedNonce: record.desired?.restartNonce ?? run.appliedNonce,
+    restarts: run.restarts + (isRestart ? 1 : 0),
+    ...(note.over === undefined ? {} : { countedExit: note.over }),
+  };
+}
+
+function markBooted(record: MicroVMRecord, now: Now): RunRecord {
+  const { run, desired } = record;
+  // An adopted guest has the machine of a boot that this journal never saw: nothing is known, so nothing is claimed.
+  const isOurs = run.phase === 'starting' || run.phase === 'abandoned';
+  return {
+    ...run,
+    phase: 'started',
+    incarnation: Math.max(1, run.incarnation),
+    appliedNonce: isOurs ? run.appliedNonce : (desired?.restartNonce ?? run.appliedNonce),
+    bootedAtMs: now.wallMs,
+    ...(desired === null ? {} : { startedWith: machineKey(desired) }),
+  };
+}
+
+function endRun(record: MicroVMRecord, exit: SeenExit, now: Now): RunRecord {
+  const { stop, restartDue, bootedAtMs, startedWith, ...run } = record.run;
+  void [restartDue, bootedAtMs, startedWith];
+  const counted = exit.process === undefined ? {} : { countedExit: exit.process };
+  if (stop !== undefined && stop.cause !== 'crashLoop' && stop.cause !== 'once') {
+    return { ...run, ...counted, phase: 'idle', lastExit: lastExitOf({ ...exit, reason: exit.reason === 'HostReboot' ? 'HostReboot' : 'Operator' }, now) };
+  }
+  const ended: RunRecord = { ...run, ...counted, phase: 'ended', lastExit: lastExitOf(stop === undefined ? exit : { ...exit, reason: 'GuestReboot' }, now) };
+  if (record.desired === null || !shouldRun({ ...record, run: ended })) return ended;
+  // The reboots that led to this stop are counted already; a host reboot is nobody's failure.
+  const isFailure = stop === undefined && exit.reason !== 'HostReboot';
+  const failures = [...recentFailures(run, record.desired.restart, now), ...(isFailure ? [now.bootMs] : [])].slice(-failuresKeptMax);
+  const delay = isFailure || stop !== undefined ? restartDelayMs(failures.length, record.desired.restart) : 0;
+  return { ...ended, failures, failureBootId: now.bootId, restartDue: { bootId: now.bootId, ms: now.bootMs + delay } };
+}
+
+function lastExitOf(exit: SeenExit, now: Now): LastExit {
+  return {
+    reason: exit.reason,
+    atMs: exit.atMs ?? now.wallMs,
+    ...(exit.code === undefined ? {} : { code: exit.code }),
+    ...(exit.signal === undefined ? {} : { signal: exit.signal }),
+  };
+}
+
+function beginStop(record: MicroVMRecord, cause: StopCause, now: Now): RunRecord {
+  const isGraceful = cause === 'halted' || cause === 'restart' || cause === 'deleted';
+  const graceMs = isGraceful ? (record.desired?.terminationGracePeriodMs ?? graceWithoutSpecMs) : 0;
+  return { ...record.run, stop: { cause, usesButton: graceMs > 0, deadline: { bootId: now.bootId, ms: now.bootMs + graceMs } } };
+}
+
+export interface RebootsSeen {
+  readonly count: number;
+  readonly cursor: { readonly pid: number; readonly startTime: string; readonly offset: number };
+}
+
+/** Guest reboots in place: each one is a restart, a failure and a new incarnation of the serial log. */
+export function countReboots(record: MicroVMRecord, reboots: RebootsSeen, now: Now): MicroVMRecord {
+  const { run, desired } = record;
+  if (reboots.count === 0) return { ...record, run: { ...run, eventCursor: reboots.cursor } };
+  const before = desired === null ? [] : recentFailures(run, desired.restart, now);
+  const added = Array.from({ length: Math.min(reboots.count, failuresKeptMax) }, () => now.bootMs);
+  return {
+    ...record,
+    run: {
+      ...run,
+      eventCursor: reboots.cursor,
+      incarnation: run.incarnation + reboots.count,
+      restarts: run.restarts + reboots.count,
+      failures: [...before, ...added].slice(-failuresKeptMax),
+      failureBootId: now.bootId,
+      lastExit: { reason: 'GuestReboot', atMs: now.wallMs },
+      bootedAtMs: now.wallMs,
+    },
+  };
+}

@@ -1,0 +1,66 @@
+/**
+ * Projects one look into the observation that is reported. Pure. Two looks that tell a reader the
+ * same give equal contents, so that nothing is sent or written at rest.
+ */
+import { errorCatalogue, isErrorCode } from '#api/model/error-codes.ts';
+import type { MicroVMObservation, ObservedState } from '#api/model/microvm.ts';
+import type { Decision } from './diff.ts';
+import { machineKey } from './microvm-record.ts';
+import type { View } from './observed-state.ts';
+import { isCrashLooping } from './restart-policy.ts';
+
+export type ObservationContent = Omit<MicroVMObservation, 'sequence' | 'observedAtMs'>;
+
+/** The state that a look and the decision on it stand for. */
+export function classify(view: View, decision: Decision): ObservedState {
+  const { record, vmm } = view;
+  if (decision.kind === 'gone' || record.isTombstone) return 'absent';
+  if (record.isDeleting) return 'removing';
+  switch (vmm.kind) {
+    case 'live':
+      if (record.run.stop !== undefined) return 'stopping';
+      if (vmm.api === 'running' || vmm.api === 'paused') return vmm.api;
+      return vmm.api === 'unreachable' ? 'unknown' : 'booting';
+    case 'starting':
+      return 'preparing';
+    case 'absent':
+    case 'exited':
+      return classifyDown(view, decision);
+  }
+}
+
+function classifyDown(view: View, decision: Decision): ObservedState {
+  if (decision.kind === 'wait' && decision.for === 'restart') return 'backoff';
+  if (decision.kind === 'wait' && decision.for === 'retry') {
+    const code = view.attempt.failed?.problem.code ?? '';
+    return isErrorCode(code) && errorCatalogue[code].retry === 'backoff' ? 'backoff' : 'failed';
+  }
+  if (decision.kind === 'done') return 'stopped';
+  // An end that is about to be counted, or a restart that is due now.
+  return view.record.run.phase === 'starting' || view.record.run.phase === 'idle' ? 'preparing' : 'backoff';
+}
+
+export function projectObservation(view: View, state: ObservedState): ObservationContent {
+  const { record, vmm, attempt, now } = view;
+  const { run, desired } = record;
+  const isUp = vmm.kind === 'live' && (vmm.api === 'running' || vmm.api === 'paused');
+  const problem = attempt.failed?.problem ?? record.problem;
+  return {
+    microvmId: record.microvmId,
+    epoch: record.epoch,
+    revision: record.revision,
+    generation: record.generation,
+    state,
+    ...(isUp && run.bootedAtMs !== undefined ? { bootedAtMs: run.bootedAtMs } : {}),
+    restarts: run.restarts,
+    isCrashLooping: desired !== null && isCrashLooping(run, desired.restart, now),
+    isRestartRequired: isUp && desired !== null && run.startedWith !== undefined && run.startedWith !== machineKey(desired),
+    ...(run.lastExit === undefined ? {} : { lastExit: run.lastExit }),
+    ...(problem === undefined || state === 'absent' ? {} : { problem }),
+  };
+}
+
+/** Whether a reader would learn nothing from the second. */
+export function isSameContent(a: ObservationContent, b: ObservationContent): boolean {
+  return JSON.stringify(a) === JSON.stringify(b);
+}

@@ -1,0 +1,52 @@
+/**
+ * What one look at a microVM found: the VMM, the directory, and the journal's record beside them.
+ * The decision and the report are both made from this and nothing else.
+ */
+import type { ExitReason } from '#api/model/microvm.ts';
+import type { DirectoryIdentity, MicroVMRecord, Now, Problem, ProcessKey } from './microvm-record.ts';
+
+export type SeenApiState = 'none' | 'created' | 'running' | 'paused' | 'unreachable';
+
+export interface SeenExit {
+  readonly reason: ExitReason;
+  readonly code?: number;
+  readonly signal?: string;
+  readonly atMs?: number;
+  readonly process?: ProcessKey;
+}
+
+export type SeenVmm =
+  | { readonly kind: 'absent' }
+  | { readonly kind: 'starting' }
+  | { readonly kind: 'live'; readonly process: ProcessKey; readonly api: SeenApiState }
+  | { readonly kind: 'exited'; readonly exit: SeenExit };
+
+export interface SeenDirectory {
+  readonly exists: boolean;
+  readonly identity: DirectoryIdentity | null;
+}
+
+export type StepGroup = 'start' | 'change' | 'stop' | 'remove';
+
+/** What this process remembers and a restarted agent can do without. */
+export interface Attempt {
+  /** The incarnation and machine that this process gave the VMM by vm.create. */
+  readonly createdFor?: string;
+  /** The incarnation and machine whose files this process has checked. */
+  readonly checkedFor?: string;
+  /** The intent to press the power button was made durable by this process, and the press has not been tried. */
+  readonly mayPressButton: boolean;
+  /** An orderly end of the VMM failed; it is killed next. */
+  readonly isShutdownFailed: boolean;
+  readonly failed?: { readonly group: StepGroup; readonly count: number; readonly retryAtBootMs: number; readonly problem: Problem };
+}
+
+export const noAttempt: Attempt = { mayPressButton: false, isShutdownFailed: false };
+
+export interface View {
+  readonly record: MicroVMRecord;
+  readonly vmm: SeenVmm;
+  readonly directory: SeenDirectory;
+  readonly attempt: Attempt;
+  readonly now: Now;
+}

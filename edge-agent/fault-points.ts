@@ -1,0 +1,41 @@
+/**
+ * The durable writes and effects of the agent on the create and delete paths, as data. Each is
+ * reached before and after, so that a test can kill the agent at every one of them.
+ */
+import { pointsOf, type FaultPoints, type PointOf } from '#api/fault-points/fault-points.ts';
+
+export const edgeFaultSteps = [
+  /** The operation becomes durable. */
+  'journal.accept',
+  /** The receipt goes onto the stream. */
+  'receipt.send',
+  /** The intent of a start, a stop or an end that was seen becomes durable. */
+  'journal.intent',
+  'vmdir.prepare',
+  'vmdir.identity',
+  'vmm.spawn',
+  'vmm.create',
+  'vmm.boot',
+  'vmm.powerButton',
+  'vmm.shutdown',
+  'vmdir.remove',
+  /** The result of an operation becomes durable. */
+  'journal.result',
+  /** The teardown becomes durable: the record turns into a tombstone. */
+  'journal.forget',
+  /** A batch of reports goes out and is acknowledged. */
+  'report.send',
+] as const;
+export type EdgeFaultStep = (typeof edgeFaultSteps)[number];
+export type EdgeFaultPoint = PointOf<EdgeFaultStep>;
+export type EdgeFaultPoints = FaultPoints<EdgeFaultPoint>;
+
+export const edgeFaultPoints: readonly EdgeFaultPoint[] = pointsOf(edgeFaultSteps);
+
+/** Runs an effect between its two points. */
+export async function around<Value>(faults: EdgeFaultPoints, step: EdgeFaultStep, effect: () => Value | Promise<Value>): Promise<Value> {
+  await faults.reach(`${step}:before`);
+  const value = await effect();
+  await faults.reach(`${step}:after`);
+  return value;
+}

@@ -1,0 +1,78 @@
+/**
+ * `nkudo-edge`: the agent on a host. Owns the command line and the exit codes; what the commands put
+ * together is in commands/. Secrets come from files only, never from arguments.
+ */
+import { Command, Option } from 'commander';
+import { errorCatalogue, isAppError } from '#api/model/error-codes.ts';
+import { agentVersion, logLevels, parseRunConfig } from './config.ts';
+
+interface InspectFlags {
+  stateDir: string;
+  output: string;
+}
+
+const stateDirOption = () => new Option('--state-dir <directory>', 'where the agent keeps its identity, its journal and the microVMs').makeOptionMandatory();
+const outputOption = () => new Option('--output <format>', 'how to print').choices(['table', 'json']).default('table');
+const hypervisorOption = () => new Option('--hypervisor <path>', 'path or name of the cloud-hypervisor executable').default('cloud-hypervisor');
+const collect = (value: string, earlier: string[]): string[] => [...earlier, value];
+
+const program = new Command('nkudo-edge').description('runs the microVMs of this host as the control plane asks').version(agentVersion);
+
+program
+  .command('enroll')
+  .description('make this host known to the control plane with a one-time token')
+  .addOption(stateDirOption())
+  .requiredOption('--token-file <file>', 'file with the enrollment token')
+  .option('--name <name>', 'name of the host; default: the one in the token, or that of the machine', '')
+  .option('--replace', 'give up an earlier identity of this state directory', false)
+  .addOption(hypervisorOption())
+  .action(async (flags: { stateDir: string; tokenFile: string; name: string; hypervisor: string; replace: boolean }) => {
+    const { enroll } = await import('./commands/enroll.ts');
+    print(await enroll(flags));
+  });
+
+program
+  .command('run')
+  .description('run the agent in the foreground; the microVMs outlive it')
+  .addOption(stateDirOption())
+  .addOption(hypervisorOption())
+  .addOption(new Option('--log-level <level>', 'least level that is logged').choices(logLevels).default('info'))
+  .option('--allow-path <directory>', 'directory below which kernels and disks may lie; repeat for more; default: everywhere', collect, [])
+  .action(async (flags: { stateDir: string; hypervisor: string; logLevel: string; allowPath: string[] }) => {
+    const { runAgent } = await import('./commands/run.ts');
+    await runAgent(parseRunConfig(flags, process.env));
+  });
+
+program
+  .command('status')
+  .description('what this host knows of itself; works without a control plane and without a running agent')
+  .addOption(stateDirOption())
+  .addOption(outputOption())
+  .action(async (flags: InspectFlags) => {
+    const { showStatus } = await import('./commands/inspect.ts');
+    print(await showStatus(flags));
+  });
+
+program
+  .command('vm')
+  .description('microVMs of this host')
+  .command('ls')
+  .description('list the microVMs by looking at their VMMs; works offline')
+  .addOption(stateDirOption())
+  .addOption(outputOption())
+  .action(async (flags: InspectFlags) => {
+    const { listMicroVMs } = await import('./commands/inspect.ts');
+    print(await listMicroVMs(flags));
+  });
+
+function print(text: string): void {
+  process.stdout.write(`${text}\n`);
+}
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  if (!isAppError(error)) throw error;
+  process.stderr.write(`nkudo-edge: ${error.code}: ${error.message}\n  what to do: ${errorCatalogue[error.code].remedy}\n`);
+  process.exitCode = 1;
+}

@@ -1,0 +1,33 @@
+/**
+ * What a step is: one idempotent effect on the host. The supervisor chooses it, guards it with a
+ * deadline, retries it, and looks again afterwards; a step only acts.
+ */
+import type { EdgeFaultStep } from '../fault-points.ts';
+import type { StepName } from '../domain/diff.ts';
+import type { MicroVMRecord } from '../domain/microvm-record.ts';
+import type { View } from '../domain/observed-state.ts';
+import type { HostFiles } from '../ports/host-files.ts';
+import type { Hypervisor } from '../ports/hypervisor.ts';
+import type { VmDirectories } from '../ports/vm-directories.ts';
+
+export interface StepContext {
+  readonly record: MicroVMRecord;
+  readonly hypervisor: Hypervisor;
+  readonly directories: VmDirectories;
+  readonly files: HostFiles;
+  /** Memory of the host, bytes. */
+  readonly hostMemoryBytes: number;
+  readonly signal: AbortSignal;
+}
+
+export interface Step {
+  readonly name: StepName;
+  /** The fault points around it; absent for steps that are on no create or delete path, or have no effect. */
+  readonly faultStep?: EdgeFaultStep;
+  /** Whether the look leaves something for it to do. */
+  isNeeded(view: View): boolean;
+  /** Idempotent unless it says otherwise. @throws AppError */
+  perform(context: StepContext): Promise<void>;
+  /** Whether a look after it shows its result; true where nothing can show it. */
+  verify(view: View): boolean;
+}

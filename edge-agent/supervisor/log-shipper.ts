@@ -1,0 +1,200 @@
+/**
+ * Ships the serial logs: reads each file from the first byte that the control plane has not stored,
+ * and journals an offset only when it was acknowledged. File notifications wake it; at rest it does
+ * nothing. The VMM truncates the file at every boot, so a stream is (microVM, incarnation).
+ *
+ * What is lost: bytes of a boot that were not read before the next one truncated the file, and with
+ * a long absence everything but the last {@link backlogMax} bytes, which is said as a gap.
+ */
+import type { MicroVMId } from '#api/model/ids.ts';
+import type { ObservedState } from '#api/model/microvm.ts';
+import { isAppError } from '#api/model/error-codes.ts';
+import { retryDelayMs } from '../domain/retry-delay.ts';
+import type { Clock, Entropy } from '../ports/clock.ts';
+import type { ControlSession, LogSession } from '../ports/control-plane.ts';
+import type { Journal, LogOffset } from '../ports/journal.ts';
+import type { LogFiles } from '../ports/log-files.ts';
+import type { Logger } from '../ports/logger.ts';
+import type { MicroVMWorker } from './microvm-worker.ts';
+
+export interface LogShipper {
+  use(session: ControlSession | undefined): void;
+  /** A worker whose log is to be shipped. */
+  follow(worker: MicroVMWorker): void;
+  /** The state of a microVM was looked at: its file may exist from now on, or no longer. */
+  noticed(microvmId: MicroVMId, state: ObservedState): void;
+  stop(): void;
+}
+
+/** Largest chunk that the wire allows, bytes. */
+const chunkMax = 65_536;
+/** Longest tail that is sent after an absence, bytes. */
+export const backlogMax = 16 * 2 ** 20;
+/** Chunks in flight without an acknowledgement, over all microVMs; 4 MiB. */
+const unackedMax = 64;
+/** Output within this time goes into one chunk, milliseconds. */
+const gatherMs = 50;
+
+interface Tail {
+  readonly worker: MicroVMWorker;
+  /** Next byte to send. */
+  incarnation: number;
+  offset: number;
+  isWanted: boolean;
+  stopWatching: (() => void) | null;
+}
+
+export function createLogShipper(deps: {
+  readonly journal: Journal;
+  readonly files: LogFiles;
+  readonly serialLogOf: (microvmId: MicroVMId) => string;
+  readonly clock: Clock;
+  readonly entropy: Entropy;
+  readonly logger: Logger;
+  readonly onFatal: (error: unknown) => void;
+}): LogShipper {
+  const { journal, files, clock, logger } = deps;
+  const tails = new Map<MicroVMId, Tail>();
+  let session: ControlSession | undefined;
+  let logs: LogSession | undefined;
+  let unacked = 0;
+  let failures = 0;
+  let isPumping = false;
+  let cancelGather: (() => void) | undefined;
+  let cancelReopen = (): void => {};
+
+  function wake(tail: Tail): void {
+    tail.isWanted = true;
+    if (logs === undefined || isPumping || cancelGather !== undefined) return;
+    cancelGather = clock.after(gatherMs, () => {
+      cancelGather = undefined;
+      pump();
+    });
+  }
+
+  function pump(): void {
+    const target = logs;
+    if (target === undefined || isPumping) return;
+    isPumping = true;
+    drain(target)
+      .catch((error: unknown) => {
+        // The reader of the acknowledgements sees the same end and opens anew.
+        if (!isAppError(error) || error.code === 'JOURNAL_FAILED') deps.onFatal(error);
+      })
+      .finally(() => (isPumping = false));
+  }
+
+  /** One chunk of each file in turn, so that a talkative guest does not silence the others. */
+  async function drain(target: LogSession): Promise<void> {
+    for (let isMore = true; isMore && logs === target && unacked < unackedMax; ) {
+      isMore = false;
+      for (const tail of tails.values()) {
+        if (!tail.isWanted || unacked >= unackedMax || logs !== target) continue;
+        const chunk = await readNext(tail);
+        if (chunk === undefined) continue;
+        unacked += 1;
+        await target.send(chunk);
+        isMore = true;
+      }
+    }
+  }
+
+  async function readNext(tail: Tail) {
+    const { microvmId, run } = tail.worker.record();
+    if (run.incarnation === 0) return void (tail.isWanted = false);
+    if (run.incarnation !== tail.incarnation) {
+      tail.incarnation = run.incarnation;
+      tail.offset = 0;
+    }
+    const path = deps.serialLogOf(microvmId);
+    const size = await files.size(path);
+    // Smaller than what was read: truncated by a boot whose number is not known yet.
+    if (size === null || size <= tail.offset) return void (tail.isWanted = false);
+    const gapBytes = Math.max(0, size - tail.offset - backlogMax);
+    const offset = tail.offset + gapBytes;
+    const data = await files.read(path, offset, chunkMax);
+    if (data.length === 0) return void (tail.isWanted = false);
+    tail.offset = offset + data.length;
+    return { microvmId, incarnation: tail.incarnation, offset, data, gapBytes, readAtMs: clock.now().wallMs };
+  }
+
+  async function readAcks(target: LogSession): Promise<void> {
+    for await (const ack of target.acks) {
+      unacked = Math.max(0, unacked - 1);
+      failures = 0;
+      acknowledge(ack.microvmId, { incarnation: ack.incarnation, offset: ack.nextOffset });
+      if ([...tails.values()].some((tail) => tail.isWanted)) pump();
+    }
+  }
+
+  /** Offsets are journaled when the stream of chunks pauses, not for each chunk. */
+  function acknowledge(microvmId: MicroVMId, stored: LogOffset): void {
+    const tail = tails.get(microvmId);
+    if (tail === undefined || tail.worker.record().isTombstone) return;
+    if (tail.incarnation === stored.incarnation && stored.offset > tail.offset) tail.offset = stored.offset;
+    if (unacked === 0 || stored.offset % (16 * chunkMax) === 0) journal.saveLogOffset(microvmId, stored);
+  }
+
+  function open(): void {
+    if (session === undefined) return;
+    const opened = session.openLogs();
+    logs = opened;
+    unacked = 0;
+    for (const tail of tails.values()) rewind(tail);
+    readAcks(opened).then(
+      () => closed(opened, undefined),
+      (error: unknown) => closed(opened, error),
+    );
+    pump();
+  }
+
+  function closed(ended: LogSession, error: unknown): void {
+    if (error !== undefined && (!isAppError(error) || error.code === 'JOURNAL_FAILED')) return deps.onFatal(error);
+    if (logs !== ended) return;
+    logs = undefined;
+    if (isAppError(error)) logger.debug({ code: error.code }, 'the log stream ended');
+    failures += 1;
+    cancelReopen = clock.after(retryDelayMs(failures, deps.entropy.random()), open);
+  }
+
+  /** Back to the first byte that is not stored. */
+  function rewind(tail: Tail): void {
+    const { microvmId } = tail.worker.record();
+    const stored = journal.loadLogOffset(microvmId);
+    tail.incarnation = stored?.incarnation ?? 0;
+    tail.offset = stored?.offset ?? 0;
+    tail.isWanted = true;
+  }
+
+  return {
+    use(next) {
+      session = next;
+      cancelReopen();
+      logs?.close();
+      logs = undefined;
+      if (next !== undefined) open();
+    },
+    follow(worker) {
+      const tail: Tail = { worker, incarnation: 0, offset: 0, isWanted: true, stopWatching: null };
+      rewind(tail);
+      tails.set(worker.record().microvmId, tail);
+    },
+    noticed(microvmId, state) {
+      const tail = tails.get(microvmId);
+      if (tail === undefined) return;
+      if (state === 'absent') {
+        tail.stopWatching?.();
+        tail.stopWatching = null;
+        return;
+      }
+      tail.stopWatching ??= files.watch(deps.serialLogOf(microvmId), () => wake(tail));
+      wake(tail);
+    },
+    stop() {
+      cancelGather?.();
+      cancelReopen();
+      for (const tail of tails.values()) tail.stopWatching?.();
+      logs?.close();
+    },
+  };
+}

@@ -1,0 +1,134 @@
+/**
+ * All microVMs of the host: one worker for each, and the gate through which operations enter.
+ * Owns the promise of a receipt: ACCEPTED is answered only when the operation is durable.
+ */
+import { AppError } from '#api/model/error-codes.ts';
+import { executionId, type MicroVMId, type OperationId } from '#api/model/ids.ts';
+import type { Operation } from '#api/model/plan.ts';
+import { decideAcceptance, decideCancellation } from '../domain/acceptance.ts';
+import type { DirectoryIdentity, MicroVMRecord } from '../domain/microvm-record.ts';
+import { endUnfinished, repeatReport } from '../domain/operation-progress.ts';
+import type { KnownMicroVM, Receipt } from '../ports/control-plane.ts';
+import { createMicroVMWorker, type MicroVMWorker, type WorkerDeps } from './microvm-worker.ts';
+
+export interface MicroVMRegistry {
+  /** Adopts what the journal knows: looks first, then converges. */
+  start(): Promise<void>;
+  accept(operation: Operation): Promise<Receipt>;
+  cancel(operationId: OperationId): Promise<Receipt>;
+  /** For the hello: the fence of each microVM, directories without a journal entry included. */
+  known(): Promise<readonly KnownMicroVM[]>;
+  workers(): Iterable<MicroVMWorker>;
+  /** Calls back for every worker that there is or will be. */
+  onWorker(callback: (worker: MicroVMWorker) => void): void;
+  stop(): Promise<void>;
+}
+
+export function createMicroVMRegistry(deps: WorkerDeps): MicroVMRegistry {
+  const { journal, directories, clock, entropy, faults, reporter } = deps;
+  const workers = new Map<MicroVMId, MicroVMWorker>();
+  let onWorker = (_worker: MicroVMWorker): void => {};
+
+  function add(record: MicroVMRecord): MicroVMWorker {
+    const worker = createMicroVMWorker(record, deps);
+    workers.set(record.microvmId, worker);
+    onWorker(worker);
+    return worker;
+  }
+
+  async function accept(operation: Operation): Promise<Receipt> {
+    const { microvmId } = operation;
+    const directory = workers.has(microvmId) ? null : (await directories.look(microvmId)).identity;
+    await faults.reach('journal.accept:before');
+    // From here to the write nothing is awaited: a worker's own writes can't come between.
+    const worker = workers.get(microvmId);
+    const now = clock.now();
+    const decision = decideAcceptance(operation, worker?.record(), directory, now);
+    if (decision.kind === 'refuse') {
+      return { operationId: operation.id, disposition: 'Refused', error: { code: decision.code, message: decision.message } };
+    }
+    if (decision.kind === 'repeat') {
+      const report = repeatReport(decision.record);
+      if (report !== undefined) {
+        journal.enqueue(report);
+        reporter.reportsQueued();
+      }
+      return { operationId: operation.id, disposition: 'Accepted' };
+    }
+    const { superseded } = decision;
+    journal.saveMicroVM(decision.record, superseded === undefined ? [] : [endUnfinished(superseded, 'Dropped', executionId(entropy.uuid()), now)]);
+    await faults.reach('journal.accept:after');
+    if (superseded !== undefined) reporter.reportsQueued();
+    if (worker === undefined) add(decision.record).wake();
+    else worker.take(decision.record);
+    return { operationId: operation.id, disposition: 'Accepted' };
+  }
+
+  async function cancel(operationId: OperationId): Promise<Receipt> {
+    const worker = [...workers.values()].find((candidate) => candidate.record().operation?.id === operationId);
+    const decision = decideCancellation(worker?.record(), operationId);
+    if (worker === undefined || decision.kind === 'tooLate') return { operationId, disposition: 'TooLate' };
+    journal.saveMicroVM(decision.record, [endUnfinished(decision.operation, 'Dropped', executionId(entropy.uuid()), clock.now())]);
+    reporter.reportsQueued();
+    worker.take(decision.record);
+    return { operationId, disposition: 'Dropped' };
+  }
+
+  async function known(): Promise<readonly KnownMicroVM[]> {
+    const inJournal = [...workers.values()].map((worker) => {
+      const { microvmId, epoch, revision } = worker.record();
+      return { microvmId, epoch, revision, isLive: worker.isLive(), isOrphan: false };
+    });
+    return [...inJournal, ...(await orphans())];
+  }
+
+  async function orphans(): Promise<readonly KnownMicroVM[]> {
+    const found: KnownMicroVM[] = [];
+    for (const microvmId of await directories.list()) {
+      if (workers.has(microvmId)) continue;
+      const { identity } = await directories.look(microvmId);
+      const vmm = await deps.hypervisor.observe(directories.path(microvmId), AbortSignal.timeout(orphanLookMs));
+      found.push({ microvmId, epoch: fenceOf(identity).epoch, revision: fenceOf(identity).revision, isLive: vmm.kind === 'live', isOrphan: true });
+    }
+    return found;
+  }
+
+  return {
+    async start() {
+      for (const record of journal.loadMicroVMs()) {
+        const worker = add(record);
+        if (!record.isTombstone) worker.wake();
+      }
+    },
+    async accept(operation) {
+      if (isTooMany(workers, operation.microvmId)) {
+        const error = new AppError('HOST_FULL', `the host keeps at most ${microvmsMax} microVMs`);
+        return { operationId: operation.id, disposition: 'Refused', error: { code: error.code, message: error.message } };
+      }
+      return accept(operation);
+    },
+    cancel,
+    known,
+    workers: () => workers.values(),
+    onWorker(callback) {
+      onWorker = callback;
+      for (const worker of workers.values()) callback(worker);
+    },
+    async stop() {
+      await Promise.all([...workers.values()].map((worker) => worker.stop()));
+    },
+  };
+}
+
+const orphanLookMs = 5_000;
+/** Bounds memory and the hello; far above what one machine can run. Tombstones do not count. */
+const microvmsMax = 2048;
+
+function isTooMany(workers: ReadonlyMap<MicroVMId, MicroVMWorker>, microvmId: MicroVMId): boolean {
+  if (workers.has(microvmId) || workers.size < microvmsMax) return false;
+  return [...workers.values()].filter((worker) => !worker.record().isTombstone).length >= microvmsMax;
+}
+
+function fenceOf(identity: DirectoryIdentity | null): { epoch: number; revision: number } {
+  return identity === null ? { epoch: 0, revision: 0 } : { epoch: identity.epoch, revision: identity.revision };
+}
