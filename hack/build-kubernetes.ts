@@ -5,7 +5,7 @@
  * complete programs or does not exist (see `build-cache.ts`).
  */
 import { spawn, spawnSync } from 'node:child_process';
-import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { buildOnce, contentKey, repositoryRoot } from './build-cache.ts';
@@ -76,7 +76,7 @@ function linkerFlags(version: string): string {
 }
 
 function readGoVersion(): string {
-  const result = spawnSync('go', ['env', 'GOVERSION'], { cwd: moduleDirectory, encoding: 'utf8' });
+  const result = spawnSync('go', ['env', 'GOVERSION'], { cwd: moduleDirectory, encoding: 'utf8', env: { GOTOOLCHAIN: 'auto', ...process.env } });
   const version = result.stdout?.trim() ?? '';
   if (result.status !== 0 || version === '') {
     const reason = result.error === undefined ? result.stderr.trim() : 'go is not on PATH';
@@ -103,10 +103,17 @@ async function buildProgram(program: (typeof programs)[number], context: BuildCo
   context.report(`kubernetes: ${program} built in ${seconds()}`);
 }
 
+/** A C compiler without the C library's headers, as a bare `gcc` package is, makes Go's cgo packages fail. */
+function cgoEnvironment(): NodeJS.ProcessEnv {
+  return existsSync('/usr/include/stdlib.h') ? {} : { CGO_ENABLED: '0' };
+}
+
 async function runGo(args: readonly string[]): Promise<void> {
   const child = spawn('go', args, {
     cwd: moduleDirectory,
     stdio: ['ignore', 'inherit', 'pipe'],
+    // Distributions switch the fetching of the tool chain that go.mod asks for off.
+    env: { GOTOOLCHAIN: 'auto', ...process.env, ...cgoEnvironment() },
   });
   let stderr = '';
   child.stderr.on('data', (chunk: Buffer) => {
