@@ -22,8 +22,8 @@ export async function chooseHypervisor(options: { readonly isSimulatorForced: bo
     return { kind: 'simulated', path: await buildSimulator(), description: `SIMULATED Cloud Hypervisor (${obstacle})` };
   }
   const path = findOnPath('cloud-hypervisor') ?? '';
-  const version = spawnSync(path, ['--version'], { encoding: 'utf8' }).stdout.trim();
-  return { kind: 'real', path: realpathSync(path), description: `real Cloud Hypervisor, ${version} (${path}, /dev/kvm opens)` };
+  const version = spawnSync(path, ['--version'], { encoding: 'utf8' }).stdout.split('\n')[0] ?? '';
+  return { kind: 'real', path: realpathSync(path), description: `real ${version} (${path}, /dev/kvm opens)` };
 }
 
 /** Why the real one can't be used, or null. */

@@ -100,12 +100,18 @@ export async function enrollHost(context: ProductContext, token: string): Promis
   }
 }
 
-/** Starts the agent. */
-export function startAgent(context: ProductContext, hypervisor: string): Promise<RunningProcess> {
+/** Starts the agent; its microVMs may use files below `imageDirectory` only. */
+export function startAgent(context: ProductContext, options: { readonly hypervisor: string; readonly imageDirectory: string }): Promise<RunningProcess> {
   return startProcess(
     nodeProcess(context, {
       name: 'edge-1',
-      args: [context.programs.edge, 'run', '--state-dir', stateDirectory(context), '--hypervisor', hypervisor],
+      args: [
+        context.programs.edge,
+        'run',
+        ...['--state-dir', stateDirectory(context)],
+        ...['--hypervisor', options.hypervisor],
+        ...['--allow-path', options.imageDirectory],
+      ],
       environment: {},
     }),
   );

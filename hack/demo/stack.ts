@@ -33,7 +33,7 @@ export interface Stack {
   readonly defer: StackOptions['defer'];
   readonly postgres: PostgresCluster;
   readonly hypervisor: Hypervisor;
-  readonly images: { readonly kernel: string; readonly disk: string };
+  readonly images: { readonly directory: string; readonly kernel: string; readonly disk: string };
 }
 
 /** Starts it. */
@@ -69,7 +69,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
 
 function makeImages(directory: string, guest: string): Stack['images'] {
   mkdirSync(directory);
-  const images = { kernel: join(directory, 'guest.elf'), disk: join(directory, 'data.raw') };
+  const images = { directory, kernel: join(directory, 'guest.elf'), disk: join(directory, 'data.raw') };
   copyFileSync(guest, images.kernel);
   writeFileSync(images.disk, Buffer.alloc(1024 * 1024));
   return images;

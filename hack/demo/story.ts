@@ -30,7 +30,7 @@ export async function joinHost(stack: Stack): Promise<void> {
   const encoded = kubectl(stack, ['get', 'secret', secretName, '-o', 'jsonpath={.data.token}']);
   await enrollHost(stack.context, Buffer.from(encoded, 'base64').toString('utf8'));
   screen.step('host edge-1: enrolled, its key was made here and stays here');
-  const agent = await startAgent(stack.context, stack.hypervisor.path);
+  const agent = await startAgent(stack.context, { hypervisor: stack.hypervisor.path, imageDirectory: stack.images.directory });
   stack.defer(async () => void (await agent.stop()));
   await waitForCondition(stack, pathOf(stack, 'hosts', 'edge-1'), 'Ready');
   screen.step('host edge-1: Ready');
