@@ -242,6 +242,12 @@ export const hostConditions = {
 const site = { owner: 'site-reconciler' } as const;
 
 export const siteConditions = {
+  Accepted: {
+    ...site,
+    polarity: 'positive',
+    meaning: 'the control plane has taken the spec over, so that machines can be enrolled and microVMs be made',
+    reasons: ['Accepted'],
+  },
   Ready: {
     ...site,
     polarity: 'positive',
