@@ -19,12 +19,18 @@ export interface LivenessReading {
   readonly nowMs: number;
 }
 
+export interface HostSilence {
+  readonly reachability: Reachability;
+  /** By the clock of the database; null: never or not read yet. */
+  readonly lastBeatAtMs: number | null;
+}
+
 export interface SilenceObserver {
-  /** Takes over a reading of all hosts; returns those whose reachability is another than at the last reading. */
+  /** Takes over a reading of all hosts; returns those whose reachability is another than before. */
   observe(readings: readonly LivenessReading[]): readonly HostId[];
-  reachabilityOf(lastBeatAtMs: number | null): Reachability;
-  /** Beats before this were missed long enough, by the clock of the database. */
-  silentBeforeMs(): number;
+  /** Takes over the beat of one host that was read meanwhile; true when its reachability is another than before. */
+  note(hostId: HostId, lastBeatAtMs: number | null): boolean;
+  of(hostId: HostId): HostSilence;
 }
 
 export function createSilenceObserver(options: {
@@ -36,28 +42,45 @@ export function createSilenceObserver(options: {
   const limitMs = missedBeatsMax * options.heartbeatIntervalMs;
   const startedAtMs = options.monotonicMs();
   let offsetMs = options.wallMs() - startedAtMs;
-  const seen = new Map<HostId, Reachability>();
-  const databaseNowMs = (): number => options.monotonicMs() + offsetMs;
-  const reachabilityOf = (lastBeatAtMs: number | null): Reachability =>
-    decideReachability({ lastBeatAtMs, nowMs: databaseNowMs(), observedForMs: options.monotonicMs() - startedAtMs, limitMs });
+  const hosts = new Map<HostId, { lastBeatAtMs: number | null; shown: Reachability }>();
+  const decide = (lastBeatAtMs: number | null): Reachability =>
+    decideReachability({
+      lastBeatAtMs,
+      nowMs: options.monotonicMs() + offsetMs,
+      observedForMs: options.monotonicMs() - startedAtMs,
+      limitMs,
+    });
+  const note = (hostId: HostId, lastBeatAtMs: number | null): boolean => {
+    const host = hosts.get(hostId) ?? { lastBeatAtMs: null, shown: 'undecided' };
+    // An older reading can arrive later; beats only go forward.
+    host.lastBeatAtMs = maxOf(host.lastBeatAtMs, lastBeatAtMs);
+    const before = host.shown;
+    host.shown = decide(host.lastBeatAtMs);
+    hosts.set(hostId, host);
+    return host.shown !== before;
+  };
   return {
-    reachabilityOf,
-    silentBeforeMs: () => databaseNowMs() - limitMs,
+    note,
     observe: (readings) => {
       const first = readings[0];
       if (first !== undefined) offsetMs = first.nowMs - options.monotonicMs();
-      const changed: HostId[] = [];
-      const present = new Set<HostId>();
-      for (const { hostId, lastBeatAtMs } of readings) {
-        present.add(hostId);
-        const reachability = reachabilityOf(lastBeatAtMs);
-        if (seen.get(hostId) !== reachability) changed.push(hostId);
-        seen.set(hostId, reachability);
-      }
-      for (const hostId of [...seen.keys()]) if (!present.has(hostId)) seen.delete(hostId);
+      const changed = readings.filter(({ hostId, lastBeatAtMs }) => note(hostId, lastBeatAtMs)).map(({ hostId }) => hostId);
+      const present = new Set(readings.map(({ hostId }) => hostId));
+      for (const hostId of [...hosts.keys()]) if (!present.has(hostId)) hosts.delete(hostId);
       return changed;
     },
+    of: (hostId) => {
+      const host = hosts.get(hostId);
+      return host === undefined
+        ? { reachability: 'undecided', lastBeatAtMs: null }
+        : { reachability: decide(host.lastBeatAtMs), lastBeatAtMs: host.lastBeatAtMs };
+    },
   };
+}
+
+function maxOf(left: number | null, right: number | null): number | null {
+  if (left === null) return right;
+  return right === null ? left : Math.max(left, right);
 }
 
 export function decideReachability(input: {
