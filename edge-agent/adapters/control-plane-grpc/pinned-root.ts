@@ -2,6 +2,7 @@
  * Finds the root certificate that a token pins, by looking at the chain that an endpoint shows.
  * Nothing secret is sent on this connection, and nothing it says is believed: only a certificate
  * whose key has a pinned fingerprint comes out, and the real channel verifies against that alone.
+ * The server must show its root at the end of its chain, since a fingerprint alone verifies nothing.
  */
 import { createHash, X509Certificate } from 'node:crypto';
 import { connect, type DetailedPeerCertificate } from 'node:tls';
