@@ -54,6 +54,8 @@ export interface Transactions {
   system<Result>(work: (tx: Tx) => Promise<Result>): Promise<Result>;
   /** One statement under the cross-tenant role, its own transaction. */
   systemQuery<Row extends pg.QueryResultRow>(statement: Statement, values?: readonly unknown[]): Promise<pg.QueryResult<Row>>;
+  /** One read under each role. */
+  ping(): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -78,6 +80,9 @@ export function createTransactions(pools: { readonly app: pg.Pool; readonly syst
         // Outside a transaction a failed statement leaves a sound connection; a dead one fails the next probe.
         client.release();
       }
+    },
+    ping: async () => {
+      await Promise.all([pools.app, pools.system].map((pool) => run(pool, 'begin', (client) => txOf(client).query({ name: 'ping', text: 'select epoch from nkudo.leadership' }))));
     },
     close: async () => {
       await Promise.all([pools.app.end(), pools.system.end()]);

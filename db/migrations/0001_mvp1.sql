@@ -340,6 +340,7 @@ create table nkudo.observations (
   booted_at timestamptz,
   restarts bigint not null check (restarts >= 0),
   is_crash_looping boolean not null,
+  is_restart_required boolean not null,
   last_exit jsonb,
   problem jsonb,
   received_at timestamptz not null default now(),
@@ -700,8 +701,8 @@ grant update (status, finished_at) on nkudo.plans to nkudo_app;
 grant update (status, error_code, error_message, dispatched_session_id, dispatched_at, finished_at, changed_at)
   on nkudo.operations to nkudo_app;
 grant update (status, started_at, finished_at, error_code, error_message, received_at) on nkudo.executions to nkudo_app;
-grant update (host_id, epoch, revision, generation, sequence, state, observed_at, booted_at, restarts, is_crash_looping, last_exit,
-  problem, received_at) on nkudo.observations to nkudo_app;
+grant update (host_id, epoch, revision, generation, sequence, state, observed_at, booted_at, restarts, is_crash_looping, is_restart_required,
+  last_exit, problem, received_at) on nkudo.observations to nkudo_app;
 grant update (next_offset) on nkudo.log_cursors to nkudo_app;
 
 -- The cross-tenant role: exactly the columns that work across tenants needs, each table with a policy of its own.

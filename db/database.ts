@@ -1,0 +1,74 @@
+/** Composition of this room: two pools, one for each role, and the stores over them. */
+import type { IdSource } from '#controller/ports/ids.ts';
+import type { DispatchStore } from '#controller/ports/dispatch-store.ts';
+import type { EnrollmentStore } from '#controller/ports/enrollment-store.ts';
+import type { FleetStore } from '#controller/ports/fleet-store.ts';
+import type { ChangeReader } from '#controller/ports/hints.ts';
+import type { HostStore } from '#controller/ports/host-store.ts';
+import type { LeadershipStore } from '#controller/ports/leadership-store.ts';
+import type { LogStore } from '#controller/ports/log-store.ts';
+import type { MicroVMStore } from '#controller/ports/microvm-store.ts';
+import type { SiteStore } from '#controller/ports/site-store.ts';
+import { silentLog, type DatabaseLog } from './log.ts';
+import { createPool } from './pool.ts';
+import { createChangeReader } from './stores/change-reader.ts';
+import { createDispatchStore } from './stores/dispatch-store.ts';
+import { createEnrollmentStore } from './stores/enrollment-store.ts';
+import { createFleetStore } from './stores/fleet-store.ts';
+import { createHostStore } from './stores/host-store.ts';
+import { createLeadershipStore } from './stores/leadership-store.ts';
+import { createLogStore } from './stores/log-store.ts';
+import { createMicroVMStore } from './stores/microvm-store.ts';
+import { createSiteStore } from './stores/site-store.ts';
+import { createTransactions } from './tx.ts';
+
+/** Most connections of one replica under each role; Postgres' default limit is 100 for all. */
+const appConnections = 10;
+const systemConnections = 4;
+
+export interface DatabaseOptions {
+  /** Connection string of role nkudo_app. */
+  readonly appUrl: string;
+  /** Connection string of role nkudo_system. */
+  readonly systemUrl: string;
+  readonly ids: IdSource;
+  readonly log?: DatabaseLog;
+}
+
+export interface Database {
+  readonly leadership: LeadershipStore;
+  readonly enrollment: EnrollmentStore;
+  readonly sites: SiteStore;
+  readonly hosts: HostStore;
+  readonly microvms: MicroVMStore;
+  readonly dispatch: DispatchStore;
+  readonly logs: LogStore;
+  readonly fleet: FleetStore;
+  readonly changes: ChangeReader;
+  /** Reads through both pools, for readiness. @throws DATABASE_UNAVAILABLE, INTERNAL when the schema is missing */
+  ping(): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** Opens no connection yet; the first call does. */
+export function openDatabase(options: DatabaseOptions): Database {
+  const log = options.log ?? silentLog;
+  const transactions = createTransactions({
+    app: createPool({ url: options.appUrl, name: 'nkudo-app', max: appConnections, log }),
+    system: createPool({ url: options.systemUrl, name: 'nkudo-system', max: systemConnections, log }),
+  });
+  const deps = { transactions, ids: options.ids };
+  return {
+    leadership: createLeadershipStore(transactions),
+    enrollment: createEnrollmentStore(deps),
+    sites: createSiteStore(transactions),
+    hosts: createHostStore(transactions),
+    microvms: createMicroVMStore(deps),
+    dispatch: createDispatchStore(transactions),
+    logs: createLogStore(transactions),
+    fleet: createFleetStore(transactions),
+    changes: createChangeReader(transactions),
+    ping: () => transactions.ping(),
+    close: () => transactions.close(),
+  };
+}

@@ -1,0 +1,272 @@
+/**
+ * Enrolled hosts as the Host reconciler and the gateway see them. Beats are one statement for a whole batch and the
+ * only write of a fleet at rest. Sessions are in host-session.ts.
+ */
+import { AppError } from '#api/model/error-codes.ts';
+import type { HostFacts } from '#api/model/host.ts';
+import { hostId, sessionId, siteId, tenantId, type HostId, type TenantId } from '#api/model/ids.ts';
+import type { Actor } from '#controller/ports/audit.ts';
+import type { HostRecord, HostStore } from '#controller/ports/host-store.ts';
+import { appendAudit } from '../audit.ts';
+import type { LeaderTx, Transactions, Tx } from '../tx.ts';
+import { openSession } from './host-session.ts';
+
+type ObjectInput = Parameters<HostStore['saveObject']>[0];
+type RevokeInput = Parameters<HostStore['revoke']>[0];
+
+export function createHostStore(transactions: Transactions): HostStore {
+  return {
+    load: (tenant, id) => transactions.tenant(tenant, async (tx) => (await readHosts(tx, byId, [tenant, id]))[0] ?? null),
+    loadByName: (tenant, name) => transactions.tenant(tenant, async (tx) => (await readHosts(tx, byName, [tenant, name]))[0] ?? null),
+    listBySite: (tenant, site) => transactions.tenant(tenant, (tx) => readHosts(tx, bySite, [tenant, site])),
+    listLiveness: async () => {
+      const { rows } = await transactions.systemQuery<LivenessRow>(livenessStatement);
+      return rows.map((row) => ({
+        tenantId: tenantId(row.tenant_id), namespace: row.namespace, hostId: hostId(row.host_id), name: row.name,
+        lastBeatAtMs: row.last_beat_at, nowMs: row.now,
+      }));
+    },
+    saveObject: async (input, epoch, actor) => {
+      await transactions.leader(input.tenantId, epoch, {
+        settled: async (tx) => (isSaved(await readObject(tx, input.tenantId, input.hostId), input) ? true : undefined),
+        work: (tx) => saveObject(tx, input, actor),
+      });
+    },
+    revoke: async (input, epoch, actor) => {
+      await transactions.leader(input.tenantId, epoch, {
+        settled: async (tx) => ((await readObject(tx, input.tenantId, input.hostId))?.is_revoked ?? true ? true : undefined),
+        work: (tx) => revoke(tx, input, actor),
+      });
+    },
+    openSession: async (input, actor) => {
+      const isClone = await transactions.tenant(input.tenantId, (tx) => openSession(tx, input, actor));
+      // Thrown after the commit, which records the quarantine.
+      if (isClone) throw new AppError('HOST_QUARANTINED');
+    },
+    closeSession: async (input) => {
+      await transactions.tenant(input.tenantId, (tx) =>
+        tx.query(
+          {
+            name: 'close-session',
+            text: `update nkudo.host_liveness set session_id = null, replica = null, session_changed_at = now()
+              where tenant_id = $1 and host_id = $2 and session_id = $3`,
+          },
+          [input.tenantId, input.hostId, input.sessionId],
+        ),
+      );
+    },
+    saveFacts: async (input) => {
+      await transactions.tenant(input.tenantId, (tx) =>
+        tx.query(
+          {
+            name: 'save-facts',
+            text: `update nkudo.hosts h set facts = $4, facts_revision = facts_revision + 1, changed_at = now()
+              where h.tenant_id = $1 and h.id = $2 and h.facts is distinct from $4::jsonb
+                and exists (select from nkudo.host_liveness l where l.tenant_id = h.tenant_id and l.host_id = h.id and l.session_id = $3)`,
+          },
+          [input.tenantId, input.hostId, input.sessionId, JSON.stringify(input.facts)],
+        ),
+      );
+    },
+    flushBeats: async (beats) => {
+      if (beats.length === 0) return;
+      await transactions.systemQuery(
+        {
+          name: 'flush-beats',
+          isHot: true,
+          // In one order of rows, so that two replicas can't deadlock.
+          text: `update nkudo.host_liveness l set last_beat_at = now()
+            from (
+              select k.tenant_id, k.host_id from nkudo.host_liveness k
+              join unnest($1::uuid[], $2::uuid[], $3::uuid[]) as b (tenant_id, host_id, session_id)
+                on b.tenant_id = k.tenant_id and b.host_id = k.host_id and b.session_id = k.session_id
+              order by k.tenant_id, k.host_id for no key update of k
+            ) s where l.tenant_id = s.tenant_id and l.host_id = s.host_id`,
+        },
+        [beats.map((beat) => beat.tenantId), beats.map((beat) => beat.hostId), beats.map((beat) => beat.sessionId)],
+      );
+    },
+  };
+}
+
+interface HostRow {
+  readonly tenant_id: string;
+  readonly site_id: string;
+  readonly site_name: string;
+  readonly namespace: string;
+  readonly id: string;
+  readonly name: string;
+  readonly object_uid: string | null;
+  readonly is_approved: boolean;
+  readonly is_unschedulable: boolean;
+  readonly is_revoked: boolean;
+  readonly is_quarantined: boolean;
+  readonly require_approval: boolean;
+  readonly reserved_cpus: number;
+  readonly reserved_memory_bytes: number;
+  readonly facts: HostFacts;
+  readonly facts_revision: number;
+  readonly last_beat_at: number | null;
+  readonly session_id: string | null;
+  readonly serial: string | null;
+  readonly not_after: number;
+  readonly cpus: number;
+  readonly memory_bytes: number;
+  readonly microvms: number;
+  readonly orphan_ids: string[];
+}
+
+const hostSelect = `select h.tenant_id, h.site_id, s.name as site_name, t.namespace, h.id, h.name, h.object_uid, h.is_approved, h.is_unschedulable,
+    h.revoked_at is not null as is_revoked, h.quarantined_at is not null as is_quarantined, s.require_approval,
+    h.reserved_cpus, h.reserved_memory_bytes, h.facts, h.facts_revision, h.orphan_ids, l.last_beat_at, l.session_id, c.serial, c.not_after,
+    a.cpus, a.memory_bytes, a.microvms
+  from nkudo.hosts h
+  join nkudo.tenants t on t.tenant_id = h.tenant_id
+  join nkudo.sites s on s.tenant_id = h.tenant_id and s.id = h.site_id
+  left join nkudo.host_liveness l on l.tenant_id = h.tenant_id and l.host_id = h.id
+  left join lateral (
+    select serial, not_after from nkudo.certificates k
+    where k.tenant_id = h.tenant_id and k.host_id = h.id and k.revoked_at is null order by k.counter desc limit 1
+  ) c on true
+  cross join lateral (
+    select coalesce(sum(b.cpu_count), 0)::bigint as cpus, coalesce(sum(b.memory_bytes), 0)::bigint as memory_bytes, count(*) as microvms
+    from nkudo.bindings b where b.tenant_id = h.tenant_id and b.host_id = h.id and b.released_at is null
+  ) a`;
+
+const byId = { name: 'load-host', isHot: true, text: `${hostSelect} where h.tenant_id = $1 and h.id = $2` };
+/** The live one, or else the last that had the name. */
+const byName = {
+  name: 'load-host-by-name', isHot: true,
+  text: `${hostSelect} where h.tenant_id = $1 and h.name = $2 order by h.revoked_at desc nulls first limit 1`,
+};
+const bySite = { name: 'list-hosts-by-site', isHot: true, text: `${hostSelect} where h.tenant_id = $1 and h.site_id = $2 and h.revoked_at is null order by h.name` };
+
+async function readHosts(tx: Tx, statement: typeof byId, values: readonly string[]): Promise<readonly HostRecord[]> {
+  const { rows } = await tx.query<HostRow>(statement, values);
+  return rows.map((row) => ({
+    tenantId: tenantId(row.tenant_id),
+    siteId: siteId(row.site_id),
+    siteName: row.site_name,
+    namespace: row.namespace,
+    hostId: hostId(row.id),
+    name: row.name,
+    objectUid: row.object_uid,
+    isApproved: row.is_approved,
+    isUnschedulable: row.is_unschedulable,
+    isRevoked: row.is_revoked,
+    isQuarantined: row.is_quarantined,
+    requireApproval: row.require_approval,
+    reservedCpus: row.reserved_cpus,
+    reservedMemoryBytes: row.reserved_memory_bytes,
+    facts: row.facts,
+    factsRevision: row.facts_revision,
+    lastBeatAtMs: row.last_beat_at,
+    sessionId: row.session_id === null ? null : sessionId(row.session_id),
+    certificate: row.serial === null ? null : { serial: row.serial, notAfterMs: row.not_after },
+    allocated: { cpus: row.cpus, memoryBytes: row.memory_bytes, microvms: row.microvms },
+    orphanIds: row.orphan_ids,
+  }));
+}
+
+interface LivenessRow {
+  readonly tenant_id: string;
+  readonly namespace: string;
+  readonly host_id: string;
+  readonly name: string;
+  readonly last_beat_at: number | null;
+  readonly now: number;
+}
+
+const livenessStatement = {
+  name: 'list-liveness',
+  isHot: true,
+  text: `select h.tenant_id, t.namespace, h.id as host_id, h.name, l.last_beat_at, now() as now
+    from nkudo.hosts h
+    join nkudo.tenants t on t.tenant_id = h.tenant_id
+    left join nkudo.host_liveness l on l.tenant_id = h.tenant_id and l.host_id = h.id
+    where h.revoked_at is null`,
+};
+
+interface ObjectRow {
+  readonly object_uid: string | null;
+  readonly is_approved: boolean;
+  readonly is_unschedulable: boolean;
+  readonly reserved_cpus: number;
+  readonly reserved_memory_bytes: number;
+  readonly is_revoked: boolean;
+}
+
+async function readObject(tx: Tx, tenant: TenantId, id: HostId): Promise<ObjectRow | undefined> {
+  const { rows } = await tx.query<ObjectRow>(
+    {
+      name: 'read-host-object',
+      isHot: true,
+      text: `select object_uid, is_approved, is_unschedulable, reserved_cpus, reserved_memory_bytes, revoked_at is not null as is_revoked
+        from nkudo.hosts where tenant_id = $1 and id = $2`,
+    },
+    [tenant, id],
+  );
+  return rows[0];
+}
+
+function isSaved(found: ObjectRow | undefined, input: ObjectInput): boolean {
+  return (
+    found !== undefined &&
+    found.object_uid === input.objectUid &&
+    found.is_approved === input.isApproved &&
+    found.is_unschedulable === input.isUnschedulable &&
+    found.reserved_cpus === input.reservedCpus &&
+    found.reserved_memory_bytes === input.reservedMemoryBytes
+  );
+}
+
+async function saveObject(tx: LeaderTx, input: ObjectInput, actor: Actor): Promise<true> {
+  const found = await readObject(tx, input.tenantId, input.hostId);
+  if (found === undefined) throw new AppError('NOT_FOUND', 'no such host is enrolled');
+  await tx.query(
+    {
+      name: 'save-host-object',
+      text: `update nkudo.hosts set object_uid = $3, is_approved = $4, is_unschedulable = $5, reserved_cpus = $6, reserved_memory_bytes = $7, changed_at = now()
+        where tenant_id = $1 and id = $2`,
+    },
+    [input.tenantId, input.hostId, input.objectUid, input.isApproved, input.isUnschedulable, input.reservedCpus, input.reservedMemoryBytes],
+  );
+  await appendAudit(tx, input.tenantId, actor, [{ action: 'saved', subject: 'host', id: input.hostId, before: found, after: input }]);
+  return true;
+}
+
+async function revoke(tx: LeaderTx, input: RevokeInput, actor: Actor): Promise<true> {
+  const { rows } = await tx.query<{ is_revoked: boolean }>(
+    { name: 'lock-host-to-revoke', text: 'select revoked_at is not null as is_revoked from nkudo.hosts where tenant_id = $1 and id = $2 for no key update' },
+    [input.tenantId, input.hostId],
+  );
+  if (rows[0]?.is_revoked !== false) return true;
+  // Read after the lock: a publisher that bound to this host held it too.
+  const bound = await tx.query<{ microvms: number }>(
+    { name: 'count-bound', text: 'select count(*) as microvms from nkudo.bindings where tenant_id = $1 and host_id = $2 and released_at is null' },
+    [input.tenantId, input.hostId],
+  );
+  const microvms = bound.rows[0]?.microvms ?? 0;
+  if (microvms > 0 && !input.force) throw new AppError('CONFLICT', `${microvms} microvms are bound to the host`, { details: { microvms } });
+  const key = [input.tenantId, input.hostId];
+  await tx.query({ name: 'revoke-host', text: 'update nkudo.hosts set revoked_at = now(), changed_at = now() where tenant_id = $1 and id = $2' }, key);
+  const certificates = await tx.query<{ id: string }>(
+    { name: 'revoke-certificates', text: 'update nkudo.certificates set revoked_at = now() where tenant_id = $1 and host_id = $2 and revoked_at is null returning id' },
+    key,
+  );
+  const agents = await tx.query<{ id: string }>(
+    { name: 'revoke-agents', text: 'update nkudo.agents set revoked_at = now() where tenant_id = $1 and host_id = $2 and revoked_at is null returning id' },
+    key,
+  );
+  await tx.query(
+    { name: 'revoke-session', text: 'update nkudo.host_liveness set session_id = null, replica = null, session_changed_at = now() where tenant_id = $1 and host_id = $2' },
+    key,
+  );
+  const ended = { before: { isRevoked: false }, after: { isRevoked: true } };
+  await appendAudit(tx, input.tenantId, actor, [
+    { action: 'revoked', subject: 'host', id: input.hostId, before: { isRevoked: false, microvms }, after: { isRevoked: true, force: input.force } },
+    ...certificates.rows.map((row) => ({ action: 'revoked', subject: 'certificate' as const, id: row.id, ...ended })),
+    ...agents.rows.map((row) => ({ action: 'revoked', subject: 'agent' as const, id: row.id, ...ended })),
+  ]);
+  return true;
+}

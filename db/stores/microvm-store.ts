@@ -1,0 +1,353 @@
+/**
+ * MicroVMs, bindings and plans as reconcilers publish them. Each call is one fenced transaction; its commit is the
+ * acknowledgement. Statuses of operations after that are the dispatch store's.
+ */
+import type { Epoch } from '#api/model/epoch.ts';
+import { AppError } from '#api/model/error-codes.ts';
+import type { HostId, MicroVMId, SiteId, TenantId } from '#api/model/ids.ts';
+import { required } from '#api/model/capacity.ts';
+import type { DesiredMicroVM } from '#api/model/microvm.ts';
+import type { OperationKind } from '#api/model/plan.ts';
+import type { Actor } from '#controller/ports/audit.ts';
+import type { IdSource } from '#controller/ports/ids.ts';
+import type { MicroVMRecord, MicroVMStore, PublishInput, PublishResult } from '#controller/ports/microvm-store.ts';
+import { appendAudit, type AuditEntry } from '../audit.ts';
+import { contentHash, contentHashVersion } from '../canonical-json.ts';
+import { supersedePending } from '../operation-status.ts';
+import type { LeaderTx, Transactions, Tx } from '../tx.ts';
+import {
+  currentBinding, hostTakes, insertBinding, lockCounters, nextEpoch, readBinding, releaseBinding, resizeBinding, saveCounters,
+  type Counters, type LiveBinding,
+} from './microvm-binding.ts';
+import { loadMicroVM } from './microvm-record.ts';
+
+type DeletionInput = Parameters<MicroVMStore['publishDeletion']>[0];
+
+export function createMicroVMStore(deps: { readonly transactions: Transactions; readonly ids: IdSource }): MicroVMStore {
+  const { transactions, ids } = deps;
+  return {
+    load: (tenantId, microvmId) => transactions.tenant(tenantId, (tx) => loadMicroVM(tx, tenantId, microvmId)),
+    publish: (input, epoch, actor) =>
+      transactions.leader<PublishResult>(input.tenantId, epoch, {
+        settled: (tx) => findPublished(tx, input),
+        work: (tx) => publish(tx, ids, input, actor),
+      }),
+    publishDeletion: (input, epoch, actor) =>
+      transactions.leader<MicroVMRecord | null>(input.tenantId, epoch, {
+        settled: (tx) => findPublishedDeletion(tx, input),
+        work: (tx) => publishDeletion(tx, ids, input, actor),
+      }),
+    completeDeletion: async (tenantId, microvmId, epoch, actor) => {
+      await transactions.leader(tenantId, epoch, {
+        settled: async (tx) => ((await readState(tx, tenantId, microvmId))?.is_released ?? true ? true : undefined),
+        work: (tx) => completeDeletion(tx, tenantId, microvmId, actor),
+      });
+    },
+    forceDelete: async (tenantId, microvmId, epoch, actor) => {
+      await transactions.leader(tenantId, epoch, {
+        settled: async (tx) => ((await readState(tx, tenantId, microvmId))?.is_tombstone ?? true ? true : undefined),
+        work: (tx) => forceDelete(tx, ids, tenantId, microvmId, actor),
+      });
+    },
+  };
+}
+
+interface MicroVMState {
+  readonly name: string;
+  readonly site_id: SiteId;
+  readonly generation: number;
+  readonly desired: DesiredMicroVM | null;
+  readonly is_deleting: boolean;
+  readonly is_torn_down: boolean;
+  readonly is_tombstone: boolean;
+  readonly is_released: boolean;
+}
+
+async function readState(tx: Tx, tenantId: TenantId, microvmId: MicroVMId): Promise<MicroVMState | undefined> {
+  const { rows } = await tx.query<MicroVMState>(
+    {
+      name: 'read-microvm-state',
+      isHot: true,
+      text: `select name, site_id, generation, desired, is_deleting, torn_down_at is not null as is_torn_down,
+          tombstoned_at is not null as is_tombstone, released_at is not null as is_released
+        from nkudo.microvms where tenant_id = $1 and id = $2`,
+    },
+    [tenantId, microvmId],
+  );
+  return rows[0];
+}
+
+function planKey(input: { readonly microvmId: MicroVMId; readonly generation: number; readonly tryNumber: number }, epoch: Epoch): string {
+  return `cr/${input.microvmId}/${input.generation}/${epoch}/${input.tryNumber}`;
+}
+
+/** A name of its own, since a deletion may have the generation of the intent before it. */
+function deletionKey(input: DeletionInput, epoch: Epoch): string {
+  return `cr/${input.microvmId}/${input.generation}/${epoch}/delete-${input.tryNumber}`;
+}
+
+async function hasPlan(tx: Tx, tenantId: TenantId, key: string): Promise<boolean> {
+  const { rowCount } = await tx.query(
+    { name: 'find-plan-by-key', isHot: true, text: 'select from nkudo.plans where tenant_id = $1 and idempotency_key = $2' },
+    [tenantId, key],
+  );
+  return rowCount === 1;
+}
+
+/** Whether a host reported an epoch above the binding's; then the old plan can't count. */
+async function isOutrun(tx: Tx, tenantId: TenantId, microvmId: MicroVMId, epoch: Epoch): Promise<boolean> {
+  const { rowCount } = await tx.query(
+    { name: 'find-higher-epoch', isHot: true, text: 'select from nkudo.microvm_counters where tenant_id = $1 and microvm_id = $2 and epoch > $3' },
+    [tenantId, microvmId, epoch],
+  );
+  return rowCount === 1;
+}
+
+async function findPublished(tx: Tx, input: PublishInput): Promise<PublishResult | undefined> {
+  const binding = await readBinding(tx, input.tenantId, input.microvmId);
+  if (binding === null || !(await hasPlan(tx, input.tenantId, planKey(input, binding.epoch)))) return undefined;
+  if (await isOutrun(tx, input.tenantId, input.microvmId, binding.epoch)) return undefined;
+  const record = await loadMicroVM(tx, input.tenantId, input.microvmId);
+  return record === null || record.isDeleting || record.generation > input.generation ? undefined : { outcome: 'alreadyPublished', record };
+}
+
+async function publish(tx: LeaderTx, ids: IdSource, input: PublishInput, actor: Actor): Promise<PublishResult> {
+  const { tenantId, microvmId } = input;
+  await requireSite(tx, tenantId, input.siteId);
+  const counters = await lockCounters(tx, tenantId, microvmId);
+  const state = await readState(tx, tenantId, microvmId);
+  if (state !== undefined) refuseStale(state, input);
+  const published = await findPublished(tx, input);
+  if (published !== undefined) return published;
+  const found = await readBinding(tx, tenantId, microvmId);
+  const chosen = found === null ? await bindAnew(tx, input, counters) : await currentBinding(tx, { tenantId, microvmId, counters, found });
+  if (chosen === null) return { outcome: 'hostUnavailable' };
+  const revision = counters.revision + 1;
+  await saveCounters(tx, tenantId, microvmId, { epoch: Math.max(counters.epoch, chosen.binding.epoch), revision });
+  const entries: AuditEntry[] = [await saveMicroVM(tx, input, state), ...chosen.entries];
+  // The binding refers to the microVM's row, so it is written after that.
+  if (found === null) entries.push(await insertBinding(tx, { tenantId, microvmId, binding: chosen.binding }));
+  else entries.push(...(await resizeBinding(tx, { tenantId, microvmId, before: chosen.binding, desired: input.desired })));
+  entries.push(...(await supersedePending(tx, tenantId, microvmId)));
+  entries.push(
+    ...(await insertPlan(tx, ids, {
+      tenantId, siteId: input.siteId, microvmId, key: planKey(input, chosen.binding.epoch), kind: input.kind, binding: chosen.binding,
+      revision, generation: input.generation, tryNumber: input.tryNumber, desired: input.desired,
+    })),
+  );
+  await appendAudit(tx, tenantId, actor, entries);
+  return { outcome: 'published', record: await loadExisting(tx, tenantId, microvmId) };
+}
+
+async function requireSite(tx: Tx, tenantId: TenantId, siteId: SiteId): Promise<void> {
+  const { rowCount } = await tx.query(
+    { name: 'find-site', isHot: true, text: 'select from nkudo.sites where tenant_id = $1 and id = $2 and deleted_at is null' },
+    [tenantId, siteId],
+  );
+  if (rowCount === 0) throw new AppError('SITE_NOT_FOUND', 'the site was not saved yet');
+}
+
+function refuseStale(state: MicroVMState, input: PublishInput): void {
+  if (state.is_deleting) throw new AppError('CONFLICT', 'the deletion of the microvm was published already');
+  if (state.generation > input.generation) {
+    throw new AppError('STALE_GENERATION', undefined, { details: { generation: input.generation, published: state.generation } });
+  }
+}
+
+/** Null when the host can't take it. */
+async function bindAnew(tx: LeaderTx, input: PublishInput, counters: Counters): Promise<{ readonly binding: LiveBinding; readonly entries: readonly AuditEntry[] } | null> {
+  if (input.placeOn === null) return null;
+  const place: { readonly hostId: HostId } & PublishInput = { ...input, hostId: input.placeOn };
+  if (!(await hostTakes(tx, place))) return null;
+  const need = required(input.desired);
+  const epoch = nextEpoch(tx.incarnation, counters.epoch);
+  return { binding: { hostId: place.hostId, epoch, cpuCount: need.cpus, memoryBytes: need.memoryBytes }, entries: [] };
+}
+
+async function saveMicroVM(tx: Tx, input: PublishInput, state: MicroVMState | undefined): Promise<AuditEntry> {
+  await tx.query(
+    {
+      name: 'save-microvm',
+      isHot: true,
+      text: `insert into nkudo.microvms (tenant_id, id, site_id, name, generation, desired) values ($1, $2, $3, $4, $5, $6)
+        on conflict (tenant_id, id) do update
+        set name = excluded.name, generation = excluded.generation, desired = excluded.desired, changed_at = now()`,
+    },
+    [input.tenantId, input.microvmId, input.siteId, input.name, input.generation, JSON.stringify(input.desired)],
+  );
+  return {
+    action: 'published', subject: 'microvm', id: input.microvmId,
+    before: state === undefined ? null : { generation: state.generation, desired: state.desired },
+    after: { generation: input.generation, desired: input.desired },
+  };
+}
+
+interface PlanInput {
+  readonly tenantId: TenantId;
+  readonly siteId: SiteId;
+  readonly microvmId: MicroVMId;
+  readonly key: string;
+  readonly kind: OperationKind;
+  readonly binding: LiveBinding;
+  readonly revision: number;
+  readonly generation: number;
+  readonly tryNumber: number;
+  readonly desired: DesiredMicroVM | null;
+}
+
+/** A plan of one operation. */
+async function insertPlan(tx: Tx, ids: IdSource, input: PlanInput): Promise<readonly AuditEntry[]> {
+  const planId = ids.uuid();
+  const operationId = ids.uuid();
+  const content = {
+    operations: [{ microvmId: input.microvmId, hostId: input.binding.hostId, kind: input.kind, epoch: input.binding.epoch, generation: input.generation, desired: input.desired }],
+  };
+  const hash = contentHash(content);
+  await tx.query(
+    {
+      name: 'insert-plan',
+      isHot: true,
+      text: `insert into nkudo.plans (tenant_id, id, site_id, idempotency_key, content, content_hash, hash_version, revision)
+        values ($1, $2, $3, $4, $5, $6, $7, $8)`,
+    },
+    [input.tenantId, planId, input.siteId, input.key, JSON.stringify(content), hash, contentHashVersion, input.revision],
+  );
+  await tx.query(
+    {
+      name: 'insert-operation',
+      isHot: true,
+      text: `insert into nkudo.operations (tenant_id, id, plan_id, microvm_id, host_id, kind, epoch, revision, generation, try_number, desired)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+    },
+    [
+      input.tenantId, operationId, planId, input.microvmId, input.binding.hostId, input.kind, input.binding.epoch, input.revision,
+      input.generation, input.tryNumber, input.desired === null ? null : JSON.stringify(input.desired),
+    ],
+  );
+  return [
+    { action: 'created', subject: 'plan', id: planId, before: null, after: { key: input.key, hash } },
+    { action: 'created', subject: 'operation', id: operationId, before: null, after: { kind: input.kind, epoch: input.binding.epoch, revision: input.revision } },
+  ];
+}
+
+async function loadExisting(tx: Tx, tenantId: TenantId, microvmId: MicroVMId): Promise<MicroVMRecord> {
+  const record = await loadMicroVM(tx, tenantId, microvmId);
+  if (record === null) throw new AppError('INTERNAL', 'a microvm that was just written is not there');
+  return record;
+}
+
+/** `undefined` when a deletion has to be written, null when there is nothing to delete. */
+async function findPublishedDeletion(tx: Tx, input: DeletionInput): Promise<MicroVMRecord | null | undefined> {
+  const record = await loadMicroVM(tx, input.tenantId, input.microvmId);
+  if (record === null || record.isTornDown) return record;
+  if (!record.isDeleting || record.binding === null) return undefined;
+  if (!(await hasPlan(tx, input.tenantId, deletionKey(input, record.binding.epoch)))) return undefined;
+  return (await isOutrun(tx, input.tenantId, input.microvmId, record.binding.epoch)) ? undefined : record;
+}
+
+async function publishDeletion(tx: LeaderTx, ids: IdSource, input: DeletionInput, actor: Actor): Promise<MicroVMRecord | null> {
+  const { tenantId, microvmId } = input;
+  const counters = await lockCounters(tx, tenantId, microvmId);
+  const published = await findPublishedDeletion(tx, input);
+  const state = await readState(tx, tenantId, microvmId);
+  if (published !== undefined || state === undefined) return published ?? null;
+  const found = await readBinding(tx, tenantId, microvmId);
+  const entries: AuditEntry[] = [await markDeleting(tx, input, { state, isBound: found !== null })];
+  entries.push(...(await supersedePending(tx, tenantId, microvmId)));
+  if (found !== null) entries.push(...(await insertDeletion(tx, ids, { input, deletion: state, counters, found })));
+  await appendAudit(tx, tenantId, actor, entries);
+  return loadExisting(tx, tenantId, microvmId);
+}
+
+/** A microVM that was never bound exists nowhere, so it is torn down with its mark. */
+async function markDeleting(tx: Tx, input: DeletionInput, found: { readonly state: MicroVMState; readonly isBound: boolean }): Promise<AuditEntry> {
+  await tx.query(
+    {
+      name: 'mark-microvm-deleting',
+      text: `update nkudo.microvms
+        set is_deleting = true, desired = null, generation = greatest(generation, $3), changed_at = now(),
+          torn_down_at = case when $4 then torn_down_at else coalesce(torn_down_at, now()) end
+        where tenant_id = $1 and id = $2`,
+    },
+    [input.tenantId, input.microvmId, input.generation, found.isBound],
+  );
+  return {
+    action: 'deletionPublished', subject: 'microvm', id: input.microvmId,
+    before: { generation: found.state.generation, desired: found.state.desired }, after: { generation: input.generation, desired: null },
+  };
+}
+
+async function insertDeletion(
+  tx: LeaderTx,
+  ids: IdSource,
+  from: { readonly input: DeletionInput; readonly deletion: MicroVMState; readonly counters: Counters; readonly found: LiveBinding },
+): Promise<readonly AuditEntry[]> {
+  const { input, counters } = from;
+  const { tenantId, microvmId } = input;
+  const chosen = await currentBinding(tx, { tenantId, microvmId, counters, found: from.found });
+  const revision = counters.revision + 1;
+  await saveCounters(tx, tenantId, microvmId, { epoch: Math.max(counters.epoch, chosen.binding.epoch), revision });
+  const plan = await insertPlan(tx, ids, {
+    tenantId, siteId: from.deletion.site_id, microvmId, key: deletionKey(input, chosen.binding.epoch), kind: 'Delete', binding: chosen.binding,
+    revision, generation: input.generation, tryNumber: input.tryNumber, desired: null,
+  });
+  return [...chosen.entries, ...plan];
+}
+
+async function completeDeletion(tx: LeaderTx, tenantId: TenantId, microvmId: MicroVMId, actor: Actor): Promise<true> {
+  await lockCounters(tx, tenantId, microvmId);
+  const state = await readState(tx, tenantId, microvmId);
+  if (state === undefined || state.is_released) return true;
+  if (!state.is_torn_down && !state.is_tombstone) {
+    throw new AppError('CONFLICT', 'the host did not confirm the teardown of the microvm yet');
+  }
+  const binding = await readBinding(tx, tenantId, microvmId);
+  const entries: AuditEntry[] = [{ action: 'released', subject: 'microvm', id: microvmId, before: { isReleased: false }, after: { isReleased: true } }];
+  if (binding !== null) entries.push(await releaseBinding(tx, tenantId, microvmId, binding));
+  await tx.query(
+    { name: 'release-microvm', text: 'update nkudo.microvms set released_at = now(), changed_at = now() where tenant_id = $1 and id = $2' },
+    [tenantId, microvmId],
+  );
+  await appendAudit(tx, tenantId, actor, entries);
+  return true;
+}
+
+async function forceDelete(tx: LeaderTx, ids: IdSource, tenantId: TenantId, microvmId: MicroVMId, actor: Actor): Promise<true> {
+  const counters = await lockCounters(tx, tenantId, microvmId);
+  const state = await readState(tx, tenantId, microvmId);
+  if (state === undefined || state.is_tombstone) return true;
+  const found = await readBinding(tx, tenantId, microvmId);
+  const entries: AuditEntry[] = [];
+  if (found !== null) {
+    // The order to remove it stays for the host, which may come back with the microVM still running.
+    if (!(await hasOpenDeletion(tx, tenantId, microvmId))) {
+      entries.push(...(await supersedePending(tx, tenantId, microvmId)));
+      const input = { tenantId, microvmId, generation: state.generation, tryNumber: counters.revision + 1 };
+      entries.push(...(await insertDeletion(tx, ids, { input, deletion: state, counters, found })));
+    }
+    entries.push(await releaseBinding(tx, tenantId, microvmId, found));
+  }
+  await tx.query(
+    {
+      name: 'tombstone-microvm',
+      text: `update nkudo.microvms set is_deleting = true, desired = null, tombstoned_at = now(), released_at = coalesce(released_at, now()), changed_at = now()
+        where tenant_id = $1 and id = $2`,
+    },
+    [tenantId, microvmId],
+  );
+  entries.push({ action: 'forceDeleted', subject: 'microvm', id: microvmId, before: { generation: state.generation, desired: state.desired }, after: null });
+  await appendAudit(tx, tenantId, actor, entries);
+  return true;
+}
+
+async function hasOpenDeletion(tx: Tx, tenantId: TenantId, microvmId: MicroVMId): Promise<boolean> {
+  const { rowCount } = await tx.query(
+    {
+      name: 'find-open-deletion',
+      text: `select from nkudo.operations
+        where tenant_id = $1 and microvm_id = $2 and kind = 'Delete' and status in ('Pending', 'Dispatched', 'Running') limit 1`,
+    },
+    [tenantId, microvmId],
+  );
+  return rowCount === 1;
+}
