@@ -279,7 +279,7 @@ function startWatch(context: WatchContext): Watch {
           act();
         };
         const explain = (reason: string): Error =>
-          new Error(`watching ${context.path}: ${reason} ${what}; last object: ${JSON.stringify(events.at(-1)?.object ?? null)}`);
+          new Error(`watching ${context.path}: ${reason} ${what}; last object: ${describeObject(events.at(-1)?.object)}`);
         const look = (broken: Error | null): void => {
           for (; next < events.length; next += 1) {
             const event = events[next];
@@ -304,6 +304,12 @@ function startWatch(context: WatchContext): Watch {
       context.onStop();
     },
   };
+}
+
+/** Without the API server's own bookkeeping, which hides the rest. */
+function describeObject(object: KubernetesObject | undefined): string {
+  const noise = new Set(['managedFields', 'kubectl.kubernetes.io/last-applied-configuration']);
+  return JSON.stringify(object ?? null, (key, value: unknown) => (noise.has(key) ? undefined : value));
 }
 
 /** One watch request until the server ends it; returns the version to go on from. */
