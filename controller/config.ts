@@ -27,7 +27,7 @@ export interface ServeConfig {
   readonly aggregateIntervalMs: number;
   readonly logLevel: string;
   readonly faultSocket: string | undefined;
-  /** Unique among the replicas that live at one time. */
+  /** Unique among the replicas that live at one time; the same after a restart in the same pod, which then leads on at once. */
   readonly replica: string;
 }
 
@@ -52,6 +52,15 @@ function postgresUrl(environment: Environment, name: string): string {
   const url = URL.parse(value);
   if (url === null || !['postgres:', 'postgresql:'].includes(url.protocol)) throw new ConfigError(`${name} must be a URL that begins with postgres://`);
   return value;
+}
+
+/** From its own variable, or else the one in the role's URL, so that one Secret can serve both commands. */
+function password(environment: Environment, name: string, urlName: string): string {
+  const own = environment[name];
+  if (own !== undefined && own !== '') return own;
+  const inUrl = URL.parse(environment[urlName] ?? '')?.password ?? '';
+  if (inUrl === '') throw new ConfigError(`${name} must be set, or ${urlName} must hold the password`);
+  return decodeURIComponent(inUrl);
 }
 
 function address(environment: Environment, name: string, fallback: string | null): string | null {
@@ -88,8 +97,8 @@ function namespace(environment: Environment): string {
 export function parseMigrateConfig(environment: Environment): MigrateConfig {
   return Object.freeze({
     databaseAdminUrl: postgresUrl(environment, 'NKUDO_DATABASE_ADMIN_URL'),
-    appPassword: required(environment, 'NKUDO_DATABASE_APP_PASSWORD'),
-    systemPassword: required(environment, 'NKUDO_DATABASE_SYSTEM_PASSWORD'),
+    appPassword: password(environment, 'NKUDO_DATABASE_APP_PASSWORD', 'NKUDO_DATABASE_URL'),
+    systemPassword: password(environment, 'NKUDO_DATABASE_SYSTEM_PASSWORD', 'NKUDO_DATABASE_SYSTEM_URL'),
     logLevel: logLevel(environment),
   });
 }
@@ -113,6 +122,6 @@ export function parseServeConfig(environment: Environment, suffix: string): Serv
     aggregateIntervalMs: milliseconds(environment, 'NKUDO_AGGREGATE_INTERVAL_MS', { fallback: 10_000, min: 50, max: hourMs }),
     logLevel: logLevel(environment),
     faultSocket: environment['NKUDO_FAULT_SOCKET'],
-    replica: `${environment['POD_NAME'] || hostname()}-${suffix}`,
+    replica: environment['POD_NAME'] || `${hostname()}-${suffix}`,
   });
 }

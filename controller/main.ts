@@ -1,0 +1,69 @@
+/** Entry of `nkudo-controller`: commands, logging, signals, exit codes. What runs is in `serve.ts`. */
+import { Command } from 'commander';
+import pino, { type Logger } from 'pino';
+import { migrate, MigrationError } from '#db/migrate.ts';
+import { ConfigError, parseMigrateConfig, parseServeConfig } from './config.ts';
+import { serve } from './serve.ts';
+
+/** A stop that takes longer is ended. */
+const stopDeadlineMs = 20_000;
+
+function createLog(level: string): Logger {
+  // Synchronous, so that the last lines of a process that ends are not lost.
+  return pino({ level, base: { program: 'nkudo-controller', pid: process.pid } }, pino.destination({ sync: true }));
+}
+
+async function runMigrate(): Promise<void> {
+  const config = parseMigrateConfig(process.env);
+  const log = createLog(config.logLevel);
+  const { applied } = await migrate({ adminUrl: config.databaseAdminUrl, appPassword: config.appPassword, systemPassword: config.systemPassword, log });
+  log.info({ applied }, 'the database has the newest schema');
+}
+
+async function runServe(): Promise<void> {
+  const config = parseServeConfig(process.env, String(process.pid));
+  const log = createLog(config.logLevel);
+  const stopping = new AbortController();
+  const stopRequested = new Promise<'stop'>((resolve) => {
+    for (const name of ['SIGTERM', 'SIGINT'] as const) {
+      process.once(name, () => {
+        stopping.abort();
+        resolve('stop');
+      });
+    }
+  });
+  const starting = serve(config, log, stopping.signal);
+  const started = await Promise.race([starting, stopRequested]);
+  if (started === 'stop') process.exit(0); // Nothing is promised to anybody yet.
+  const end = await Promise.race([stopRequested, started.failed.then(() => 'lost' as const)]);
+  if (end === 'lost') {
+    log.fatal('the leadership was lost; another replica goes on');
+    process.exit(1);
+  }
+  log.info('stopping');
+  setTimeout(() => {
+    log.error('the stop took too long');
+    process.exit(1);
+  }, stopDeadlineMs).unref();
+  await started.stop();
+  log.info('stopped');
+  process.exit(0);
+}
+
+/** Settings and migrations have their own sentences; everything else shows its stack. */
+function fail(error: unknown): never {
+  const text = error instanceof ConfigError || error instanceof MigrationError ? error.message : error instanceof Error ? (error.stack ?? error.message) : String(error);
+  process.stderr.write(`nkudo-controller: ${text}\n`);
+  process.exit(1);
+}
+
+const program = new Command('nkudo-controller').description('Runs microVMs on edge hosts from Kubernetes. Settings come from the environment.');
+program
+  .command('migrate')
+  .description('bring the database to the newest schema')
+  .action(() => runMigrate().catch(fail));
+program
+  .command('serve')
+  .description('serve agents and tenants; reconcile while leading')
+  .action(() => runServe().catch(fail));
+await program.parseAsync();

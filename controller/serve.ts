@@ -1,0 +1,211 @@
+/**
+ * The controller as one running thing: database, Kubernetes, certificate authority, the three listeners,
+ * then leadership and the reconcilers. Owns the order of start and stop; what each part does is its own.
+ *
+ * Every replica serves agents and tenants; only the one that leads reconciles. Losing the database or the
+ * API server for a while ends nothing; losing the leadership ends the process.
+ */
+import { randomUUID } from 'node:crypto';
+import { rename, writeFile } from 'node:fs/promises';
+import type { Logger } from 'pino';
+import { createFaultPoints, pointsOf } from '#api/fault-points/fault-points.ts';
+import { isAppError } from '#api/model/error-codes.ts';
+import { openDatabase, type Database } from '#db/database.ts';
+import { createHintBus } from '#db/hint-bus.ts';
+import { loadConnection } from './adapters/kubernetes/connection.ts';
+import { createKubernetesClient, type KubernetesClient } from './adapters/kubernetes/kubernetes-client.ts';
+import { createKubernetesReviews } from './adapters/kubernetes/reviews.ts';
+import { createSecrets } from './adapters/kubernetes/secrets.ts';
+import type { ServeConfig } from './config.ts';
+import { createEdgeGateway, edgeAccess } from './edge-gateway/gateway.ts';
+import { controllerSteps, type ControllerFaultPoints } from './fault-points.ts';
+import { createAuthentication } from './fleet-api/authentication.ts';
+import { createFleetService, fleetAccess } from './fleet-api/fleet-service.ts';
+import { createWakeUps } from './fleet-api/wake-ups.ts';
+import { createCallers } from './grpc/access.ts';
+import { splitAddress, startListener, type Listener } from './grpc/listener.ts';
+import { createHealth, createReflection, healthAccess, reflectionAccess, type Health } from './grpc/standard-services.ts';
+import { createReadiness } from './http/readiness.ts';
+import { startHttpListener } from './http/server.ts';
+import { lead, type Leader } from './lead.ts';
+import { loadOrCreateAuthority } from './pki/authority-store.ts';
+import { createPki, defaultHostValidityMs, type Pki } from './pki/pki.ts';
+import type { HintBus } from './ports/hints.ts';
+import { pause, createTime, type Time } from './runtime/time.ts';
+import { createMetrics, type ControllerMetrics } from './telemetry/metrics.ts';
+
+const authoritySecret = 'nkudo-ca';
+/** A host is silent after so many missed beats. */
+const silentBeats = 4;
+const startRetryMs = 1_000;
+/** Time that open calls get when the controller stops; below Kubernetes' default of 30 s for a pod. */
+const stopGraceMs = 5_000;
+const certificateCheckMs = 3_600_000;
+
+export interface RunningController {
+  /** Resolves when the process must end with an error: the leadership was lost. */
+  readonly failed: Promise<void>;
+  /** Says goodbye to hosts, lets calls finish, gives the Lease back. */
+  stop(): Promise<void>;
+}
+
+/** What all parts share. */
+export interface Core {
+  readonly config: ServeConfig;
+  readonly log: Logger;
+  readonly time: Time;
+  readonly database: Database;
+  readonly hints: HintBus;
+  readonly kubernetes: KubernetesClient;
+  readonly pki: Pki;
+  readonly metrics: ControllerMetrics;
+  readonly faults: ControllerFaultPoints;
+  /** Addresses that agents dial. */
+  readonly endpoints: () => readonly string[];
+}
+
+/** Repeats what needs another server until it answers: at a cold start the order of starts is nobody's. */
+async function untilItAnswers<Result>(core: Pick<Core, 'log' | 'time'>, what: string, signal: AbortSignal, work: () => Promise<Result>): Promise<Result> {
+  for (;;) {
+    try {
+      return await work();
+    } catch (error) {
+      if (!isAppError(error) || error.retry !== 'backoff' || error.code === 'INTERNAL' || signal.aborted) throw error;
+      core.log.warn({ code: error.code, error: error.message }, `${what} does not answer yet`);
+      await pause(core.time, startRetryMs, signal);
+    }
+  }
+}
+
+interface Listeners {
+  readonly edge: Listener;
+  readonly fleet: Listener;
+  readonly healths: readonly Health[];
+  stop(): Promise<void>;
+}
+
+async function startGrpc(core: Core): Promise<Listeners> {
+  const { config, database, hints, metrics, pki, time } = core;
+  const log = core.log.child({ part: 'grpc' });
+  const calls = { log, onEnd: metrics.countCall };
+  const wakeUps = createWakeUps();
+  hints.onHint((hint) => {
+    if (hint.kind !== 'operations') wakeUps.wake(`tenant/${hint.tenantId}`);
+  });
+  hints.onRemoteChange(() => wakeUps.wakeAll());
+  const gateway = createEdgeGateway(
+    {
+      log: core.log.child({ part: 'edge' }),
+      clock: time,
+      ids: { uuid: () => randomUUID() },
+      pki,
+      enrollments: database.enrollment,
+      hosts: database.hosts,
+      dispatch: database.dispatch,
+      logs: database.logs,
+      hints,
+      faults: core.faults,
+      metrics: metrics.gateway,
+      settings: { heartbeatIntervalMs: config.heartbeatIntervalMs, pollIntervalMs: config.pollIntervalMs, replica: config.replica, endpoints: core.endpoints },
+      onLogStored: (microvmId) => wakeUps.wake(`log/${microvmId}`),
+    },
+    calls,
+  );
+  const authentication = createAuthentication(createKubernetesReviews(loadConnection(null)), time);
+  const fleetTable = { ...fleetAccess, ...healthAccess, ...reflectionAccess };
+  const fleetCallers = createCallers({ table: fleetTable, authenticate: ({ metadata }) => authentication.authenticate(metadata), log });
+  const fleetService = createFleetService(
+    { clock: time, fleet: database.fleet, logs: database.logs, authentication, wakeUps, silenceMs: silentBeats * config.heartbeatIntervalMs },
+    fleetCallers,
+    calls,
+  );
+  const edgeHealth = createHealth(calls, ['nkudo.edge.v1.EdgeService', 'nkudo.edge.v1.EnrollmentService']);
+  const fleetHealth = createHealth(calls, ['nkudo.v1.FleetService']);
+  const edge = await startListener({
+    listen: config.edgeListen,
+    certificates: pki.serverCertificates,
+    asksForClientCertificate: true,
+    table: { ...edgeAccess, ...healthAccess },
+    interceptor: gateway.callers.interceptor,
+    services: [...gateway.services, edgeHealth.service],
+  });
+  const fleet = await startListener({
+    listen: config.fleetListen,
+    certificates: pki.serverCertificates,
+    asksForClientCertificate: false,
+    table: fleetTable,
+    interceptor: fleetCallers.interceptor,
+    services: [fleetService, fleetHealth.service, createReflection(calls)],
+  });
+  gateway.start();
+  return {
+    edge,
+    fleet,
+    healths: [edgeHealth, fleetHealth],
+    stop: async () => {
+      await gateway.stop();
+      await Promise.all([edge.stop(stopGraceMs), fleet.stop(stopGraceMs)]);
+    },
+  };
+}
+
+/** Whole or not at all: a reader never sees half a file. */
+async function writeReadyFile(file: string, addresses: object): Promise<void> {
+  await writeFile(`${file}.tmp`, JSON.stringify(addresses));
+  await rename(`${file}.tmp`, file);
+}
+
+/** `signal` gives up the start. @throws when a setting or the certificate authority can't be used */
+export async function serve(config: ServeConfig, log: Logger, signal: AbortSignal): Promise<RunningController> {
+  const time = createTime({ nowMs: () => Date.now(), monotonicMs: () => performance.now(), random: () => Math.random() });
+  const ids = { uuid: () => randomUUID() };
+  const database = openDatabase({ appUrl: config.databaseUrl, systemUrl: config.databaseSystemUrl, ids, log: log.child({ part: 'db' }) });
+  const kubernetes = createKubernetesClient({ connection: loadConnection(null), fieldManager: 'nkudo-controller', userAgent: 'nkudo-controller', time });
+  const base = { log, time };
+  await untilItAnswers(base, 'the database', signal, () => database.ping());
+  const authority = await untilItAnswers(base, 'the Kubernetes API', signal, () => loadOrCreateAuthority(createSecrets(kubernetes, config.namespace), authoritySecret, time.nowMs()));
+  const advertised = config.advertise === null ? [] : [splitAddress(config.advertise).host.replace(/^\[(.*)\]$/, '$1')];
+  const pki = await createPki({ authority, hosts: advertised, hostValidityMs: defaultHostValidityMs, nowMs: time.nowMs() });
+  const hints = createHintBus({ url: config.databaseSystemUrl, replica: config.replica, log: log.child({ part: 'hints' }) });
+  let boundEdge: string | null = null;
+  const core: Core = {
+    ...base,
+    config,
+    database,
+    hints,
+    kubernetes,
+    pki,
+    metrics: createMetrics(),
+    faults: createFaultPoints({ socketPath: config.faultSocket, processName: 'controller', known: pointsOf(controllerSteps) }),
+    endpoints: () => (config.advertise === null ? (boundEdge === null ? [] : [boundEdge]) : [config.advertise]),
+  };
+  const grpc = await startGrpc(core);
+  boundEdge = grpc.edge.address;
+  let leader: Leader | null = null;
+  const http = await startHttpListener(splitAddress(config.httpListen), {
+    metrics: () => core.metrics.registry.metrics(),
+    readiness: createReadiness([
+      { name: 'database', look: () => database.ping().then(() => null) },
+      { name: 'informers', look: () => Promise.resolve(leader === null || leader.isSynced() ? null : 'this replica leads and has not seen all objects yet') },
+    ]),
+  });
+  leader = lead(core);
+  const certificates = setInterval(() => {
+    pki.renewServerCertificate(time.nowMs()).catch((error: unknown) => log.error({ err: error }, 'the server certificate could not be renewed; the one in use goes on'));
+  }, certificateCheckMs);
+  const addresses = { edge: grpc.edge.address, fleet: grpc.fleet.address, http: http.address };
+  if (config.readyFile !== null) await writeReadyFile(config.readyFile, addresses);
+  log.info(addresses, 'ready');
+  return {
+    failed: leader.lost,
+    stop: async () => {
+      clearInterval(certificates);
+      for (const health of grpc.healths) health.setServing(false);
+      await Promise.all([leader.stop(), grpc.stop()]);
+      await http.stop();
+      await hints.close();
+      kubernetes.close();
+      await database.close();
+    },
+  };
+}
