@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 )
 
 // The HTTP/1.1 subset of the real program's server (micro_http), with its oddities: no reason
@@ -50,23 +51,29 @@ func protocolError(message string) *response {
 func serve(listener *net.UnixListener, vmm *VMM) {
 	var mutex sync.Mutex
 	open := 0
+	isFull := func() bool {
+		mutex.Lock()
+		defer mutex.Unlock()
+		return open >= connectionsMax
+	}
 	for {
 		connection, err := listener.AcceptUnix()
 		if err != nil {
 			return
 		}
-		mutex.Lock()
-		isTooMany := open >= connectionsMax
-		if !isTooMany {
-			open++
+		if isFull() {
+			// The real server sees hang-ups that came first before it accepts.
+			time.Sleep(2 * time.Millisecond)
 		}
-		mutex.Unlock()
-		if isTooMany {
+		if isFull() {
 			body := `{ "error": "Too many open connections" }`
 			fmt.Fprintf(connection, "HTTP/1.1 503\r\nServer: Firecracker API\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 			_ = connection.Close()
 			continue
 		}
+		mutex.Lock()
+		open++
+		mutex.Unlock()
 		go func() {
 			serveConnection(connection, vmm)
 			mutex.Lock()
