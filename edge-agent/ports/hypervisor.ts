@@ -183,7 +183,7 @@ export interface Hypervisor {
 
   /**
    * The events of the live VMM, in order, from `cursor` on (or from the VMM's start when null or of
-   * an earlier VMM). Ends when the VMM is gone and all it wrote was delivered, or when aborted. The
+   * an earlier VMM). Ends when the VMM is gone and all it wrote was delivered; rejects when aborted. The
    * last one or two events of a VMM may never be written: decide by the process, not by an event.
    */
   events(vmDirectory: string, cursor: EventCursor | null, signal: AbortSignal): AsyncIterable<VmmEvent>;

@@ -187,10 +187,11 @@ export function createCloudHypervisor(options: CloudHypervisorOptions): Hypervis
   }
 
   async function boot(vmDirectory: string, signal: AbortSignal): Promise<void> {
-    const answer = await apiPut('/vm.boot', undefined, callOptions(vmDirectory, signal, deadlines.bootMs));
-    if (answer.ok) return;
+    // Read first: a refused boot drops the device that failed from the configuration.
     const info = await readInfo(vmDirectory, signal);
     if (info !== null && info.state !== 'created') throw new AppError('HYPERVISOR_FAILED', `a guest is ${info.state} already`);
+    const answer = await apiPut('/vm.boot', undefined, callOptions(vmDirectory, signal, deadlines.bootMs));
+    if (answer.ok) return;
     const error = await bootRefusalError(info === null ? null : specOf(info), answer.refusal);
     await remove(vmDirectory, signal);
     throw error;

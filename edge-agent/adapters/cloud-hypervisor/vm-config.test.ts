@@ -1,0 +1,35 @@
+import { expect, test } from 'vitest';
+import type { VmSpec } from '../../ports/hypervisor.ts';
+import { deriveVmConfig } from './vm-config.ts';
+
+const spec = (replaced: Partial<VmSpec> = {}): VmSpec => ({
+  cpuCount: 2,
+  cpuMax: 4,
+  memoryBytes: 256 * 1024 * 1024,
+  boot: { kind: 'kernel', path: '/images/vmlinux', cmdline: 'console=ttyS0' },
+  disks: [],
+  serialLog: true,
+  ...replaced,
+});
+
+test('translates a kernel boot with a logged serial console', () => {
+  expect(deriveVmConfig(spec())).toEqual({
+    cpus: { boot_vcpus: 2, max_vcpus: 4 },
+    memory: { size: 268_435_456 },
+    payload: { kernel: '/images/vmlinux', cmdline: 'console=ttyS0' },
+    serial: { mode: 'File', file: 'serial.log' },
+    console: { mode: 'Off' },
+    pvpanic: true,
+  });
+});
+
+test('translates initramfs, firmware, disks and a console that is not logged', () => {
+  expect(deriveVmConfig(spec({ boot: { kind: 'kernel', path: '/k', cmdline: '', initramfsPath: '/i' } })).payload).toEqual({ kernel: '/k', cmdline: '', initramfs: '/i' });
+  expect(deriveVmConfig(spec({ boot: { kind: 'firmware', path: '/fw' } })).payload).toEqual({ firmware: '/fw' });
+  expect(deriveVmConfig(spec({ serialLog: false })).serial).toEqual({ mode: 'Null' });
+  const disks = [{ name: 'root', path: '/d/root.raw', readOnly: false }, { name: '--x', path: '/d/x.raw', readOnly: true }];
+  expect(deriveVmConfig(spec({ disks })).disks).toEqual([
+    { id: 'disk-root', path: '/d/root.raw', readonly: false },
+    { id: 'disk---x', path: '/d/x.raw', readonly: true },
+  ]);
+});

@@ -1,0 +1,350 @@
+/**
+ * The Hypervisor port on its adapter: every obligation that the agent relies on, on real processes.
+ * Who runs is judged by an outside observer (processes-of-directory.ts), not by the adapter's records.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
+import { mkdir, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, expect, test } from 'vitest';
+import { createCloudHypervisor } from '#edge-agent/adapters/cloud-hypervisor/cloud-hypervisor.ts';
+import type { EventCursor, Hypervisor, VmSpec } from '#edge-agent/ports/hypervisor.ts';
+import { reapersOf, vmmsOf } from './processes-of-directory.ts';
+import { countCells, describeOnTargets, type Target } from './targets.ts';
+import { until } from './vmm-under-test.ts';
+
+const bases: string[] = [];
+const agents: ChildProcess[] = [];
+
+afterEach(async () => {
+  for (const agent of agents.splice(0)) agent.kill('SIGKILL');
+  for (const base of bases.splice(0)) {
+    for (const pid of await vmmsOf(join(base, 'vm'))) process.kill(pid, 'SIGKILL');
+    await until('the end of all processes', 10_000, async () => (await vmmsOf(join(base, 'vm'))).length === 0 && (await reapersOf(join(base, 'vm'))).length === 0);
+    await rm(base, { recursive: true, force: true });
+  }
+});
+
+async function makeVmDirectory(): Promise<string> {
+  const base = await mkdtemp(join(tmpdir(), 'nkudo-port-'));
+  bases.push(base);
+  await mkdir(join(base, 'vm'), { mode: 0o700 });
+  return join(base, 'vm');
+}
+
+const never = new AbortController().signal;
+const path = { PATH: process.env['PATH'] ?? '' };
+const connect = (target: Target, options: { memoryBytesMax?: number } = {}): Hypervisor =>
+  createCloudHypervisor({ binaryPath: target.binary, environment: path, deadlines: { observeMs: 500, callMs: 1_000 }, ...options });
+
+function specFor(target: Target, cmdline: string, replaced: Partial<VmSpec> = {}): VmSpec {
+  return { cpuCount: 1, cpuMax: 1, memoryBytes: 64 * 1024 * 1024, boot: { kind: 'kernel', path: target.guest, cmdline }, disks: [], serialLog: true, ...replaced };
+}
+
+async function bootGuest(hypervisor: Hypervisor, directory: string, spec: VmSpec): Promise<number> {
+  const { pid } = await hypervisor.spawn(directory, never);
+  await hypervisor.create(directory, spec, never);
+  await hypervisor.boot(directory, never);
+  return pid;
+}
+
+async function untilSerial(hypervisor: Hypervisor, directory: string, line: string): Promise<void> {
+  await until(`the guest's line ${line}`, 20_000, async () => (await readFile(hypervisor.paths(directory).serialLog, 'utf8').catch(() => '')).includes(line));
+}
+
+const failure = (code: string) => expect.objectContaining({ code });
+
+describeOnTargets('Hypervisor port', (target) => {
+  const cells = countCells(target, 'Hypervisor port');
+  afterEach(() => void cells.add());
+
+  test('probes the version and names a missing binary', async () => {
+    expect((await connect(target).probe(never)).version).toMatch(/^v\d+\.\d+/);
+    const missing = createCloudHypervisor({ binaryPath: '/nonexistent/cloud-hypervisor', environment: path });
+    await expect(missing.probe(never)).rejects.toEqual(failure('HYPERVISOR_MISSING'));
+    await expect(missing.spawn(await makeVmDirectory(), never)).rejects.toEqual(failure('HYPERVISOR_MISSING'));
+  });
+
+  test('makes one VMM out of many spawns at once and leaves no reaper but its own', async () => {
+    const directory = await makeVmDirectory();
+    const [first, second] = [connect(target), connect(target)];
+    const spawned = await Promise.all([first, second, first, second, first].map((hypervisor) => hypervisor.spawn(directory, never)));
+    expect(new Set(spawned.map((identity) => identity.pid)).size).toBe(1);
+    expect(await vmmsOf(directory)).toEqual([spawned[0]?.pid]);
+    await until('the end of the other reapers', 10_000, async () => (await reapersOf(directory)).length === 1);
+  });
+
+  test('starts no VMM by itself when the one that many asked for has ended', async () => {
+    const directory = await makeVmDirectory();
+    const hypervisor = connect(target);
+    await Promise.all([1, 2, 3].map(() => hypervisor.spawn(directory, never)));
+    await hypervisor.kill(directory, never);
+    await until('the end of the reapers', 10_000, async () => (await reapersOf(directory)).length === 0);
+    expect(await vmmsOf(directory)).toEqual([]);
+  });
+
+  test('adopts a VMM whose agent was killed', async () => {
+    const directory = await makeVmDirectory();
+    const agent = startAgent('stay', directory, target);
+    await saysSpawned(agent);
+    const [pid] = await vmmsOf(directory);
+    agent.kill('SIGKILL');
+    await exitOf(agent);
+    const hypervisor = connect(target);
+    expect(await hypervisor.observe(directory, never)).toMatchObject({ kind: 'live', process: { pid }, api: 'none' });
+    expect((await hypervisor.spawn(directory, never)).pid).toBe(pid);
+    expect(await vmmsOf(directory)).toEqual([pid]);
+  });
+
+  test('does not double a VMM whose agent was killed right after it started the reaper', async () => {
+    const directory = await makeVmDirectory();
+    await exitOf(startAgent('die-after-reaper', directory, target));
+    const { pid } = await connect(target).spawn(directory, never);
+    expect(await vmmsOf(directory)).toEqual([pid]);
+    await until('the end of the other reaper', 10_000, async () => (await reapersOf(directory)).length === 1);
+    expect(await vmmsOf(directory)).toEqual([pid]);
+  });
+
+  test('finds a VMM whose reaper was killed before it wrote the process record', async () => {
+    const directory = await makeVmDirectory();
+    const hypervisor = connect(target);
+    const pid = await bootGuest(hypervisor, directory, specFor(target, 'idle'));
+    for (const reaper of await reapersOf(directory)) process.kill(reaper, 'SIGKILL');
+    await rm(join(directory, 'vmm.process'));
+    expect(await hypervisor.observe(directory, never)).toMatchObject({ kind: 'live', process: { pid }, api: 'running' });
+    expect((await hypervisor.spawn(directory, never)).pid).toBe(pid);
+    expect(await vmmsOf(directory)).toEqual([pid]);
+  });
+
+  test('reports Unknown for an end that nobody saw, and can spawn again', async () => {
+    const directory = await makeVmDirectory();
+    const hypervisor = connect(target);
+    const { pid } = await hypervisor.spawn(directory, never);
+    for (const reaper of await reapersOf(directory)) process.kill(reaper, 'SIGKILL');
+    process.kill(pid, 'SIGKILL');
+    await until('the end of the VMM', 10_000, async () => (await vmmsOf(directory)).length === 0);
+    expect(await hypervisor.observe(directory, never)).toMatchObject({ kind: 'exited', exit: { reason: 'Unknown' } });
+    expect((await hypervisor.spawn(directory, never)).pid).not.toBe(pid);
+  });
+
+  test('is not fooled by another process with the recorded pid', async () => {
+    const directory = await makeVmDirectory();
+    const bootId = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+    await writeFile(join(directory, 'vmm.process'), JSON.stringify({ pid: process.pid, startTime: '1', bootId }));
+    expect(await connect(target).observe(directory, never)).toMatchObject({ kind: 'exited' });
+    await connect(target).kill(directory, never);
+    expect(await connect(target).observe(directory, never)).toMatchObject({ kind: 'exited', exit: { reason: 'Unknown' } });
+  });
+
+  test('reports HostReboot for a VMM of an earlier boot', async () => {
+    const directory = await makeVmDirectory();
+    const bootId = '00000000-0000-4000-8000-000000000000';
+    await writeFile(join(directory, 'vmm.process'), JSON.stringify({ pid: process.pid, startTime: '1', bootId }));
+    expect(await connect(target).observe(directory, never)).toMatchObject({ kind: 'exited', exit: { reason: 'HostReboot' } });
+  });
+
+  test('observes an untouched directory as absent', async () => {
+    expect(await connect(target).observe(await makeVmDirectory(), never)).toEqual({ kind: 'absent' });
+  });
+
+  const ends: { name: string; cmdline: string; end: (hypervisor: Hypervisor, directory: string, pid: number) => Promise<void>; expected: object }[] = [
+    { name: 'a guest power-off', cmdline: 'poweroff 20', end: async () => undefined, expected: { reason: 'GuestShutdown', code: 0 } },
+    { name: 'the power button', cmdline: 'idle', end: (hypervisor, directory) => hypervisor.powerButton(directory, never), expected: { reason: 'GuestShutdown', code: 0 } },
+    { name: 'a vCPU failure', cmdline: 'crash 20', end: async () => undefined, expected: { reason: 'VMMCrash', code: 0 } },
+    { name: 'SIGKILL', cmdline: 'idle', end: async (_hypervisor, _directory, pid) => void process.kill(pid, 'SIGKILL'), expected: { reason: 'VMMCrash', signal: 'SIGKILL' } },
+    { name: 'SIGTERM', cmdline: 'idle', end: async (_hypervisor, _directory, pid) => void process.kill(pid, 'SIGTERM'), expected: { reason: 'Operator', code: 0 } },
+    { name: 'vmm.shutdown', cmdline: 'idle', end: (hypervisor, directory) => hypervisor.shutdownVmm(directory, never), expected: { reason: 'Operator', code: 0 } },
+  ];
+  test.each(ends)('tells the reason of $name and can spawn again', async ({ cmdline, end, expected }) => {
+    const directory = await makeVmDirectory();
+    const hypervisor = connect(target);
+    const pid = await bootGuest(hypervisor, directory, specFor(target, cmdline));
+    if (cmdline === 'idle') await untilSerial(hypervisor, directory, 'NKUDO-IDLE');
+    await end(hypervisor, directory, pid);
+    const exit = await hypervisor.waitForExit(directory, never);
+    expect(exit).toMatchObject({ ...expected, process: { pid } });
+    expect(exit.atMs).toBeTypeOf('number');
+    expect(await hypervisor.observe(directory, never)).toMatchObject({ kind: 'exited', exit: expected });
+    expect((await hypervisor.spawn(directory, never)).pid).not.toBe(pid);
+    expect(await hypervisor.observe(directory, never)).toMatchObject({ kind: 'live', api: 'none' });
+  });
+
+  test('repeats pause, resume, shutdown, delete, kill and vmm.shutdown without harm', async () => {
+    const directory = await makeVmDirectory();
+    const hypervisor = connect(target);
+    await bootGuest(hypervisor, directory, specFor(target, 'idle'));
+    const twice = async (act: (directory: string, signal: AbortSignal) => Promise<void>, api: string) => {
+      await act(directory, never);
+      await act(directory, never);
+      expect(await hypervisor.observe(directory, never)).toMatchObject({ kind: 'live', api });
+    };
+    await twice(hypervisor.pause, 'paused');
+    await twice(hypervisor.resume, 'running');
+    await twice(hypervisor.shutdown, 'created');
+    await hypervisor.boot(directory, never);
+    await hypervisor.reboot(directory, never);
+    expect(await hypervisor.info(directory, never)).toMatchObject({ state: 'running', memoryBytes: 64 * 1024 * 1024, cpuCount: 1, kernelPath: target.guest });
+    await twice(hypervisor.delete, 'none');
+    expect(await hypervisor.info(directory, never)).toBe(null);
+    await hypervisor.shutdownVmm(directory, never);
+    await hypervisor.shutdownVmm(directory, never);
+    await hypervisor.kill(directory, never);
+    expect(await vmmsOf(directory)).toEqual([]);
+  });
+
+  test('replaces an unbooted configuration and refuses to replace a running one', async () => {
+    const directory = await makeVmDirectory();
+    const hypervisor = connect(target);
+    await hypervisor.spawn(directory, never);
+    await hypervisor.create(directory, specFor(target, 'idle', { cpuCount: 2, cpuMax: 2 }), never);
+    await hypervisor.create(directory, specFor(target, 'idle'), never);
+    expect(await hypervisor.info(directory, never)).toMatchObject({ state: 'created', cpuCount: 1 });
+    await hypervisor.boot(directory, never);
+    await expect(hypervisor.create(directory, specFor(target, 'idle'), never)).rejects.toEqual(failure('HYPERVISOR_FAILED'));
+    await expect(hypervisor.boot(directory, never)).rejects.toEqual(failure('HYPERVISOR_FAILED'));
+    expect(await hypervisor.observe(directory, never)).toMatchObject({ api: 'running' });
+  });
+
+  test('refuses what can not boot, by a code, before anything is made', async () => {
+    const directory = await makeVmDirectory();
+    const hypervisor = connect(target, { memoryBytesMax: 1024 ** 3 });
+    await hypervisor.spawn(directory, never);
+    await writeFile(join(directory, 'text'), 'no kernel');
+    const kernel = (file: string, initramfsPath?: string): Partial<VmSpec> => ({ boot: { kind: 'kernel', path: file, cmdline: '', ...(initramfsPath === undefined ? {} : { initramfsPath }) } });
+    const refusals: [string, Partial<VmSpec>][] = [
+      ['KERNEL_NOT_FOUND', kernel('/nonexistent/kernel')],
+      ['KERNEL_NOT_FOUND', kernel(directory)],
+      ['KERNEL_NOT_FOUND', { boot: { kind: 'firmware', path: '/nonexistent/firmware' } }],
+      ['KERNEL_NOT_BOOTABLE', kernel(join(directory, 'text'))],
+      ['INITRAMFS_NOT_FOUND', kernel(target.guest, '/nonexistent/initramfs')],
+      ['DISK_NOT_FOUND', { disks: [{ name: 'root', path: '/nonexistent/disk', readOnly: false }] }],
+      ['NOT_ENOUGH_MEMORY', { memoryBytes: 1024 ** 4 }],
+    ];
+    for (const [code, replaced] of refusals) {
+      await expect(hypervisor.create(directory, specFor(target, 'idle', replaced), never), code).rejects.toEqual(failure(code));
+      expect(await hypervisor.info(directory, never)).toBe(null);
+    }
+  });
+
+  test('leaves no configuration behind when the VMM refuses to boot it', async () => {
+    const [holder, other] = [await makeVmDirectory(), await makeVmDirectory()];
+    const hypervisor = connect(target);
+    const disk = { name: 'root', path: join(holder, 'disk.raw'), readOnly: false };
+    await writeFile(disk.path, '');
+    await truncate(disk.path, 1024 * 1024);
+    await bootGuest(hypervisor, holder, specFor(target, 'idle', { disks: [disk] }));
+    await hypervisor.spawn(other, never);
+    await hypervisor.create(other, specFor(target, 'idle', { disks: [disk] }), never);
+    await expect(hypervisor.boot(other, never)).rejects.toEqual(failure('DISK_IN_USE'));
+    expect(await hypervisor.info(other, never)).toBe(null);
+
+    const gone = { name: 'data', path: join(other, 'gone.raw'), readOnly: false };
+    await writeFile(gone.path, '');
+    await hypervisor.create(other, specFor(target, 'idle', { disks: [gone] }), never);
+    await rm(gone.path);
+    await expect(hypervisor.boot(other, never)).rejects.toEqual(failure('DISK_NOT_FOUND'));
+    expect(await hypervisor.info(other, never)).toBe(null);
+
+    await hypervisor.create(other, specFor(target, 'idle', { cpuCount: 4, cpuMax: 2 }), never);
+    await expect(hypervisor.boot(other, never)).rejects.toEqual(failure('SPEC_REFUSED'));
+    expect(await hypervisor.info(other, never)).toBe(null);
+  });
+
+  test('works in a directory whose path is longer than a socket address', async () => {
+    const base = await mkdtemp(join(tmpdir(), 'nkudo-port-'));
+    bases.push(base);
+    const directory = join(base, 'x'.repeat(120), 'y'.repeat(120));
+    await mkdir(directory, { recursive: true, mode: 0o700 });
+    const hypervisor = connect(target);
+    const pid = await bootGuest(hypervisor, directory, specFor(target, 'idle'));
+    await untilSerial(hypervisor, directory, 'NKUDO-IDLE');
+    expect(await vmmsOf(directory)).toEqual([pid]);
+    await hypervisor.kill(directory, never);
+    expect(await vmmsOf(directory)).toEqual([]);
+  });
+
+  test('delivers events once, goes on at a cursor, and ends with the process', async () => {
+    const directory = await makeVmDirectory();
+    const hypervisor = connect(target);
+    await bootGuest(hypervisor, directory, specFor(target, 'idle'));
+    await untilSerial(hypervisor, directory, 'NKUDO-IDLE');
+    const seen: string[] = [];
+    let cursor: EventCursor | null = null;
+    for await (const event of hypervisor.events(directory, null, never)) {
+      seen.push(event.event);
+      cursor = event.cursor;
+      if (event.event === 'booted') break;
+    }
+    expect(seen).toEqual(['starting', 'booting', 'booted']);
+    await hypervisor.pause(directory, never);
+    const rest: string[] = [];
+    const reading = (async () => {
+      for await (const event of connect(target).events(directory, cursor, never)) rest.push(event.event);
+    })();
+    await hypervisor.resume(directory, never);
+    await until('the events of the pause', 10_000, async () => rest.includes('resumed'));
+    await hypervisor.kill(directory, never);
+    await reading;
+    expect(rest).toEqual(['pausing', 'paused', 'resuming', 'resumed']);
+
+    await hypervisor.spawn(directory, never);
+    for await (const event of hypervisor.events(directory, cursor, never)) {
+      // A cursor of the earlier VMM means nothing for this one.
+      expect(event.event).toBe('starting');
+      break;
+    }
+  });
+
+  test('gives up on a VMM that does not answer, and still ends it', async () => {
+    const directory = await makeVmDirectory();
+    const hypervisor = connect(target);
+    const pid = await bootGuest(hypervisor, directory, specFor(target, 'idle'));
+    process.kill(pid, 'SIGSTOP');
+    await until('the stop', 10_000, async () => / T /.test(readFileSync(`/proc/${pid}/stat`, 'utf8')));
+    await expect(hypervisor.info(directory, never)).rejects.toEqual(failure('HYPERVISOR_TIMEOUT'));
+    expect(await hypervisor.observe(directory, never)).toMatchObject({ kind: 'live', api: 'unreachable' });
+    await hypervisor.kill(directory, never);
+    expect(await vmmsOf(directory)).toEqual([]);
+  });
+
+  test('rejects with the reason of its signal, and without a VMM by a code', async () => {
+    const directory = await makeVmDirectory();
+    const hypervisor = connect(target);
+    await expect(hypervisor.boot(directory, never)).rejects.toEqual(failure('HYPERVISOR_FAILED'));
+    await hypervisor.spawn(directory, never);
+    const controller = new AbortController();
+    const waiting = hypervisor.waitForExit(directory, controller.signal);
+    controller.abort(new Error('the agent stops'));
+    await expect(waiting).rejects.toThrow('the agent stops');
+    await expect(hypervisor.info(directory, controller.signal)).rejects.toThrow('the agent stops');
+  });
+
+  test('keeps text of a spec out of any shell', async () => {
+    const directory = await makeVmDirectory();
+    const hypervisor = connect(target);
+    const cmdline = 'idle $(touch injected) `touch injected`; touch injected';
+    await bootGuest(hypervisor, directory, specFor(target, cmdline));
+    await untilSerial(hypervisor, directory, `NKUDO-CMDLINE ${cmdline}`);
+    expect(existsSync(join(directory, 'injected'))).toBe(false);
+  });
+});
+
+function startAgent(what: 'stay' | 'die-after-reaper', directory: string, target: Target): ChildProcess {
+  const script = join(import.meta.dirname, 'short-lived-agent.ts');
+  const agent = spawn(process.execPath, [script, what, directory, target.binary], { stdio: ['ignore', 'pipe', 'inherit'], cwd: import.meta.dirname });
+  agents.push(agent);
+  return agent;
+}
+
+async function saysSpawned(agent: ChildProcess): Promise<void> {
+  await new Promise<void>((resolve, reject) => {
+    agent.stdout?.once('data', () => resolve());
+    agent.once('exit', (code) => reject(new Error(`the agent ended with ${String(code)}`)));
+  });
+}
+
+async function exitOf(agent: ChildProcess): Promise<void> {
+  if (agent.exitCode !== null || agent.signalCode !== null) return;
+  await new Promise((resolve) => agent.once('exit', resolve));
+}
