@@ -1,0 +1,148 @@
+/**
+ * The tenants' API of a real controller process on a real API server and Postgres, called by a foreign client:
+ * an unchanged grpcurl that knows nothing but reflection.
+ */
+import { execFile } from 'node:child_process';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { ensureGrpcurl } from '#hack/build-grpcurl.ts';
+import type { RunningProcess } from '#hack/stack/process.ts';
+import { serverName } from '#controller/pki/certificates.ts';
+import { fileScope } from '#test/harness/file-scope.ts';
+import { useKubernetes, type TestKubernetes } from '#test/harness/kubernetes.ts';
+import { useDatabase } from '#test/harness/postgres.ts';
+import { until } from '#test/harness/until.ts';
+
+const run = promisify(execFile);
+
+interface Addresses {
+  readonly edge: string;
+  readonly fleet: string;
+  readonly http: string;
+}
+
+let kubernetes: TestKubernetes;
+let controller: RunningProcess;
+let addresses: Addresses;
+let grpcurl: string;
+let caFile: string;
+let namespace: string;
+
+/** Runs grpcurl; gives what it printed and whether it worked. */
+async function curl(address: string, args: readonly string[], options: { readonly token?: string; readonly data?: object } = {}): Promise<{ readonly isOk: boolean; readonly text: string }> {
+  const flags = ['-cacert', caFile, '-authority', serverName, '-max-time', '20'];
+  if (options.token !== undefined) flags.push('-H', `authorization: Bearer ${options.token}`);
+  if (options.data !== undefined) flags.push('-d', JSON.stringify(options.data));
+  try {
+    const { stdout } = await run(grpcurl, [...flags, address, ...args]);
+    return { isOk: true, text: stdout };
+  } catch (error) {
+    const failed = error as { readonly stdout?: string; readonly stderr?: string }; // What execFile rejects with.
+    return { isOk: false, text: `${failed.stdout ?? ''}${failed.stderr ?? ''}` };
+  }
+}
+
+async function tokenFor(account: string, audience: string): Promise<string> {
+  const { stdout } = await kubernetes.kubectl(['create', 'token', account, '--audience', audience], { namespace });
+  return stdout.trim();
+}
+
+beforeAll(async () => {
+  const scope = fileScope();
+  const [api, database, programs, client] = await Promise.all([useKubernetes({ exclusive: true }), useDatabase(), scope.shared('programs'), ensureGrpcurl()]);
+  kubernetes = api;
+  grpcurl = client;
+  const readyFile = join(scope.directory, 'ready.json');
+  await kubernetes.kubectl(['create', 'namespace', 'nkudo-system'], { mayFail: true });
+  controller = await scope.start({
+    name: 'controller',
+    command: programs.node,
+    args: [programs.controller, 'serve'],
+    environment: {
+      KUBECONFIG: kubernetes.access.kubeconfig,
+      NKUDO_DATABASE_URL: database.appUrl,
+      NKUDO_DATABASE_SYSTEM_URL: database.systemUrl,
+      NKUDO_EDGE_LISTEN: '127.0.0.1:0',
+      NKUDO_FLEET_LISTEN: '127.0.0.1:0',
+      NKUDO_HTTP_LISTEN: '127.0.0.1:0',
+      NKUDO_READY_FILE: readyFile,
+    },
+  });
+  await controller.waitForLine(/"msg":"ready"/);
+  addresses = JSON.parse(readFileSync(readyFile, 'utf8')) as Addresses; // Written whole by the controller.
+  const { stdout } = await kubernetes.kubectl(['get', 'secret', 'nkudo-ca', '-o', 'jsonpath={.data.root\\.crt}'], { namespace: 'nkudo-system' });
+  caFile = join(scope.directory, 'ca.pem');
+  writeFileSync(caFile, Buffer.from(stdout, 'base64'));
+  namespace = await kubernetes.createNamespace('fleet');
+  for (const account of ['reader', 'nobody']) await kubernetes.kubectl(['create', 'serviceaccount', account], { namespace });
+  await kubernetes.kubectl(['create', 'role', 'reader', '--verb=get,list,watch', '--resource=microvms.nkudo.dev', '--resource=microvms.nkudo.dev/log'], { namespace });
+  await kubernetes.kubectl(['create', 'rolebinding', 'reader', '--role=reader', `--serviceaccount=${namespace}:reader`], { namespace });
+});
+
+describe('a foreign client', () => {
+  it('lists and describes what the fleet listener offers', async () => {
+    const list = await curl(addresses.fleet, ['list']);
+    expect(list.text.trim().split('\n').toSorted()).toEqual(['grpc.health.v1.Health', 'grpc.reflection.v1.ServerReflection', 'nkudo.v1.FleetService']);
+    const service = await curl(addresses.fleet, ['describe', 'nkudo.v1.FleetService']);
+    expect(service.text).toContain('rpc GetStatus ( .nkudo.v1.GetStatusRequest ) returns ( .nkudo.v1.GetStatusResponse );');
+    // A message with a Timestamp: its import must come along.
+    expect((await curl(addresses.fleet, ['describe', 'nkudo.v1.HostStatus'])).text).toContain('.google.protobuf.Timestamp last_beat_at = 5;');
+    expect((await curl(addresses.fleet, ['describe', 'nkudo.v1.FleetService.GetPlan'])).isOk).toBe(true);
+    expect((await curl(addresses.fleet, ['describe'])).isOk).toBe(true);
+    expect((await curl(addresses.fleet, ['describe', 'nkudo.v1.Nothing'])).isOk).toBe(false);
+  });
+
+  it('asks for the health of the server and of a service', async () => {
+    expect((await curl(addresses.fleet, ['grpc.health.v1.Health/Check'])).text).toContain('"status": "SERVING"');
+    expect((await curl(addresses.fleet, ['grpc.health.v1.Health/Check'], { data: { service: 'nkudo.v1.FleetService' } })).text).toContain('SERVING');
+    expect((await curl(addresses.fleet, ['grpc.health.v1.Health/Check'], { data: { service: 'other' } })).text).toContain('Code: NotFound');
+  });
+
+  it('finds no reflection on the listener for agents', async () => {
+    const list = await curl(addresses.edge, ['list']);
+    expect(list.isOk).toBe(false);
+    expect(list.text).toContain('does not support the reflection API');
+  });
+
+  it('reads the status of its namespace with a token for the audience and the right, and nothing without them', async () => {
+    const data = { namespace };
+    const method = 'nkudo.v1.FleetService/GetStatus';
+    expect((await curl(addresses.fleet, [method], { data })).text).toContain('Code: Unauthenticated');
+    expect((await curl(addresses.fleet, [method], { data, token: 'nonsense' })).text).toContain('Code: Unauthenticated');
+    expect((await curl(addresses.fleet, [method], { data, token: await tokenFor('reader', 'https://kubernetes.default.svc') })).text).toContain('Code: Unauthenticated');
+    const denied = await curl(addresses.fleet, [method], { data, token: await tokenFor('nobody', 'nkudo') });
+    expect(denied.text).toContain('Code: PermissionDenied');
+    expect(denied.text).toContain(`may not list microvms in namespace ${namespace}`);
+    const token = await tokenFor('reader', 'nkudo');
+    expect((await curl(addresses.fleet, [method], { data: { namespace: 'kube-system' }, token })).text).toContain('Code: PermissionDenied');
+    // Allowed, but the namespace has no site: there is no tenant yet.
+    expect((await curl(addresses.fleet, [method], { data, token })).text).toContain('Code: NotFound');
+  });
+
+  it('is told honestly what this version can not do', async () => {
+    await kubernetes.kubectl(['create', 'role', 'writer', '--verb=create,update', '--resource=microvms.nkudo.dev'], { namespace });
+    await kubernetes.kubectl(['create', 'rolebinding', 'writer', '--role=writer', `--serviceaccount=${namespace}:nobody`], { namespace });
+    const answer = await curl(addresses.fleet, ['nkudo.v1.FleetService/ApplyPlan'], { data: { namespace }, token: await tokenFor('nobody', 'nkudo') });
+    expect(answer.text).toContain('Code: Unimplemented');
+  });
+});
+
+describe('the process', () => {
+  it('says whether it is ready, and shows its metrics', async () => {
+    await until(async () => (await fetch(`http://${addresses.http}/readyz`)).ok, 'readiness');
+    expect(await (await fetch(`http://${addresses.http}/readyz`)).text()).toContain('[+]database ok');
+    const metrics = await (await fetch(`http://${addresses.http}/metrics`)).text();
+    expect(metrics).toContain('nkudo_grpc_calls_total{method="/grpc.health.v1.Health/Check",code="OK"}');
+    expect((await fetch(`http://${addresses.http}/livez`)).status).toBe(200);
+    expect((await fetch(`http://${addresses.http}/other`)).status).toBe(404);
+  });
+
+  it('gives the Lease back and ends with 0 when it is asked to stop', async () => {
+    await controller.stop();
+    expect(controller.exitStatus()).toMatchObject({ code: 0 });
+    const { stdout } = await kubernetes.kubectl(['get', 'lease', 'nkudo-controller', '-o', 'jsonpath={.spec.holderIdentity}'], { namespace: 'nkudo-system' });
+    expect(stdout).toBe('');
+  });
+});
