@@ -1,0 +1,184 @@
+/**
+ * Reconciles one Host: makes the object of an enrolled machine, hands what it says to the database, shows what
+ * the machine reports, and revokes the identity before the object goes. Level-based.
+ *
+ * Enrollment and beats are the gateway's; this only reads them. A Host whose object vanished without its
+ * finalizer is made again: only an object seen with a deletionTimestamp is an order to revoke.
+ */
+import { isAppError } from '#api/model/error-codes.ts';
+import type { Host } from '#crds/gen/host.ts';
+import { parseWholeQuantity } from '#crds/scalar-values.ts';
+import type { HostId, TenantId } from '#api/model/ids.ts';
+import type { HostRecord } from '#controller/ports/host-store.ts';
+import { done, runSteps, waiting, type Outcome, type Step } from '#controller/runtime/outcome.ts';
+import { isAlreadyExists, type ObjectKey } from '#controller/runtime/kubernetes-api.ts';
+import { patchStatus, writeFinalizers } from '#controller/runtime/status-patch.ts';
+import { durably, findSite, writerFor, type ReconcilerDeps } from '../deps.ts';
+import { hostFinalizer, hostResource, isForced, parseHost } from '../kinds.ts';
+import { projectHostStatus } from './status.ts';
+
+/** Facts that people read and no decision needs: one write in this time is enough. */
+const factsIntervalMs = 300_000;
+
+export interface HostDeps extends ReconcilerDeps {
+  readonly aggregateIntervalMs: number;
+  /** Called when the host is heard again or fell silent since the last look. */
+  readonly onReachabilityChanged: (hostId: HostId) => void;
+}
+
+interface HostScope {
+  readonly key: ObjectKey;
+  /** Null until the object of an enrolled machine was made. */
+  object: Host | null;
+  readonly tenantId: TenantId;
+  /** Null while no machine is enrolled under this name at this site. */
+  record: HostRecord | null;
+  isReleased: boolean;
+}
+
+type HostStep = Step<HostScope, HostDeps>;
+
+const kindOf = (deps: HostDeps) => ({ resource: hostResource, parse: parseHost, cache: deps.caches.hosts });
+
+export async function reconcileHost(key: ObjectKey, deps: HostDeps): Promise<Outcome> {
+  const scope = await loadScope(key, deps);
+  if (scope === null) return done();
+  const isDeleting = scope.object?.metadata.deletionTimestamp !== undefined;
+  const outcome = await runSteps(isDeleting ? deletionSteps : convergenceSteps, scope, deps);
+  if (outcome.kind === 'failed' || scope.isReleased || scope.object === null) return outcome;
+  const delayMs = await writeStatus(scope.object, scope, deps);
+  return delayMs > 0 ? done(delayMs) : outcome;
+}
+
+async function loadScope(key: ObjectKey, deps: HostDeps): Promise<HostScope | null> {
+  const object = deps.caches.hosts.get(key) ?? null;
+  const site = object === null ? undefined : findSite(deps, key.namespace, object.spec.siteRef.name);
+  let tenantId: TenantId;
+  try {
+    tenantId = await deps.tenants.of(key.namespace, site?.metadata.uid ?? null);
+  } catch (error) {
+    // The namespace is gone, and its objects with it.
+    if (isAppError(error) && error.code === 'NOT_FOUND') return null;
+    throw error;
+  }
+  const found = await deps.stores.hosts.loadByName(tenantId, key.name);
+  // A declared Host of one Site is not the machine of that name at another.
+  const record = found !== null && (object === null || found.siteName === object.spec.siteRef.name) ? found : null;
+  if (record !== null && deps.silence.note(record.hostId, record.lastBeatAtMs)) deps.onReachabilityChanged(record.hostId);
+  return { key, object, tenantId, record, isReleased: false };
+}
+
+const ensureObject: HostStep = async (scope, deps) => {
+  if (scope.object !== null) return null;
+  if (scope.record === null || scope.record.isRevoked) return done();
+  const { namespace, name } = scope.key;
+  const body = {
+    apiVersion: 'nkudo.dev/v1alpha1',
+    kind: 'Host',
+    metadata: { namespace, name, finalizers: [hostFinalizer] },
+    spec: { siteRef: { name: scope.record.siteName } },
+  };
+  try {
+    const made = await durably(deps.faults, 'k8s.host.create', () => deps.kube.create(hostResource, scope.key, body));
+    scope.object = parseHost(made);
+    if (scope.object !== null) deps.caches.hosts.assume(scope.object);
+    return null;
+  } catch (error) {
+    // Declared a moment ago: the watch brings it, and this key with it.
+    if (isAlreadyExists(error)) return waiting('Declared', 'the Host object was made by somebody else', 1000);
+    throw error;
+  }
+};
+
+const ensureFinalizer: HostStep = async (scope, deps) => {
+  if (scope.object === null) return done();
+  const finalizers = scope.object.metadata.finalizers ?? [];
+  if (finalizers.includes(hostFinalizer)) return null;
+  scope.object = await writeFinalizers(writerFor(deps, kindOf(deps), 'k8s.finalizer.add'), scope.object, [...finalizers, hostFinalizer]);
+  return scope.object === null ? done() : null;
+};
+
+const saveObject: HostStep = async (scope, deps) => {
+  const { object, record, tenantId } = scope;
+  if (object === null || record === null || record.isRevoked) return null;
+  const said = {
+    objectUid: object.metadata.uid,
+    isApproved: object.spec.approved ?? false,
+    isUnschedulable: object.spec.unschedulable ?? false,
+    reservedCpus: object.spec.reserved?.cpus ?? 0,
+    reservedMemoryBytes: parseWholeQuantity(object.spec.reserved?.memory ?? 0) ?? 0,
+  };
+  const isEqual = Object.entries(said).every(([field, value]) => record[field as keyof typeof said] === value); // Keys of the literal above.
+  if (isEqual) return null;
+  await durably(deps.faults, 'db.saveHost', () =>
+    deps.stores.hosts.saveObject({ tenantId, hostId: record.hostId, ...said }, deps.epoch, deps.actor),
+  );
+  scope.record = { ...record, ...said };
+  // An approval may be what the host's stream waits for.
+  deps.hints.publish({ kind: 'operations', hostId: record.hostId });
+  return null;
+};
+
+const convergenceSteps: readonly HostStep[] = [ensureObject, ensureFinalizer, saveObject];
+
+const revoke: HostStep = async (scope, deps) => {
+  const { object, record, tenantId } = scope;
+  if (object === null || !(object.metadata.finalizers ?? []).includes(hostFinalizer)) return done();
+  if (record === null || record.isRevoked) return null;
+  const force = isForced(object);
+  try {
+    await deps.stores.hosts.revoke({ tenantId, hostId: record.hostId, force }, deps.epoch, deps.actor);
+    return null;
+  } catch (error) {
+    if (isAppError(error) && error.code === 'CONFLICT') return waiting('MicroVMsBound', 'microVMs are bound to the host', 30_000);
+    throw error;
+  }
+};
+
+const removeFinalizer: HostStep = async (scope, deps) => {
+  if (scope.object === null) return done();
+  const rest = (scope.object.metadata.finalizers ?? []).filter((name) => name !== hostFinalizer);
+  await writeFinalizers(writerFor(deps, kindOf(deps), 'k8s.finalizer.remove'), scope.object, rest);
+  scope.isReleased = true;
+  deps.coalescer.forget(scope.object.metadata.uid);
+  return done();
+};
+
+const deletionSteps: readonly HostStep[] = [revoke, removeFinalizer];
+
+/** Returns how long figures are held back, 0 when nothing is. */
+async function writeStatus(object: Host, scope: HostScope, deps: HostDeps): Promise<number> {
+  const { uid, namespace } = object.metadata;
+  const { record } = scope;
+  const facts = {
+    site: findSite(deps, namespace, object.spec.siteRef.name) ?? null,
+    record,
+    silence: record === null ? ({ reachability: 'silent', lastBeatAtMs: null } as const) : deps.silence.of(record.hostId),
+    nowMs: deps.time.nowMs(),
+  };
+  const project = (host: Host) => projectHostStatus(host, facts);
+  const intervals = {
+    allocated: deps.aggregateIntervalMs,
+    facts: factsIntervalMs,
+    capacity: factsIntervalMs,
+    allocatable: factsIntervalMs,
+    certificate: factsIntervalMs,
+  };
+  const delayMs = deps.coalescer.delayMs(uid, object.status, project(object), intervals);
+  if (delayMs > 0) return delayMs;
+  const before = readyOf(object);
+  const written = await patchStatus(writerFor(deps, kindOf(deps), 'k8s.status'), object, project);
+  if (!written.isWritten) return 0;
+  deps.coalescer.wrote(uid);
+  const after = written.object === null ? undefined : readyOf(written.object);
+  if (after !== undefined && after.status !== before?.status && (before !== undefined || after.status === 'True')) {
+    const content = { type: after.status === 'True' ? 'Normal' : 'Warning', reason: after.reason, action: 'Observed', note: after.message } as const;
+    await deps.events.record(hostResource, object, content);
+  }
+  return 0;
+}
+
+function readyOf(host: Host): { readonly status: string; readonly reason: string; readonly message: string } | undefined {
+  return host.status?.conditions?.find(({ type }) => type === 'Ready');
+}
+

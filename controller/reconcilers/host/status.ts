@@ -1,0 +1,179 @@
+/** What a Host shows, from its row and from whether it is heard. Pure. */
+import { allocatable } from '#api/model/capacity.ts';
+import type { HostPhase } from '#api/model/host.ts';
+import type { HostConditionReason, HostConditionType } from '#crds/conditions.ts';
+import type { Host, HostStatus } from '#crds/gen/host.ts';
+import type { Site } from '#crds/gen/site.ts';
+import { formatQuantity } from '#crds/scalar-values.ts';
+import type { HostRecord } from '#controller/ports/host-store.ts';
+import type { HostSilence } from '#controller/domain/silence.ts';
+import { formatTime, stampConditions, type DerivedCondition } from '#controller/runtime/status-patch.ts';
+
+export interface HostFactsForStatus {
+  readonly site: Site | null;
+  /** Null until a machine is enrolled under this name. */
+  readonly record: HostRecord | null;
+  readonly silence: HostSilence;
+  readonly nowMs: number;
+}
+
+function condition<Type extends HostConditionType>(
+  type: Type,
+  status: DerivedCondition['status'],
+  reason: HostConditionReason<Type>,
+  message: string,
+): DerivedCondition {
+  return { type, status, reason, message };
+}
+
+/** Bound of the CRD. */
+const orphansMax = 256;
+
+export function projectHostStatus(host: Host, facts: HostFactsForStatus): HostStatus {
+  const { record } = facts;
+  const isHeard = isHostHeard(host, facts);
+  const isApproved = facts.site?.spec.enrollment?.requireApproval !== true || host.spec.approved === true;
+  const view = { host, facts, isHeard, isApproved };
+  return {
+    observedGeneration: host.metadata.generation,
+    phase: derivePhase(view),
+    ...(record === null ? {} : projectRecord(record)),
+    ...(record === null || isHeard || record.lastBeatAtMs === null ? {} : { lastObservedTime: formatTime(record.lastBeatAtMs) }),
+    conditions: stampConditions(deriveConditions(view), host.status?.conditions, { generation: host.metadata.generation, nowMs: facts.nowMs }),
+  };
+}
+
+interface HostView {
+  readonly host: Host;
+  readonly facts: HostFactsForStatus;
+  readonly isHeard: boolean;
+  readonly isApproved: boolean;
+}
+
+/** While it is not decided yet, what was shown last stays: a new leader flips nothing. */
+function isHostHeard(host: Host, { record, silence }: HostFactsForStatus): boolean {
+  if (record === null || record.lastBeatAtMs === null) return false;
+  if (silence.reachability !== 'undecided') return silence.reachability === 'online';
+  return host.status?.conditions?.find(({ type }) => type === 'Reachable')?.status === 'True';
+}
+
+function derivePhase({ facts: { record }, isHeard, isApproved }: HostView): HostPhase {
+  if (record === null) return 'Pending';
+  if (record.isRevoked) return 'Revoked';
+  if (record.isQuarantined) return 'Quarantined';
+  if (!isApproved) return 'Pending';
+  if (!isHeard) return 'Unreachable';
+  return hasHypervisor(record) ? 'Ready' : 'Degraded';
+}
+
+/** True when a VMM can be started on it, as far as the agent can tell. */
+export function hasHypervisor(record: HostRecord): boolean {
+  return record.facts.hypervisor.kind !== 'none' && record.facts.hypervisor.problem === '';
+}
+
+function deriveConditions(view: HostView): DerivedCondition[] {
+  const conditions = [deriveReady(view), deriveEnrolled(view), deriveApproved(view), deriveReachable(view), deriveHypervisor(view)];
+  const record = view.facts.record;
+  if (record !== null && record.orphanIds.length > 0) {
+    conditions.push(condition('OrphansPresent', 'True', 'OrphanedVM', `${record.orphanIds.length} microVMs on the host belong to no object; they are listed in status.orphans`));
+  } else if (record !== null) {
+    conditions.push(condition('OrphansPresent', 'False', 'NoOrphans', 'every microVM on the host belongs to an object'));
+  }
+  if (view.host.metadata.deletionTimestamp !== undefined) conditions.push(deriveDeletionBlocked(view));
+  return conditions;
+}
+
+const notEnrolled = 'no machine is enrolled under this name: make an EnrollmentToken and enroll one';
+
+function silentMessage(record: HostRecord): string {
+  return record.lastBeatAtMs === null
+    ? 'the machine is enrolled and its agent was not heard yet'
+    : `the host was last heard at ${formatTime(record.lastBeatAtMs)}`;
+}
+
+function deriveReady({ facts: { record, site }, isHeard, isApproved }: HostView): DerivedCondition {
+  if (site === null) return condition('Ready', 'False', 'SiteNotFound', 'spec.siteRef names no Site of this namespace');
+  if (record === null) return condition('Ready', 'False', 'NotEnrolled', notEnrolled);
+  if (record.isRevoked) return condition('Ready', 'False', 'Revoked', 'the identity of the host was revoked');
+  if (record.isQuarantined) return condition('Ready', 'False', 'Quarantined', 'two machines use the identity of this host');
+  if (!isApproved) return condition('Ready', 'False', 'NotApproved', 'the Site asks for an approval: set spec.approved to true');
+  if (!isHeard) return condition('Ready', 'Unknown', 'HostSilent', silentMessage(record));
+  if (!hasHypervisor(record)) return condition('Ready', 'False', 'HypervisorMissing', hypervisorProblem(record));
+  return condition('Ready', 'True', 'HostConnected', 'the host is heard and can run microVMs');
+}
+
+function deriveEnrolled({ facts: { record } }: HostView): DerivedCondition {
+  if (record === null) return condition('Enrolled', 'False', 'NotEnrolled', notEnrolled);
+  if (record.isRevoked) return condition('Enrolled', 'False', 'Revoked', 'the identity of the host was revoked');
+  if (record.isQuarantined) return condition('Enrolled', 'False', 'Quarantined', 'two machines use the identity of this host');
+  return condition('Enrolled', 'True', 'CertificateIssued', 'a machine holds the identity of this host');
+}
+
+function deriveApproved({ facts: { site }, isApproved }: HostView): DerivedCondition {
+  if (site === null) return condition('Approved', 'Unknown', 'SiteNotFound', 'spec.siteRef names no Site of this namespace');
+  if (site.spec.enrollment?.requireApproval !== true) return condition('Approved', 'True', 'ApprovalNotRequired', 'the Site asks for no approval');
+  return isApproved
+    ? condition('Approved', 'True', 'Approved', 'spec.approved is true')
+    : condition('Approved', 'False', 'NotApproved', 'the Site asks for an approval: set spec.approved to true');
+}
+
+function deriveReachable({ facts: { record }, isHeard }: HostView): DerivedCondition {
+  if (record === null) return condition('Reachable', 'False', 'NotEnrolled', notEnrolled);
+  return isHeard
+    ? condition('Reachable', 'True', 'HostConnected', 'the host is heard')
+    : condition('Reachable', 'Unknown', 'HostSilent', silentMessage(record));
+}
+
+function deriveHypervisor({ facts: { record }, isHeard }: HostView): DerivedCondition {
+  if (record === null) return condition('HypervisorReady', 'False', 'NotEnrolled', notEnrolled);
+  if (!isHeard) return condition('HypervisorReady', 'Unknown', 'HostSilent', silentMessage(record));
+  if (!hasHypervisor(record)) return condition('HypervisorReady', 'False', 'HypervisorMissing', hypervisorProblem(record));
+  return condition('HypervisorReady', 'True', 'HypervisorUsable', `${record.facts.hypervisor.kind} ${record.facts.hypervisor.version}`);
+}
+
+function hypervisorProblem({ facts: { hypervisor } }: HostRecord): string {
+  return hypervisor.problem === '' ? 'there is no usable Cloud Hypervisor on the host' : hypervisor.problem;
+}
+
+function deriveDeletionBlocked({ facts: { record } }: HostView): DerivedCondition {
+  const bound = record?.allocated.microvms ?? 0;
+  return bound === 0
+    ? condition('DeletionBlocked', 'False', 'NotBlocked', 'no microVM is bound to the host')
+    : condition('DeletionBlocked', 'True', 'MicroVMsBound', `${bound} microVMs are bound to the host: delete them first`);
+}
+
+function projectRecord(record: HostRecord): HostStatus {
+  const { facts } = record;
+  const total = { cpuCount: facts.cpuCount, memoryBytes: facts.memoryBytes, reservedCpus: record.reservedCpus, reservedMemoryBytes: record.reservedMemoryBytes };
+  const free = allocatable(total);
+  return {
+    hostID: record.hostId,
+    capacity: { cpus: facts.cpuCount, memory: formatQuantity(facts.memoryBytes) },
+    allocatable: { cpus: free.cpus, memory: formatQuantity(free.memoryBytes) },
+    allocated: {
+      cpus: record.allocated.cpus,
+      memory: formatQuantity(record.allocated.memoryBytes),
+      microvms: record.allocated.microvms,
+    },
+    facts: {
+      hasKVM: facts.hasKvm,
+      ...text('hostName', facts.hostName),
+      ...text('architecture', facts.architecture),
+      ...text('cpuModel', facts.cpuModel),
+      ...text('kernelVersion', facts.kernel),
+      ...text('machineID', facts.machineId),
+    },
+    ...text('agentVersion', facts.agentVersion),
+    hypervisor: { kind: facts.hypervisor.kind, ...text('version', facts.hypervisor.version), ...text('problem', facts.hypervisor.problem) },
+    ...text('bootID', facts.bootId),
+    ...(record.certificate === null
+      ? {}
+      : { certificate: { serial: record.certificate.serial, notAfter: formatTime(record.certificate.notAfterMs) } }),
+    ...(record.orphanIds.length === 0 ? {} : { orphans: record.orphanIds.slice(0, orphansMax).map((uid) => ({ uid })) }),
+  };
+}
+
+/** An empty text is one that the agent could not find out: left out. */
+function text<Name extends string>(name: Name, value: string): { readonly [Key in Name]?: string } {
+  return value === '' ? {} : ({ [name]: value } as { readonly [Key in Name]?: string }); // A computed key widens to string.
+}

@@ -1,0 +1,38 @@
+/** The kinds that are reconciled here, and the one place where the API server's JSON becomes their type. */
+import type { EnrollmentToken } from '#crds/gen/enrollmenttoken.ts';
+import type { Host } from '#crds/gen/host.ts';
+import type { MicroVM } from '#crds/gen/microvm.ts';
+import type { Site } from '#crds/gen/site.ts';
+import type { KubernetesObject, Resource } from '#controller/runtime/kubernetes-api.ts';
+
+const custom = (kind: string, plural: string): Resource => ({ group: 'nkudo.dev', version: 'v1alpha1', plural, kind, isNamespaced: true });
+
+export const siteResource = custom('Site', 'sites');
+export const hostResource = custom('Host', 'hosts');
+export const microvmResource = custom('MicroVM', 'microvms');
+export const tokenResource = custom('EnrollmentToken', 'enrollmenttokens');
+export const secretResource: Resource = { group: '', version: 'v1', plural: 'secrets', kind: 'Secret', isNamespaced: true };
+export const namespaceResource: Resource = { group: '', version: 'v1', plural: 'namespaces', kind: 'Namespace', isNamespaced: false };
+
+/** The API server checked spec and status against the CRD; an object without a spec is from before it. */
+function parse<Type extends KubernetesObject>(object: KubernetesObject): Type | null {
+  return 'spec' in object && typeof object.spec === 'object' && object.spec !== null ? (object as unknown as Type) : null;
+}
+
+export const parseSite = (object: KubernetesObject): Site | null => parse(object);
+export const parseHost = (object: KubernetesObject): Host | null => parse(object);
+export const parseMicroVM = (object: KubernetesObject): MicroVM | null => parse(object);
+export const parseToken = (object: KubernetesObject): EnrollmentToken | null => parse(object);
+
+export const siteFinalizer = 'nkudo.dev/site-cleanup';
+export const hostFinalizer = 'nkudo.dev/host-cleanup';
+export const microvmFinalizer = 'nkudo.dev/microvm-teardown';
+export const tokenFinalizer = 'nkudo.dev/token-revocation';
+
+/** Its value is the UID of the object that may go without its host's confirmation. */
+export const forceDeleteAnnotation = 'nkudo.dev/force-delete';
+
+/** True when a person asked to give this very object up. */
+export function isForced(object: KubernetesObject): boolean {
+  return object.metadata.annotations?.[forceDeleteAnnotation] === object.metadata.uid;
+}

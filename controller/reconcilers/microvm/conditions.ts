@@ -1,0 +1,258 @@
+/** The conditions of a MicroVM and the one word that sums them up. Pure; types and reasons are those of crds/conditions.ts. */
+import { errorCatalogue, isErrorCode } from '#api/model/error-codes.ts';
+import type { MicroVMObservation } from '#api/model/microvm.ts';
+import { hostFailureReasons, type HostFailureReason, type MicroVMConditionReason, type MicroVMConditionType } from '#crds/conditions.ts';
+import type { MicroVMStatus } from '#crds/gen/microvm.ts';
+import { formatTime, type DerivedCondition } from '#controller/runtime/status-patch.ts';
+import { isUnderWay, type MicroVMView } from './view.ts';
+
+/** Bound of the CRD for messages, with room for our own words around one from a host. */
+const hostMessageMax = 900;
+
+function condition<Type extends MicroVMConditionType>(
+  type: Type,
+  status: DerivedCondition['status'],
+  reason: MicroVMConditionReason<Type>,
+  message: string,
+): DerivedCondition {
+  return { type, status, reason, message };
+}
+
+export function deriveConditions(view: MicroVMView): DerivedCondition[] {
+  const binding = view.record?.binding ?? null;
+  const conditions = [
+    deriveAccepted(view),
+    ...(binding === null ? deriveUnbound(view) : deriveBound(view, binding.hostName)),
+  ];
+  if (view.object.metadata.deletionTimestamp !== undefined) conditions.push(deriveDeletionBlocked(view));
+  return conditions;
+}
+
+function deriveAccepted({ obstacle }: MicroVMView): DerivedCondition {
+  return obstacle?.condition === 'Accepted'
+    ? condition('Accepted', 'False', obstacle.reason, obstacle.message)
+    : condition('Accepted', 'True', 'Accepted', 'the spec can be carried out');
+}
+
+function deriveUnbound({ obstacle, object }: MicroVMView): DerivedCondition[] {
+  const isDeleting = object.metadata.deletionTimestamp !== undefined;
+  const message = isDeleting ? 'it is being deleted' : (obstacle?.message ?? 'it is not bound to a host yet');
+  const scheduled =
+    obstacle?.condition === 'Scheduled'
+      ? condition('Scheduled', 'False', obstacle.reason, obstacle.message)
+      : condition('Scheduled', 'False', 'NotAccepted', message);
+  return [
+    scheduled,
+    condition('ImagesReady', 'Unknown', 'NotScheduled', message),
+    condition('Provisioned', 'False', 'NotScheduled', message),
+    condition('Running', 'False', 'NotScheduled', message),
+    condition('Ready', 'False', isDeleting ? 'Deleting' : readyReason(obstacle?.reason), message),
+    condition('Reachable', 'Unknown', 'NotScheduled', message),
+  ];
+}
+
+/** Ready's reason is the column that people see first, so it names the obstacle itself where it can. */
+function readyReason(reason: string | undefined): MicroVMConditionReason<'Ready'> {
+  switch (reason) {
+    case 'ClassNotFound':
+    case 'AdoptionRequired':
+    case 'SiteNotFound':
+    case 'HostNotFound':
+    case 'NoHostFits':
+    case 'DatabaseUnavailable':
+    case 'SpecRefused':
+      return reason;
+    default:
+      return 'NotScheduled';
+  }
+}
+
+function deriveBound(view: MicroVMView, hostName: string): DerivedCondition[] {
+  const { observation, isHeard } = view;
+  const conditions = [
+    condition('Scheduled', 'True', 'Bound', `it is bound to host ${hostName}`),
+    deriveImagesReady(view),
+    deriveProvisioned(view, hostName),
+    condition(
+      'RestartRequired',
+      observation?.isRestartRequired === true ? 'True' : 'False',
+      observation?.isRestartRequired === true ? 'SpecChanged' : 'UpToDate',
+      observation?.isRestartRequired === true ? 'the guest runs with an older spec: change restartNonce to restart it' : 'the guest has the newest spec',
+    ),
+    condition(
+      'CrashLooping',
+      observation?.isCrashLooping === true ? 'True' : 'False',
+      observation?.isCrashLooping === true ? 'TooManyFailures' : 'WithinLimit',
+      observation?.isCrashLooping === true ? 'it ended more often than restart.maxRetries inside restart.window' : 'it did not end too often',
+    ),
+  ];
+  if (!isHeard) {
+    const message = `host ${hostName} is silent, ${lastHeard(view)}; what the microVM does is not known`;
+    return [
+      ...conditions,
+      condition('Running', 'Unknown', 'HostSilent', message),
+      condition('Ready', 'Unknown', 'HostSilent', message),
+      condition('Reachable', 'Unknown', 'HostSilent', message),
+    ];
+  }
+  const running = deriveRunning(view, hostName);
+  return [
+    ...conditions,
+    condition('Running', running.status, running.reason, running.message),
+    running.status === 'True'
+      ? condition('Ready', 'True', 'NoProbe', 'it runs, and no probe asks for more')
+      : condition('Ready', running.status, running.reason === 'Running' || running.reason === 'WaitingForLease' ? 'NotRunning' : running.reason, running.message),
+    condition('Reachable', 'True', 'HostConnected', `host ${hostName} is heard`),
+  ];
+}
+
+interface Problem {
+  readonly reason: HostFailureReason;
+  readonly message: string;
+}
+
+function problemOf(observation: MicroVMObservation | null): Problem | null {
+  if (observation?.problem === undefined) return null;
+  const { code, message } = observation.problem;
+  const named = isErrorCode(code) ? errorCatalogue[code].reason : 'InternalError';
+  const reason = hostFailureReasons.find((known) => known === named) ?? 'InternalError';
+  return { reason, message: message.slice(0, hostMessageMax) };
+}
+
+/** A refusal that ended the operation before the host took anything over; what the host then does on its own it observes. */
+function refusalOf({ record, observation }: MicroVMView): Problem | null {
+  const newest = record?.newestOperation;
+  if (newest == null || newest.status !== 'Failed' || newest.error === null) return null;
+  if (observation !== null && observation.revision >= newest.revision) return null;
+  const named = isErrorCode(newest.error.code) ? errorCatalogue[newest.error.code].reason : 'InternalError';
+  const reason = hostFailureReasons.find((known) => known === named) ?? 'InternalError';
+  return { reason, message: newest.error.message.slice(0, hostMessageMax) };
+}
+
+const fileReasons: ReadonlySet<HostFailureReason> = new Set(['KernelNotFound', 'InitramfsNotFound', 'DiskNotFound', 'PathNotAllowed']);
+
+function deriveImagesReady(view: MicroVMView): DerivedCondition {
+  const problem = problemOf(view.observation) ?? refusalOf(view);
+  if (problem !== null) return condition('ImagesReady', fileReasons.has(problem.reason) ? 'False' : 'Unknown', problem.reason, problem.message);
+  if (isUnderWay(view.observation)) return condition('ImagesReady', 'Unknown', 'WaitingForHost', 'the host has not looked for the files yet');
+  return condition('ImagesReady', 'True', 'FilesPresent', 'kernel, firmware, initramfs and disks are on the host');
+}
+
+function deriveProvisioned(view: MicroVMView, hostName: string): DerivedCondition {
+  const problem = problemOf(view.observation) ?? refusalOf(view);
+  if (problem !== null) return condition('Provisioned', 'False', problem.reason, problem.message);
+  if (view.observation?.state === 'removing') return condition('Provisioned', 'False', 'Deleting', `host ${hostName} removes it`);
+  if (isUnderWay(view.observation)) return condition('Provisioned', 'False', 'Provisioning', `host ${hostName} takes it over`);
+  return condition('Provisioned', 'True', 'Provisioned', `host ${hostName} has taken it over`);
+}
+
+interface Running {
+  readonly status: DerivedCondition['status'];
+  readonly reason: MicroVMConditionReason<'Running'>;
+  readonly message: string;
+}
+
+function deriveRunning(view: MicroVMView, hostName: string): Running {
+  const { observation } = view;
+  const isHalted = view.record?.desired?.runPolicy === 'Halted';
+  const problem = problemOf(observation) ?? refusalOf(view);
+  const down = (reason: Running['reason'], message: string): Running => ({ status: 'False', reason, message });
+  switch (observation?.state) {
+    case 'running':
+      return { status: 'True', reason: 'Running', message: `the guest runs on host ${hostName}` };
+    case 'paused':
+      return down('Paused', 'the virtual CPUs stand still');
+    case 'stopping':
+      return down('Stopping', 'it is being stopped');
+    case 'stopped':
+      return problem === null ? deriveRest(view, observation) : down(problem.reason, problem.message);
+    case 'backoff':
+      return problem === null ? down('BackingOff', 'it ended and waits to be started again') : down(problem.reason, problem.message);
+    case 'removing':
+      return down('Deleting', `host ${hostName} removes it`);
+    case 'unknown':
+      return { status: 'Unknown', reason: problem?.reason ?? 'Unknown', message: problem?.message ?? `host ${hostName} can not look at it` };
+    case 'failed':
+    case 'absent':
+    case 'preparing':
+    case 'booting':
+    case undefined:
+      if (problem !== null) return down(problem.reason, problem.message);
+      return isHalted ? down('Halted', 'runPolicy is Halted') : down('Starting', `host ${hostName} starts it`);
+  }
+}
+
+/** Why a microVM that is down and has no problem stays down. */
+function deriveRest({ record }: MicroVMView, observation: MicroVMObservation): Running {
+  const policy = record?.desired?.runPolicy ?? 'Always';
+  const rest = (reason: Running['reason'], message: string): Running => ({ status: 'False', reason, message });
+  if (policy === 'Halted') return rest('Halted', 'runPolicy is Halted');
+  const exit = observation.lastExit;
+  if (exit === undefined) return policy === 'Manual' ? rest('Manual', 'runPolicy is Manual: change restartNonce to start it') : rest('Starting', 'it is about to be started');
+  if (policy === 'Always') return rest('Starting', `it ended (${exit.reason}) and is about to be started again`);
+  if (policy !== 'Manual' && exit.reason === 'GuestShutdown') return rest('Completed', 'the guest shut itself down');
+  return rest(exit.reason, `it ended (${exit.reason}), which is final under runPolicy ${policy}`);
+}
+
+function lastHeard({ lastBeatAtMs }: MicroVMView): string {
+  return lastBeatAtMs === null ? 'it was not heard yet' : `it was last heard at ${formatTime(lastBeatAtMs)}`;
+}
+
+function deriveDeletionBlocked(view: MicroVMView): DerivedCondition {
+  const { record, object } = view;
+  const binding = record?.binding ?? null;
+  if (record === null || record.isTornDown || binding === null) return condition('DeletionBlocked', 'False', 'NotBlocked', 'nothing is left of it');
+  const who = `waiting for host ${binding.hostName} to confirm the teardown`;
+  if (!view.isHeard) {
+    return condition(
+      'DeletionBlocked',
+      'True',
+      'HostSilent',
+      `${who}; ${lastHeard(view)}; to give up, annotate it with nkudo.dev/force-delete=${object.metadata.uid}`,
+    );
+  }
+  const problem = problemOf(view.observation);
+  return problem === null
+    ? condition('DeletionBlocked', 'True', 'TeardownRunning', who)
+    : condition('DeletionBlocked', 'True', problem.reason, `${who}: ${problem.message}`);
+}
+
+export function derivePrintableStatus(view: MicroVMView): NonNullable<MicroVMStatus['printableStatus']> {
+  const { object, record, observation } = view;
+  if (object.metadata.deletionTimestamp !== undefined) return 'Deleting';
+  if (record?.binding == null) {
+    if (view.obstacle?.condition === 'Accepted') return 'Rejected';
+    return view.obstacle === null || view.obstacle.reason === 'NotAccepted' ? 'Pending' : 'Unschedulable';
+  }
+  if (!view.isHeard) return 'Unknown';
+  const isHalted = record.desired?.runPolicy === 'Halted';
+  const hasProblem = problemOf(observation) !== null || refusalOf(view) !== null;
+  switch (observation?.state) {
+    case 'running':
+      return 'Running';
+    case 'paused':
+      return 'Paused';
+    case 'stopping':
+      return 'Stopping';
+    case 'removing':
+      return 'Deleting';
+    case 'unknown':
+      return 'Unknown';
+    case 'failed':
+      return 'Failed';
+    case 'backoff':
+      if (observation.isCrashLooping) return 'CrashLooping';
+      return hasProblem ? 'Failed' : 'Restarting';
+    case 'stopped': {
+      if (hasProblem) return 'Failed';
+      const { reason } = deriveRest(view, observation);
+      return reason === 'Completed' ? 'Completed' : reason === 'Starting' ? 'Restarting' : 'Stopped';
+    }
+    case 'absent':
+    case 'preparing':
+    case 'booting':
+    case undefined:
+      if (hasProblem) return 'Failed';
+      return isHalted ? 'Scheduled' : 'Starting';
+  }
+}

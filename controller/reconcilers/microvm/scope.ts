@@ -1,0 +1,56 @@
+/** What one reconcile of one MicroVM knows. Read once at its start; steps fill in what they found out. */
+import { microVMId, type HostId, type MicroVMId, type TenantId } from '#api/model/ids.ts';
+import type { DesiredMicroVM } from '#api/model/microvm.ts';
+import type { MicroVM } from '#crds/gen/microvm.ts';
+import type { Site } from '#crds/gen/site.ts';
+import type { MicroVMConditionReason } from '#crds/conditions.ts';
+import type { MicroVMRecord } from '#controller/ports/microvm-store.ts';
+import type { ObjectKey } from '#controller/runtime/kubernetes-api.ts';
+import type { Step } from '#controller/runtime/outcome.ts';
+import { findSite, type ReconcilerDeps } from '../deps.ts';
+import { microvmFinalizer } from '../kinds.ts';
+import type { RetryGate } from './retry-gate.ts';
+
+/** Why it can not be handed to a host, under the condition that says so. */
+export type Obstacle =
+  | { readonly condition: 'Accepted'; readonly reason: MicroVMConditionReason<'Accepted'>; readonly message: string }
+  | { readonly condition: 'Scheduled'; readonly reason: MicroVMConditionReason<'Scheduled'>; readonly message: string };
+
+export interface MicroVMDeps extends ReconcilerDeps {
+  readonly retryGate: RetryGate;
+}
+
+export interface MicroVMScope {
+  object: MicroVM;
+  readonly id: MicroVMId;
+  readonly tenantId: TenantId;
+  readonly site: Site | null;
+  /** What the database holds; null until the first intent was published. Replaced by each publication. */
+  record: MicroVMRecord | null;
+  /** Set by deriveDesiredState. */
+  desired: DesiredMicroVM | null;
+  /** Set by placeOnHost when there is no binding yet. */
+  chosenHost: { readonly hostId: HostId; readonly hostName: string } | null;
+  /** Set by the step that found it. */
+  obstacle: Obstacle | null;
+  /** The finalizer is off: there is nothing to write to any more. */
+  isReleased: boolean;
+}
+
+export type MicroVMStep = Step<MicroVMScope, MicroVMDeps>;
+
+/** The one read point; null when the object is gone. */
+export async function loadScope(key: ObjectKey, deps: MicroVMDeps): Promise<MicroVMScope | null> {
+  const object = deps.caches.microvms.get(key);
+  if (object === undefined) return null;
+  const site = findSite(deps, key.namespace, object.spec.siteRef.name) ?? null;
+  const tenantId = await deps.tenants.of(key.namespace, site?.metadata.uid ?? null);
+  const id = microVMId(object.metadata.uid);
+  // The finalizer is written before anything is published.
+  const record = hasFinalizer(object) ? await deps.stores.microvms.load(tenantId, id) : null;
+  return { object, id, tenantId, site, record, desired: null, chosenHost: null, obstacle: null, isReleased: false };
+}
+
+export function hasFinalizer(object: MicroVM): boolean {
+  return (object.metadata.finalizers ?? []).includes(microvmFinalizer);
+}

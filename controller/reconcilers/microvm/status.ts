@@ -1,0 +1,72 @@
+/**
+ * What a MicroVM shows, from its row and from whether its host is heard. Pure: the same facts give the same
+ * status, and at rest nothing differs, so nothing is written.
+ *
+ * Honest status: of a silent host nothing is known, so Running and Ready are Unknown, never a stale True and
+ * never an invented False. States that last for moments only (a plan under way, files being made) are shown
+ * with the next lasting one: each of them would cost a write and tell nobody anything.
+ */
+import { isTerminal, type PlanStatus } from '#api/model/plan.ts';
+import type { MicroVMObservation } from '#api/model/microvm.ts';
+import type { MicroVM, MicroVMStatus } from '#crds/gen/microvm.ts';
+import { formatTime, stampConditions } from '#controller/runtime/status-patch.ts';
+import { deriveConditions, derivePrintableStatus } from './conditions.ts';
+import { createView, isUnderWay, type MicroVMFacts, type MicroVMView } from './view.ts';
+
+export function projectMicroVMStatus(object: MicroVM, facts: MicroVMFacts): MicroVMStatus {
+  const view = createView(object, facts);
+  const { record, observation } = view;
+  const binding = record?.binding ?? null;
+  const isSilent = binding !== null && !view.isHeard;
+  return {
+    observedGeneration: object.metadata.generation,
+    ...optional('hostObservedGeneration', deriveHostGeneration(view)),
+    printableStatus: derivePrintableStatus(view),
+    ...(binding === null ? {} : { binding: { hostName: binding.hostName, hostID: binding.hostId, epoch: binding.epoch } }),
+    ...(isSilent && view.lastBeatAtMs !== null ? { lastObservedTime: formatTime(view.lastBeatAtMs) } : {}),
+    ...(observation?.bootedAtMs === undefined ? {} : { bootedTime: formatTime(observation.bootedAtMs) }),
+    ...(binding === null ? {} : { restarts: projectRestarts(observation) }),
+    ...optional('plan', derivePlan(view)),
+    conditions: stampConditions(deriveConditions(view), object.status?.conditions, {
+      generation: object.metadata.generation,
+      nowMs: facts.nowMs,
+    }),
+  };
+}
+
+function deriveHostGeneration({ object, observation }: MicroVMView): number | undefined {
+  const shown = object.status?.hostObservedGeneration;
+  if (observation === null) return shown;
+  // It never goes back, and moves with the next lasting state.
+  if (shown !== undefined && (isUnderWay(observation) || observation.generation < shown)) return shown;
+  return isUnderWay(observation) ? undefined : observation.generation;
+}
+
+function derivePlan(view: MicroVMView): { id: string; status: PlanStatus } | undefined {
+  const newest = view.record?.newestOperation ?? null;
+  if (newest === null) return undefined;
+  const shown = view.object.status?.plan;
+  if (isTerminal(newest.planStatus)) return { id: newest.planId, status: newest.planStatus };
+  // An operation has succeeded when the host sees what it asked for; the row follows with the same report or the next.
+  if (agrees(view, newest.revision)) return { id: newest.planId, status: 'Succeeded' };
+  return { id: newest.planId, status: shown?.id === newest.planId ? (shown.status ?? 'Pending') : 'Pending' };
+}
+
+function agrees({ record, observation }: MicroVMView, revision: number): boolean {
+  const desired = record?.desired ?? null;
+  if (desired === null || observation === null || observation.revision < revision || observation.problem !== undefined) return false;
+  if (desired.runPolicy === 'Halted') return observation.state === 'stopped';
+  return observation.state === (desired.paused ? 'paused' : 'running');
+}
+
+function projectRestarts(observation: MicroVMObservation | null): NonNullable<MicroVMStatus['restarts']> {
+  const lastExit = observation?.lastExit;
+  return {
+    count: observation?.restarts ?? 0,
+    ...(lastExit === undefined ? {} : { lastExitReason: lastExit.reason, lastExitTime: formatTime(lastExit.atMs) }),
+  };
+}
+
+function optional<Name extends string, Value>(name: Name, value: Value | undefined): { readonly [Key in Name]?: Value } {
+  return value === undefined ? {} : ({ [name]: value } as { readonly [Key in Name]?: Value }); // A computed key widens to string.
+}

@@ -1,0 +1,55 @@
+/** The facts that a MicroVM's status is derived from, and what conditions and fields both need of them. Pure. */
+import type { MicroVMObservation } from '#api/model/microvm.ts';
+import type { MicroVM } from '#crds/gen/microvm.ts';
+import type { HostSilence } from '#controller/domain/silence.ts';
+import type { MicroVMRecord } from '#controller/ports/microvm-store.ts';
+import type { Obstacle } from './scope.ts';
+
+export interface MicroVMFacts {
+  readonly record: MicroVMRecord | null;
+  readonly obstacle: Obstacle | null;
+  /** Of the host that it is bound to; null while there is none. */
+  readonly silence: HostSilence | null;
+  readonly nowMs: number;
+}
+
+/** What the conditions are derived from. */
+export interface MicroVMView {
+  readonly object: MicroVM;
+  readonly record: MicroVMRecord | null;
+  readonly obstacle: Obstacle | null;
+  /** Of the present binding; one under another epoch says nothing about this one. */
+  readonly observation: MicroVMObservation | null;
+  readonly isHeard: boolean;
+  readonly lastBeatAtMs: number | null;
+}
+
+export function createView(object: MicroVM, { record, obstacle, silence }: MicroVMFacts): MicroVMView {
+  const observation = record?.observation ?? null;
+  const isOfBinding = observation !== null && observation.epoch === record?.binding?.epoch;
+  return {
+    object,
+    record,
+    obstacle,
+    observation: isOfBinding ? observation : null,
+    isHeard: isHostHeard(object, silence),
+    lastBeatAtMs: silence?.lastBeatAtMs ?? null,
+  };
+}
+
+/** While it is not decided yet, what was shown last stays: a new leader flips nothing. */
+function isHostHeard(object: MicroVM, silence: HostSilence | null): boolean {
+  if (silence === null) return false;
+  if (silence.reachability !== 'undecided') return silence.reachability === 'online';
+  const shown = object.status?.conditions?.find(({ type }) => type === 'Reachable');
+  return shown?.reason !== 'HostSilent';
+}
+
+/** True while the host makes it for the first time: the next lasting state is moments away. */
+export function isUnderWay(observation: MicroVMObservation | null): boolean {
+  if (observation === null) return true;
+  if (observation.problem !== undefined) return false;
+  // A later boot is a restart of something that stands already.
+  const isFirstBoot = observation.state === 'booting' && observation.restarts === 0 && observation.lastExit === undefined;
+  return isFirstBoot || observation.state === 'absent' || observation.state === 'preparing';
+}

@@ -1,0 +1,113 @@
+/**
+ * Reconciles one Site: its row, its figures, and a deletion that waits until nothing is left at it.
+ * Level-based. Figures are coalesced to one write in the aggregate interval; transitions are written at once.
+ */
+import { siteId, type TenantId } from '#api/model/ids.ts';
+import { isAppError } from '#api/model/error-codes.ts';
+import type { Site } from '#crds/gen/site.ts';
+import { done, runSteps, waiting, type Outcome, type Step } from '#controller/runtime/outcome.ts';
+import type { ObjectKey } from '#controller/runtime/kubernetes-api.ts';
+import { patchStatus, writeFinalizers } from '#controller/runtime/status-patch.ts';
+import { writerFor, type ReconcilerDeps } from '../deps.ts';
+import { parseSite, siteFinalizer, siteResource } from '../kinds.ts';
+import { projectSiteStatus, type SiteFacts } from './status.ts';
+
+export interface SiteDeps extends ReconcilerDeps {
+  readonly aggregateIntervalMs: number;
+  /** Called when the row of a site was first found or made: microVMs, hosts and tokens may wait for it. */
+  readonly onSaved: (site: Site) => void;
+}
+
+interface SiteScope {
+  object: Site;
+  readonly tenantId: TenantId;
+  /** The finalizer is off: there is nothing to write to any more. */
+  isReleased: boolean;
+}
+
+type SiteStep = Step<SiteScope, SiteDeps>;
+
+const kindOf = (deps: SiteDeps) => ({ resource: siteResource, parse: parseSite, cache: deps.caches.sites });
+
+export async function reconcileSite(key: ObjectKey, deps: SiteDeps): Promise<Outcome> {
+  const object = deps.caches.sites.get(key);
+  if (object === undefined) return done();
+  const tenantId = await deps.tenants.of(key.namespace, object.metadata.uid);
+  const scope: SiteScope = { object, tenantId, isReleased: false };
+  const isDeleting = object.metadata.deletionTimestamp !== undefined;
+  const outcome = await runSteps(isDeleting ? deletionSteps : convergenceSteps, scope, deps);
+  if (outcome.kind === 'failed' || scope.isReleased) return outcome;
+  const delayMs = await writeStatus(scope, deps);
+  return delayMs > 0 ? done(delayMs) : outcome;
+}
+
+const ensureFinalizer: SiteStep = async (scope, deps) => {
+  const finalizers = scope.object.metadata.finalizers ?? [];
+  if (finalizers.includes(siteFinalizer)) return null;
+  const written = await writeFinalizers(writerFor(deps, kindOf(deps), 'k8s.finalizer.add'), scope.object, [...finalizers, siteFinalizer]);
+  if (written === null) return done();
+  scope.object = written;
+  return null;
+};
+
+const saveRow: SiteStep = async ({ object, tenantId }, deps) => {
+  const { uid, generation, name, namespace } = object.metadata;
+  if (deps.savedSites.generationOf(uid) === generation) return null;
+  const requireApproval = object.spec.enrollment?.requireApproval ?? false;
+  await deps.stores.sites.save({ tenantId, namespace, siteId: siteId(uid), name, generation, requireApproval }, deps.epoch, deps.actor);
+  deps.savedSites.set(uid, generation);
+  deps.onSaved(object);
+  return null;
+};
+
+const convergenceSteps: readonly SiteStep[] = [ensureFinalizer, saveRow];
+
+const waitUntilEmpty: SiteStep = async ({ object }, deps) => {
+  if (!(object.metadata.finalizers ?? []).includes(siteFinalizer)) return done();
+  const { hosts, microvms } = gather(object, deps);
+  if (microvms.length > 0) return waiting('MicroVMsPresent', `${microvms.length} microVMs are still at the site`);
+  if (hosts.length > 0) return waiting('HostsPresent', `${hosts.length} hosts are still at the site`);
+  return null;
+};
+
+const removeRow: SiteStep = async ({ object, tenantId }, deps) => {
+  try {
+    await deps.stores.sites.remove(tenantId, siteId(object.metadata.uid), deps.epoch, deps.actor);
+    return null;
+  } catch (error) {
+    // Objects are gone and rows are not yet: a host or a microVM is being released at this moment.
+    if (isAppError(error) && error.code === 'CONFLICT') return waiting('HostsPresent', 'rows of the site are still in use', 1000);
+    throw error;
+  }
+};
+
+const removeFinalizer: SiteStep = async (scope, deps) => {
+  const rest = (scope.object.metadata.finalizers ?? []).filter((name) => name !== siteFinalizer);
+  await writeFinalizers(writerFor(deps, kindOf(deps), 'k8s.finalizer.remove'), scope.object, rest);
+  scope.isReleased = true;
+  deps.coalescer.forget(scope.object.metadata.uid);
+  return done();
+};
+
+const deletionSteps: readonly SiteStep[] = [waitUntilEmpty, removeRow, removeFinalizer];
+
+function gather(site: Site, deps: SiteDeps): SiteFacts {
+  const { name, namespace } = site.metadata;
+  return {
+    hosts: deps.caches.hosts.list(namespace).filter((host) => host.spec.siteRef.name === name),
+    microvms: deps.caches.microvms.list(namespace).filter((microvm) => microvm.spec.siteRef.name === name),
+    nowMs: deps.time.nowMs(),
+  };
+}
+
+/** Returns how long figures are held back, 0 when nothing is. */
+async function writeStatus({ object }: SiteScope, deps: SiteDeps): Promise<number> {
+  const { uid } = object.metadata;
+  const project = (site: Site) => projectSiteStatus(site, gather(site, deps));
+  const figures = { hosts: deps.aggregateIntervalMs, microvms: deps.aggregateIntervalMs, usedQuota: deps.aggregateIntervalMs };
+  const delayMs = deps.coalescer.delayMs(uid, object.status, project(object), figures);
+  if (delayMs > 0) return delayMs;
+  const { isWritten } = await patchStatus(writerFor(deps, kindOf(deps), 'k8s.status'), object, project);
+  if (isWritten) deps.coalescer.wrote(uid);
+  return 0;
+}
