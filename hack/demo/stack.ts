@@ -89,7 +89,8 @@ function showIsolation(screen: Screen, hypervisor: Hypervisor): void {
 /** Runs kubectl as the user of the demo would. @throws with what it printed. */
 export function kubectl(stack: Stack, args: readonly string[], input?: string): string {
   const { kubernetes } = stack.context;
-  const result = spawnSync(kubernetes.kubectl, args, {
+  const cache = `--cache-dir=${join(stack.context.runDirectory, 'kubectl-cache')}`; // Not in the user's home.
+  const result = spawnSync(kubernetes.kubectl, [cache, ...args], {
     encoding: 'utf8',
     env: { ...process.env, KUBECONFIG: kubernetes.kubeconfig },
     ...(input === undefined ? {} : { input }),
