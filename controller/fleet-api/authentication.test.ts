@@ -1,0 +1,63 @@
+import { Metadata } from '@grpc/grpc-js';
+import { describe, expect, it } from 'vitest';
+import { createAuthentication, type KubernetesUser, type ReviewPort } from './authentication.ts';
+
+const user: KubernetesUser = { username: 'ann', uid: 'u1', groups: ['g'], extra: {} };
+const right = { verb: 'get', resource: 'microvms' } as const;
+
+function fixture(answers: { readonly allowed?: boolean } = {}) {
+  let nowMs = 0;
+  const asked: string[] = [];
+  const review: ReviewPort = {
+    reviewToken: (token, audience) => {
+      asked.push(`token ${audience}`);
+      return Promise.resolve(token === 'good' ? user : null);
+    },
+    reviewAccess: (who, namespace) => {
+      asked.push(`access ${who.username} ${namespace}`);
+      return Promise.resolve(answers.allowed ?? true);
+    },
+  };
+  return { asked, authentication: createAuthentication(review, { nowMs: () => nowMs, monotonicMs: () => nowMs }), pass: (ms: number) => { nowMs += ms; } };
+}
+
+function metadata(authorization?: string): Metadata {
+  const made = new Metadata();
+  if (authorization !== undefined) made.set('authorization', authorization);
+  return made;
+}
+
+describe('authentication', () => {
+  it('accepts a bearer token of the audience and asks again only after a while', async () => {
+    const { authentication, asked, pass } = fixture();
+    for (let time = 0; time < 3; time += 1) expect(await authentication.authenticate(metadata('Bearer good'))).toEqual({ user });
+    expect(asked).toEqual(['token nkudo']);
+    pass(10_000);
+    await authentication.authenticate(metadata('bearer good'));
+    expect(asked).toHaveLength(2);
+  });
+
+  it('refuses no token, another scheme, an over-long one and a bad one', async () => {
+    const { authentication } = fixture();
+    for (const header of [undefined, 'Basic good', 'Bearer', `Bearer ${'x'.repeat(20_000)}`, 'Bearer bad']) {
+      await expect(authentication.authenticate(metadata(header))).rejects.toMatchObject({ code: 'UNAUTHENTICATED' });
+    }
+  });
+
+  it('keeps a refusal for a shorter time than a grant, and never mixes namespaces', async () => {
+    const { authentication, asked, pass } = fixture({ allowed: false });
+    await expect(authentication.authorize({ user }, 'a', right)).rejects.toMatchObject({ code: 'PERMISSION_DENIED', message: 'ann may not get microvms in namespace a' });
+    pass(2_000);
+    await expect(authentication.authorize({ user }, 'a', right)).rejects.toMatchObject({ code: 'PERMISSION_DENIED' });
+    await expect(authentication.authorize({ user }, 'b', right)).rejects.toMatchObject({ code: 'PERMISSION_DENIED' });
+    expect(asked).toEqual(['access ann a', 'access ann a', 'access ann b']);
+  });
+
+  it('does not grow with the number of tokens', async () => {
+    const { authentication, asked } = fixture();
+    for (let index = 0; index < 2_000; index += 1) await authentication.authenticate(metadata(`Bearer bad${index}`)).catch(() => {});
+    const before = asked.length;
+    await authentication.authenticate(metadata('Bearer bad0')).catch(() => {});
+    expect(asked).toHaveLength(before + 1); // The first one was forgotten, as the cache is bounded.
+  });
+});
