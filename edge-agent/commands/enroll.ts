@@ -23,7 +23,7 @@ export interface EnrollOptions {
 
 /**
  * A repeat after a lost answer uses the stored key and gets the same identity.
- * @throws TOKEN_*, CA_PIN_MISMATCH, HOST_NAME_TAKEN, UNAVAILABLE, STATE_DIR_LOCKED
+ * @throws INVALID_REQUEST when the state directory is enrolled already; TOKEN_*, CA_PIN_MISMATCH, HOST_NAME_TAKEN, UNAVAILABLE, STATE_DIR_LOCKED
  */
 export async function enroll(options: EnrollOptions): Promise<string> {
   const tokenText = readToken(options.tokenFile);
@@ -35,7 +35,7 @@ export async function enroll(options: EnrollOptions): Promise<string> {
     const store = createIdentityFiles(stateDirectory);
     const earlier = store.load();
     if (earlier !== null && !options.replace) {
-      throw new AppError('HOST_NAME_TAKEN', `this state directory is enrolled already, as ${earlier.hostName}; --replace gives that identity up`);
+      throw new AppError('INVALID_REQUEST', `this state directory is enrolled already, as ${earlier.hostName}; --replace gives that identity up`);
     }
     if (earlier !== null) store.clear();
     const hypervisor = createCloudHypervisor({ binaryPath: options.hypervisor, environment: { PATH: process.env['PATH'] ?? '' } });

@@ -6,7 +6,7 @@ import type { LastExit } from '#api/model/microvm.ts';
 import type { Note } from './diff.ts';
 import { machineKey, type MicroVMRecord, type Now, type RunRecord, type StopCause } from './microvm-record.ts';
 import type { SeenExit } from './observed-state.ts';
-import { failuresKeptMax, recentFailures, restartDelayMs, shouldRun } from './restart-policy.ts';
+import { failuresKeptMax, isRestartAsked, recentFailures, restartDelayMs, shouldRun } from './restart-policy.ts';
 
 /** Waits for the guest of a microVM whose spec nobody knows (adopted and deleted), milliseconds. */
 const graceWithoutSpecMs = 30_000;
@@ -14,7 +14,7 @@ const graceWithoutSpecMs = 30_000;
 export function applyNote(record: MicroVMRecord, note: Note, now: Now): MicroVMRecord {
   switch (note.kind) {
     case 'runBegun':
-      return { ...record, run: beginRun(record, note, now) };
+      return { ...record, run: beginRun(record, note) };
     case 'guestBooted':
       return { ...record, run: markBooted(record, now) };
     case 'runEnded':
@@ -26,11 +26,10 @@ export function applyNote(record: MicroVMRecord, note: Note, now: Now): MicroVMR
   }
 }
 
-function beginRun(record: MicroVMRecord, note: Note & { kind: 'runBegun' }, now: Now): RunRecord {
+function beginRun(record: MicroVMRecord, note: Note & { kind: 'runBegun' }): RunRecord {
   const { restartDue, bootedAtMs, startedWith, eventCursor, ...run } = record.run;
   void [restartDue, bootedAtMs, startedWith, eventCursor];
-  const isRestart = run.phase === 'ended';
-  void now;
+  const isRestart = run.phase === 'ended' && !isRestartAsked(record);
   return {
     ...run,
     phase: 'starting',

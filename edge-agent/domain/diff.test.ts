@@ -1,0 +1,172 @@
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { runPolicies } from '#api/model/microvm.ts';
+import { testDesired, testNow, testRecord } from '#test/builders/edge-microvm.ts';
+import { SimulatedHost, type Disturbance } from '#test/fakes/simulated-host.ts';
+import { machineKey, type MicroVMRecord } from './microvm-record.ts';
+import { shouldRun } from './restart-policy.ts';
+
+const turnsMax = 200;
+
+function settle(host: SimulatedHost): void {
+  for (let turns = 0; host.turn(); turns += 1) {
+    if (turns > turnsMax) throw new Error(`no fixpoint after ${turnsMax} turns: ${JSON.stringify(host.record.run)}`);
+  }
+}
+
+function running(change: Partial<MicroVMRecord> = {}): SimulatedHost {
+  const host = new SimulatedHost(testRecord(change), testNow);
+  settle(host);
+  return host;
+}
+
+const disturbances: readonly Disturbance[] = ['vmmKilled', 'guestPowersOff', 'guestReboots', 'agentRestarts', 'hostReboots', 'stepFails', 'apiHangs'];
+const desiredArbitrary = fc
+  .record({ runPolicy: fc.constantFrom(...runPolicies), paused: fc.boolean(), restartNonce: fc.nat(2), cpuCount: fc.integer({ min: 1, max: 2 }), terminationGracePeriodMs: fc.constantFrom(0, 5_000) })
+  .map(testDesired);
+const eventArbitrary = fc.oneof(
+  fc.record({ kind: fc.constant('turns' as const), count: fc.integer({ min: 1, max: 6 }) }),
+  fc.record({ kind: fc.constant('disturb' as const), what: fc.constantFrom(...disturbances) }),
+  fc.record({ kind: fc.constant('desire' as const), desired: desiredArbitrary }),
+);
+
+describe('from any state and after any disturbance', () => {
+  test('the host converges to what is desired, with one VMM at every moment, and a second look finds nothing to do', () => {
+    fc.assert(
+      fc.property(desiredArbitrary, fc.array(eventArbitrary, { maxLength: 25 }), fc.boolean(), fc.boolean(), (first, events, ignoresButton, isDeletedAtLast) => {
+        const host = new SimulatedHost(testRecord({ desired: first }), testNow);
+        host.ignoresButton = ignoresButton;
+        let revision = 1;
+        for (const event of events) {
+          if (event.kind === 'turns') for (let count = 0; count < event.count; count += 1) host.turn();
+          if (event.kind === 'disturb') host.disturb(event.what);
+          if (event.kind === 'desire') host.record = { ...host.record, desired: event.desired, revision: (revision += 1) };
+        }
+        if (isDeletedAtLast) host.record = { ...host.record, isDeleting: true };
+        settle(host);
+        const { record, vmm, directory } = host;
+        if (isDeletedAtLast) {
+          expect([host.isGone, vmm.kind, directory.exists]).toEqual([true, 'absent', false]);
+          return;
+        }
+        const isUp = vmm.kind === 'live' && (vmm.api === 'running' || vmm.api === 'paused');
+        expect(isUp).toBe(shouldRun(record));
+        if (isUp) expect(vmm.api === 'paused').toBe(record.desired?.paused);
+        expect(directory.identity).toMatchObject({ epoch: record.epoch, revision: record.revision, incarnation: record.run.incarnation });
+        expect(record.run.stop).toBeUndefined();
+        const before = JSON.stringify([host.record, host.vmm, host.directory]);
+        expect(host.turn()).toBe(false);
+        expect(JSON.stringify([host.record, host.vmm, host.directory])).toBe(before);
+      }),
+      { numRuns: 2_000 },
+    );
+  });
+});
+
+test('an agent that starts adopts a running guest without a single step', () => {
+  const host = running();
+  const pid = host.spawned;
+  host.disturb('agentRestarts');
+  settle(host);
+  expect(host.spawned).toBe(pid);
+  expect(host.record.run.restarts).toBe(0);
+});
+
+test('a guest that no journal knows is adopted', () => {
+  const host = running();
+  host.record = testRecord();
+  settle(host);
+  expect(host.spawned).toBe(1);
+  expect(host.record.run.phase).toBe('started');
+});
+
+test.each([
+  ['Always', 'guestPowersOff', true],
+  ['Always', 'vmmKilled', true],
+  ['Always', 'hostReboots', true],
+  ['RerunOnFailure', 'guestPowersOff', false],
+  ['RerunOnFailure', 'vmmKilled', true],
+  ['RerunOnFailure', 'hostReboots', true],
+  ['Once', 'guestPowersOff', false],
+  ['Once', 'vmmKilled', false],
+  ['Once', 'hostReboots', false],
+  ['Once', 'guestReboots', false],
+] as const)('under %s, after %s, runs again: %s', (runPolicy, disturbance, runsAgain) => {
+  const host = running({ desired: testDesired({ runPolicy }) });
+  host.disturb(disturbance);
+  settle(host);
+  expect(host.vmm.kind === 'live').toBe(runsAgain);
+  if (disturbance !== 'guestReboots') expect(host.record.run.restarts).toBe(runsAgain ? 1 : 0);
+});
+
+test('an end whose cause nobody knows counts as a failure under RerunOnFailure', () => {
+  const host = running({ desired: testDesired({ runPolicy: 'RerunOnFailure' }) });
+  if (host.vmm.kind === 'live') host.vmm = { kind: 'exited', exit: { reason: 'Unknown', code: 0, process: host.vmm.process } };
+  settle(host);
+  expect(host.vmm.kind).toBe('live');
+});
+
+test('Manual starts when the nonce changes, stays down after an end, and starts again with the next nonce', () => {
+  const host = running({ desired: testDesired({ runPolicy: 'Manual' }) });
+  expect(host.spawned).toBe(0);
+  host.record = { ...host.record, desired: testDesired({ runPolicy: 'Manual', restartNonce: 1 }) };
+  settle(host);
+  expect(host.spawned).toBe(1);
+  host.disturb('vmmKilled');
+  settle(host);
+  expect(host.vmm.kind).toBe('exited');
+  host.record = { ...host.record, desired: testDesired({ runPolicy: 'Manual', restartNonce: 2 }) };
+  settle(host);
+  expect(host.vmm.kind).toBe('live');
+  expect(host.record.run.restarts).toBe(0);
+});
+
+test('Once runs again only when the nonce changes', () => {
+  const host = running({ desired: testDesired({ runPolicy: 'Once' }) });
+  host.disturb('guestPowersOff');
+  settle(host);
+  host.record = { ...host.record, desired: testDesired({ runPolicy: 'Once', restartNonce: 7 }) };
+  settle(host);
+  expect(host.spawned).toBe(2);
+});
+
+test('a change of the nonce restarts a running guest once, and is no restart of the restart policy', () => {
+  const host = running();
+  host.record = { ...host.record, desired: testDesired({ restartNonce: 1 }) };
+  settle(host);
+  expect([host.spawned, host.record.run.restarts, host.record.run.lastExit?.reason]).toEqual([2, 0, 'Operator']);
+});
+
+test('a guest that reboots more often than allowed is stopped and waits the longest back-off', () => {
+  const host = running();
+  for (let reboots = 0; reboots < 4; reboots += 1) host.disturb('guestReboots');
+  expect(host.record.run.restarts).toBe(4);
+  while (host.record.run.restartDue === undefined) host.turn();
+  expect(host.vmm.kind).toBe('exited');
+  expect(host.record.run.lastExit?.reason).toBe('GuestReboot');
+  expect(host.record.run.restartDue.ms - host.now.bootMs).toBeGreaterThan(29_000);
+});
+
+test('the power button is pressed once for a stop, also when the agent dies right after', () => {
+  const host = running();
+  host.ignoresButton = true;
+  host.record = { ...host.record, desired: testDesired({ runPolicy: 'Halted' }) };
+  while (host.buttonPresses === 0) host.turn();
+  host.disturb('agentRestarts');
+  settle(host);
+  expect(host.buttonPresses).toBe(1);
+  expect(host.vmm.kind).toBe('exited');
+  expect(host.record.run.lastExit?.reason).toBe('Operator');
+});
+
+test('a running guest keeps the machine it was started with until it starts again', () => {
+  const host = running();
+  const desired = testDesired({ cpuCount: 2 });
+  host.record = { ...host.record, desired };
+  settle(host);
+  expect(host.spawned).toBe(1);
+  expect(host.record.run.startedWith).not.toBe(machineKey(desired));
+  host.disturb('vmmKilled');
+  settle(host);
+  expect(host.record.run.startedWith).toBe(machineKey(desired));
+});

@@ -1,0 +1,208 @@
+/**
+ * A control plane in memory behind the real wire: gRPC over mutual TLS, one tenant, no database. Owns
+ * what a test tells it to say and remembers what agents said. It decides nothing by itself; what the
+ * real one does is shown by the tests of the controller.
+ */
+import { createHash } from 'node:crypto';
+import { experimental, Metadata, Server, status, type ServerDuplexStream } from '@grpc/grpc-js';
+import { decodeExecution, decodeObservation, encodeOperation } from '#api/codec/edge-codec.ts';
+import { encodeEnrollmentToken, parseEnrollmentToken } from '#api/codec/enrollment-token.ts';
+import {
+  EdgeServiceService,
+  EnrollmentServiceService,
+  type EdgeServiceServer,
+  type EnrollmentServiceServer,
+  type HeartbeatRequest,
+  type HeartbeatResponse,
+  type Hello,
+  type OperationReceipt,
+} from '#api/gen/nkudo/edge/v1/edge.pb.ts';
+import type { ErrorCode } from '#api/model/error-codes.ts';
+import { hostId, siteId, tenantId } from '#api/model/ids.ts';
+import type { MicroVMObservation } from '#api/model/microvm.ts';
+import type { ExecutionReport, Operation } from '#api/model/plan.ts';
+import { checkRequest, createAuthority, issueHostCertificate, issueServerCertificate, pinOf, type CertificateAuthority } from '#controller/pki/certificates.ts';
+
+const dayMs = 86_400_000;
+
+export interface FakeControlPlane {
+  readonly address: string;
+  /** A token for this control plane; each call gives another one, all are accepted once. */
+  token(change?: { readonly pins?: readonly string[]; readonly endpoints?: readonly string[] }): string;
+  readonly hellos: readonly Hello[];
+  readonly receipts: readonly OperationReceipt[];
+  readonly reports: readonly ExecutionReport[];
+  readonly observations: readonly MicroVMObservation[];
+  /** Serial bytes by `microvm incarnation`. */
+  readonly logs: ReadonlyMap<string, string>;
+  readonly beats: () => number;
+  /** Tokens that reached the server. */
+  readonly tokensSeen: readonly string[];
+  readonly renewals: () => number;
+  push(operation: Operation): void;
+  goodbye(reason: number, retryAfterMs?: number): void;
+  /** How long the certificates that it issues live, milliseconds; they are backdated by 5 minutes. */
+  hostValidityMs: number;
+  stop(): void;
+  /** Listens again on the same address. */
+  restart(): Promise<void>;
+}
+
+export async function startFakeControlPlane(options: { readonly heartbeatIntervalMs?: number } = {}): Promise<FakeControlPlane> {
+  const authority = await createAuthority(Date.now());
+  const rootPem = `${authority.root.certificate.toString('pem')}\n`;
+  const pair = await issueServerCertificate(authority, { hosts: ['127.0.0.1'], nowMs: Date.now(), validityMs: dayMs });
+  const provider = createProvider(authority, Buffer.from(pair.chainPem + rootPem), Buffer.from(pair.keyPem));
+  const hellos: Hello[] = [];
+  const receipts: OperationReceipt[] = [];
+  const reports: ExecutionReport[] = [];
+  const observations: MicroVMObservation[] = [];
+  const logs = new Map<string, string>();
+  const tokensSeen: string[] = [];
+  const usedBy = new Map<string, string>();
+  const waiting: Operation[] = [];
+  let stream: ServerDuplexStream<HeartbeatRequest, HeartbeatResponse> | undefined;
+  let beats = 0;
+  let renewals = 0;
+  let address = '';
+  let server: Server;
+
+  const issue = async (csrDer: Uint8Array) => {
+    const request = await checkRequest(csrDer);
+    const subject = { tenantId: tenantId(ids.tenant), siteId: siteId(ids.site), hostId: hostId(ids.host), hostName: 'host-1' };
+    const made = await issueHostCertificate(authority, { subject, publicKey: request.publicKey, nowMs: Date.now(), validityMs: self.hostValidityMs });
+    return { made, keyHash: Buffer.from(request.publicKeyHash).toString('hex') };
+  };
+
+  const enrollment: Partial<EnrollmentServiceServer> = {
+    enroll: (call, callback) => {
+      tokensSeen.push(call.request.token);
+      void issue(call.request.csrDer).then(({ made, keyHash }) => {
+        const { secret } = parseEnrollmentToken(call.request.token);
+        const owner = usedBy.get(secret) ?? keyHash;
+        if (owner !== keyHash) return callback(refusal('TOKEN_USED'));
+        usedBy.set(secret, keyHash);
+        callback(null, {
+          tenantId: ids.tenant,
+          siteId: ids.site,
+          hostId: ids.host,
+          hostName: call.request.hostName || 'host-1',
+          certificateChainPem: made.chainPem,
+          trustBundlePem: rootPem,
+          endpoints: [address],
+          siteName: 'shop-1',
+          namespace: 'shop',
+        });
+      });
+    },
+    renewCertificate: (call, callback) => {
+      if (call.getAuthContext()?.sslPeerCertificate === undefined) return callback(refusal('UNAUTHENTICATED'));
+      renewals += 1;
+      void issue(call.request.csrDer).then(({ made }) => callback(null, { certificateChainPem: made.chainPem, trustBundlePem: rootPem }));
+    },
+  };
+  const edge: EdgeServiceServer = {
+    heartbeat: (call) => {
+      if (call.getAuthContext()?.sslPeerCertificate === undefined) return void call.emit('error', refusal('UNAUTHENTICATED'));
+      stream = call;
+      call.on('error', () => {});
+      call.on('end', () => call.end());
+      call.on('data', ({ message }: HeartbeatRequest) => {
+        if (message?.$case === 'hello') {
+          hellos.push(message.value);
+          const { sessionId } = message.value;
+          call.write({ message: { $case: 'welcome', value: { sessionId, heartbeatIntervalMs: options.heartbeatIntervalMs ?? 10_000, serverTime: undefined, endpoints: [address], trustBundlePem: rootPem } } });
+          for (const operation of waiting.splice(0)) send(operation);
+        }
+        if (message?.$case === 'beat') {
+          beats += 1;
+          call.write({ message: { $case: 'ack', value: { sequence: message.value.sequence, leaseMs: undefined } } });
+        }
+        if (message?.$case === 'receipt') receipts.push(message.value);
+      });
+    },
+    reportExecutions: (call, callback) => {
+      reports.push(...call.request.executions.map(decodeExecution));
+      observations.push(...call.request.observations.map(decodeObservation));
+      callback(null, { refused: [] });
+    },
+    streamLogs: (call) => {
+      call.on('error', () => {});
+      call.on('end', () => call.end());
+      call.on('data', ({ stream: name, offset, data }) => {
+        const key = `${name?.microvmId} ${name?.incarnation}`;
+        const stored = logs.get(key) ?? '';
+        if (offset <= stored.length) logs.set(key, stored.slice(0, offset) + data.toString('latin1'));
+        call.write({ stream: name, nextOffset: (logs.get(key) ?? '').length });
+      });
+    },
+  };
+  const send = (operation: Operation): void => void stream?.write({ message: { $case: 'operation', value: encodeOperation(operation) } });
+
+  const listen = async (at: string): Promise<void> => {
+    server = new Server();
+    server.addService(EnrollmentServiceService, enrollment as EnrollmentServiceServer); // Recovery is left out.
+    server.addService(EdgeServiceService, edge);
+    const secure = experimental.createCertificateProviderServerCredentials(provider, provider, false);
+    const port = await new Promise<number>((resolve, reject) => server.bindAsync(at, secure, (error, bound) => (error === null ? resolve(bound) : reject(error))));
+    address = `127.0.0.1:${port}`;
+  };
+
+  const self: FakeControlPlane = {
+    get address() {
+      return address;
+    },
+    token: (change = {}) =>
+      encodeEnrollmentToken({
+        endpoints: change.endpoints ?? [address],
+        pins: change.pins ?? [pinOf(authority.root.certificate)],
+        secret: createHash('sha256').update(String(usedBy.size + Math.random())).digest('base64url'),
+      }),
+    hellos,
+    receipts,
+    reports,
+    observations,
+    logs,
+    tokensSeen,
+    beats: () => beats,
+    renewals: () => renewals,
+    push: (operation) => (stream === undefined ? void waiting.push(operation) : send(operation)),
+    goodbye: (reason, retryAfterMs = 0) => {
+      stream?.write({ message: { $case: 'goodbye', value: { reason: reason as 1, retryAfterMs } } }); // Any number is sent as it is.
+      stream?.end();
+      stream = undefined;
+    },
+    hostValidityMs: dayMs,
+    stop: () => {
+      stream = undefined;
+      server.forceShutdown();
+    },
+    restart: () => listen(address),
+  };
+  await listen('127.0.0.1:0');
+  return self;
+}
+
+const ids = {
+  tenant: '11111111-0000-4000-8000-000000000001',
+  site: '22222222-0000-4000-8000-000000000002',
+  host: '33333333-0000-4000-8000-000000000003',
+};
+
+export const fakeHostId = ids.host;
+
+function refusal(code: ErrorCode) {
+  const metadata = new Metadata();
+  metadata.set('nkudo-error-code', code);
+  return Object.assign(new Error(code), { code: status.FAILED_PRECONDITION, details: code, metadata });
+}
+
+function createProvider(authority: CertificateAuthority, certificate: Buffer, privateKey: Buffer): experimental.CertificateProvider {
+  const caCertificate = Buffer.from(`${authority.root.certificate.toString('pem')}\n${authority.intermediate.certificate.toString('pem')}\n`);
+  return {
+    addCaCertificateListener: (listener) => process.nextTick(listener, { caCertificate }),
+    removeCaCertificateListener: () => {},
+    addIdentityCertificateListener: (listener) => process.nextTick(listener, { certificate, privateKey }),
+    removeIdentityCertificateListener: () => {},
+  };
+}

@@ -1,0 +1,168 @@
+/**
+ * One microVM's host as plain data: a VMM, a directory and a clock, changed by steps the way the real
+ * ones are. For properties of the decision alone; what a VMM really does is shown by the conformance suite.
+ */
+import assert from 'node:assert/strict';
+import { creationKey, decideNext, stepGroup, type StepName } from '#edge-agent/domain/diff.ts';
+import type { MicroVMRecord, Now } from '#edge-agent/domain/microvm-record.ts';
+import { applyNote, countReboots } from '#edge-agent/domain/notes.ts';
+import { noAttempt, type Attempt, type SeenDirectory, type SeenExit, type SeenVmm, type View } from '#edge-agent/domain/observed-state.ts';
+
+export type Disturbance = 'vmmKilled' | 'guestPowersOff' | 'guestReboots' | 'agentRestarts' | 'hostReboots' | 'stepFails' | 'apiHangs';
+
+export class SimulatedHost {
+  record: MicroVMRecord;
+  vmm: SeenVmm = { kind: 'absent' };
+  directory: SeenDirectory = { exists: false, identity: null };
+  attempt: Attempt = noAttempt;
+  now: Now;
+  /** VMM processes ever started. */
+  spawned = 0;
+  buttonPresses = 0;
+  isGone = false;
+  /** A guest that does not react to its power button. */
+  ignoresButton = false;
+  #failNext = false;
+  #isHung = false;
+
+  constructor(record: MicroVMRecord, now: Now) {
+    this.record = record;
+    this.now = now;
+  }
+
+  view(): View {
+    const vmm: SeenVmm = this.#isHung && this.vmm.kind === 'live' ? { ...this.vmm, api: 'unreachable' } : this.vmm;
+    this.#isHung = false;
+    return { record: this.record, vmm, directory: this.directory, attempt: this.attempt, now: this.now };
+  }
+
+  /** @returns false at a fixpoint */
+  turn(): boolean {
+    const view = this.view();
+    const decision = decideNext(view);
+    this.#advance(1);
+    switch (decision.kind) {
+      case 'note':
+        this.record = applyNote(this.record, decision.note, this.now);
+        if (decision.note.kind === 'stopBegun') this.attempt = { ...this.attempt, mayPressButton: this.record.run.stop?.usesButton === true };
+        return true;
+      case 'step':
+        this.#step(decision.step, view);
+        return true;
+      case 'wait':
+        this.#advance(Math.max(1, decision.untilBootMs - this.now.bootMs));
+        return true;
+      case 'gone':
+        this.isGone = true;
+        return false;
+      case 'done':
+        return false;
+    }
+  }
+
+  disturb(disturbance: Disturbance): void {
+    switch (disturbance) {
+      case 'vmmKilled':
+        return this.#end({ reason: 'VMMCrash', signal: 'SIGKILL' });
+      case 'guestPowersOff':
+        return this.#isUp() ? this.#end({ reason: 'GuestShutdown', code: 0 }) : undefined;
+      case 'guestReboots':
+        if (this.#isUp()) this.record = countReboots(this.record, { count: 1, cursor: { pid: this.spawned, startTime: '1', offset: 1 } }, this.now);
+        return;
+      case 'agentRestarts':
+        this.attempt = noAttempt;
+        return;
+      case 'hostReboots':
+        this.attempt = noAttempt;
+        this.#end({ reason: 'HostReboot' });
+        this.now = { wallMs: this.now.wallMs + 60_000, bootMs: 10, bootId: `${this.now.bootId}+` };
+        return;
+      case 'stepFails':
+        this.#failNext = true;
+        return;
+      case 'apiHangs':
+        this.#isHung = true;
+        return;
+    }
+  }
+
+  #isUp(): boolean {
+    return this.vmm.kind === 'live' && (this.vmm.api === 'running' || this.vmm.api === 'paused');
+  }
+
+  #advance(ms: number): void {
+    this.now = { ...this.now, wallMs: this.now.wallMs + ms, bootMs: this.now.bootMs + ms };
+  }
+
+  #end(exit: Omit<SeenExit, 'process'>): void {
+    if (this.vmm.kind === 'live') this.vmm = { kind: 'exited', exit: { ...exit, process: this.vmm.process } };
+  }
+
+  #live(api: 'none' | 'created' | 'running' | 'paused'): void {
+    assert(this.vmm.kind === 'live', 'the step needs a live VMM');
+    this.vmm = { ...this.vmm, api };
+  }
+
+  #step(name: StepName, view: View): void {
+    if (name === 'pressPowerButton') this.attempt = { ...this.attempt, mayPressButton: false };
+    if (this.#failNext) return this.#fail(name);
+    switch (name) {
+      case 'prepareDirectory':
+        this.directory = { exists: true, identity: null };
+        return;
+      case 'writeIdentity': {
+        assert(this.directory.exists, 'an identity needs its directory');
+        const { microvmId, epoch, revision, run } = this.record;
+        this.directory = { exists: true, identity: { microvmId, epoch, revision, incarnation: run.incarnation } };
+        return;
+      }
+      case 'checkFiles':
+        this.attempt = { ...this.attempt, checkedFor: creationKey(this.record) };
+        return;
+      case 'spawnVmm':
+        assert(this.vmm.kind !== 'live', 'never two VMMs of one microVM');
+        assert(this.directory.identity !== null, 'no VMM before its directory says whose it is');
+        this.spawned += 1;
+        this.vmm = { kind: 'live', api: 'none', process: { pid: this.spawned, startTime: '1', bootId: this.now.bootId } };
+        return;
+      case 'createVm':
+        assert(!this.#isUp(), 'a running guest is never created anew');
+        this.#live('created');
+        this.attempt = { ...this.attempt, createdFor: creationKey(view.record) };
+        return;
+      case 'bootVm':
+        return this.#live('running');
+      case 'pauseVm':
+        return this.#live('paused');
+      case 'resumeVm':
+        return this.#live('running');
+      case 'pressPowerButton':
+        this.buttonPresses += 1;
+        if (!this.ignoresButton) this.#end({ reason: 'GuestShutdown', code: 0 });
+        return;
+      case 'shutdownVmm':
+        return this.#end({ reason: 'Operator', code: 0 });
+      case 'killVmm':
+        return this.#end({ reason: 'VMMCrash', signal: 'SIGKILL' });
+      case 'removeDirectory':
+        assert(this.vmm.kind !== 'live', 'the directory of a live VMM stays');
+        this.directory = { exists: false, identity: null };
+        this.vmm = { kind: 'absent' };
+        return;
+    }
+  }
+
+  #fail(name: StepName): void {
+    this.#failNext = false;
+    if (name === 'pressPowerButton') return;
+    if (name === 'shutdownVmm') {
+      this.attempt = { ...this.attempt, isShutdownFailed: true };
+      return;
+    }
+    this.attempt = {
+      ...this.attempt,
+      failed: { group: stepGroup(name), count: 1, retryAtBootMs: this.now.bootMs + 1_000, problem: { code: 'HYPERVISOR_FAILED', message: 'simulated' } },
+    };
+    if (name === 'spawnVmm' || name === 'createVm' || name === 'bootVm') this.record = applyNote(this.record, { kind: 'startAbandoned' }, this.now);
+  }
+}
