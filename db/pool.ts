@@ -66,6 +66,9 @@ export function createPool(options: PoolOptions): pg.Pool {
   pool.on('error', (error) => {
     options.log.warn({ pool: options.name, sqlstate: sqlstateOf(error) ?? null }, 'an idle database connection was lost');
   });
+  // The pool listens on idle connections only. One that is lent and between two statements has nobody else, and an
+  // unheard 'error' event would end the process; the next statement on it fails and tells the caller.
+  pool.on('connect', (client) => void client.on('error', () => {}));
   return pool;
 }
 

@@ -31,10 +31,10 @@ const statement = {
   isHot: true,
   text: `select 'now' as kind, null::uuid as tenant_id, null::uuid as id, now() as now
     union all (
-      select 'microvm', tenant_id, microvm_id, null from nkudo.operations where changed_at > ${since}
-      union select 'microvm', tenant_id, microvm_id, null from nkudo.observations where received_at > ${since}
-      union select 'microvm', tenant_id, id, null from nkudo.microvms where changed_at > ${since}
-      union select 'host', tenant_id, id, null from nkudo.hosts where changed_at > ${since}
-      union select 'host', tenant_id, host_id, null from nkudo.host_liveness where session_changed_at > ${since}
+      select 'microvm', tenant_id, microvm_id, null::timestamptz from nkudo.operations where changed_at > ${since}
+      union select 'microvm', tenant_id, microvm_id, null::timestamptz from nkudo.observations where received_at > ${since}
+      union select 'microvm', tenant_id, id, null::timestamptz from nkudo.microvms where changed_at > ${since}
+      union select 'host', tenant_id, id, null::timestamptz from nkudo.hosts where changed_at > ${since}
+      union select 'host', tenant_id, host_id, null::timestamptz from nkudo.host_liveness where session_changed_at > ${since}
     )`,
 };

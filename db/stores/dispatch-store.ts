@@ -6,7 +6,7 @@
 import { parseEpoch } from '#api/model/epoch.ts';
 import { hostId, microVMId, operationId, planId, tenantId, type MicroVMId } from '#api/model/ids.ts';
 import type { DesiredMicroVM } from '#api/model/microvm.ts';
-import { isTerminal, type Operation, type OperationKind, type OperationStatus } from '#api/model/plan.ts';
+import type { Operation, OperationKind, OperationStatus } from '#api/model/plan.ts';
 import type { DispatchStore } from '#controller/ports/dispatch-store.ts';
 import { appendAudit } from '../audit.ts';
 import { rollUpPlans, writeOperationChanges, type OperationChange } from '../operation-status.ts';
@@ -147,25 +147,27 @@ async function decideReceipt(tx: Tx, input: ReceiptInput): Promise<(OperationCha
       isHot: true,
       text: `select o.plan_id, o.microvm_id, o.status,
           exists (select from nkudo.operations n where n.tenant_id = o.tenant_id and n.microvm_id = o.microvm_id and n.revision > o.revision) as has_newer
-        from nkudo.operations o where o.tenant_id = $1 and o.id = $2 and o.host_id = $3 for no key update`,
+        from nkudo.operations o
+        where o.tenant_id = $1 and o.id = $2 and o.host_id = $3 and o.status in ('Dispatched', 'Running') and o.status <> $4
+        for no key update`,
     },
-    [input.tenantId, input.operationId, input.hostId],
+    // What ended, or is accepted already, is not even locked: a lock is a write.
+    [input.tenantId, input.operationId, input.hostId, input.disposition === 'Accepted' ? 'Running' : ''],
   );
   const [row] = rows;
-  if (row === undefined || isTerminal(row.status)) return null;
+  if (row === undefined) return null;
   const to = receiptStatus(input, row);
-  if (to === null || to === row.status) return null;
+  if (to === null) return null;
   const error = to === 'Failed' ? (input.error ?? { code: 'INTERNAL', message: 'refused by the host without a reason' }) : null;
   return { operationId: input.operationId, planId: row.plan_id, microvmId: microVMId(row.microvm_id), from: row.status, to, error };
 }
 
 function receiptStatus(input: ReceiptInput, row: { readonly status: OperationStatus; readonly has_newer: boolean }): OperationStatus | null {
-  // Only what was handed out can be answered; a refusal of what the host runs already answers a duplicate.
-  if (row.status === 'Pending') return null;
   switch (input.disposition) {
     case 'Accepted':
       return 'Running';
     case 'Refused':
+      // Of what the host runs already it refuses the duplicate, not the operation.
       if (row.status === 'Running') return null;
       return row.has_newer && input.error?.code === 'STALE_OPERATION' ? 'Superseded' : 'Failed';
     case 'Dropped':

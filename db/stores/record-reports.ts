@@ -70,17 +70,26 @@ async function recordExecutions(tx: Tx, input: ReportInput): Promise<Recorded> {
   return { refused, changed: [...changed], entries };
 }
 
+const operationColumns = 'id, plan_id, microvm_id, host_id, kind, status, revision, error_code, error_message';
+
+/** Locks those that are open. An ended one never changes, and a lock would be a write. */
 async function lockOperations(tx: Tx, input: ReportInput): Promise<ReadonlyMap<string, OperationRow>> {
-  const { rows } = await tx.query<OperationRow>(
+  const ids = [...new Set(input.executions.map((report) => report.operationId))];
+  const found = await tx.query<OperationRow>(
+    { name: 'read-reported-operations', isHot: true, text: `select ${operationColumns} from nkudo.operations where tenant_id = $1 and id = any($2)` },
+    [input.tenantId, ids],
+  );
+  const open = found.rows.filter((row) => row.host_id === input.hostId && !isTerminal(row.status)).map((row) => row.id);
+  if (open.length === 0) return new Map(found.rows.map((row) => [row.id, row]));
+  const locked = await tx.query<OperationRow>(
     {
       name: 'lock-reported-operations',
       isHot: true,
-      text: `select id, plan_id, microvm_id, host_id, kind, status, revision, error_code, error_message from nkudo.operations
-        where tenant_id = $1 and id = any($2) order by id for no key update`,
+      text: `select ${operationColumns} from nkudo.operations where tenant_id = $1 and id = any($2) order by id for no key update`,
     },
-    [input.tenantId, [...new Set(input.executions.map((report) => report.operationId))]],
+    [input.tenantId, open],
   );
-  return new Map(rows.map((row) => [row.id, row]));
+  return new Map([...found.rows, ...locked.rows].map((row) => [row.id, row]));
 }
 
 interface ExecutionRow {
@@ -249,24 +258,28 @@ async function markTornDown(tx: Tx, tenantId: TenantId, deletions: readonly Oper
   return rows.map((row) => ({ action: 'tornDown', subject: 'microvm', id: row.id, before: { isTornDown: false }, after: { isTornDown: true } }));
 }
 
-/** Keeps the newest observation of each microVM that is bound to the host. Binding and age are checked by the statement. */
+/** Keeps the newest observation of each microVM that is bound to the host. Age is checked again by the statement. */
 async function recordObservations(tx: Tx, input: ReportInput): Promise<Recorded> {
   const newest = new Map<string, MicroVMObservation>();
   for (const seen of input.observations.toSorted((left, right) => left.epoch - right.epoch || left.sequence - right.sequence)) newest.set(seen.microvmId, seen);
   if (newest.size === 0) return { refused: [], changed: [], entries: [] };
   const ids = [...newest.keys()];
-  const bound = await tx.query<{ microvm_id: string; epoch: number }>(
+  const bound = await tx.query<{ microvm_id: string; epoch: number | null; sequence: number }>(
     {
-      name: 'read-bindings-of-host',
+      name: 'read-observed-of-host',
       isHot: true,
-      text: `select microvm_id, epoch from nkudo.bindings
-        where tenant_id = $1 and host_id = $2 and microvm_id = any($3) and released_at is null`,
+      text: `select b.microvm_id, o.epoch, o.sequence from nkudo.bindings b
+        left join nkudo.observations o on o.tenant_id = b.tenant_id and o.microvm_id = b.microvm_id
+        where b.tenant_id = $1 and b.host_id = $2 and b.microvm_id = any($3) and b.released_at is null`,
     },
     [input.tenantId, input.hostId, ids],
   );
-  const boundIds = new Set(bound.rows.map((row) => row.microvm_id));
-  const kept = [...newest.values()].filter((seen) => boundIds.has(seen.microvmId));
-  const refused = ids.filter((id) => !boundIds.has(id)).map((id) => ({ id, code: 'NOT_FOUND' }));
+  const stored = new Map(bound.rows.map((row) => [row.microvm_id, row]));
+  const kept = [...newest.values()].filter((seen) => {
+    const row = stored.get(seen.microvmId);
+    return row !== undefined && (row.epoch === null || seen.epoch > row.epoch || (seen.epoch === row.epoch && seen.sequence > row.sequence));
+  });
+  const refused = ids.filter((id) => !stored.has(id)).map((id) => ({ id, code: 'NOT_FOUND' }));
   return { refused, changed: await writeObservations(tx, input, kept), entries: [] };
 }
 

@@ -1,0 +1,62 @@
+/** Logs by offset: each byte once, in order, gaps recorded. */
+import { randomUUID } from 'node:crypto';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { microVMId, type MicroVMId } from '#api/model/ids.ts';
+import type { Database } from '#db/database.ts';
+import { useDatabase, type TestDatabase } from '#test/harness/postgres.ts';
+import { makeFleet, makeHost, openTestDatabase, publish, publishInput, type Fleet, type TestHost } from './builders.ts';
+
+let server: TestDatabase;
+let db: Database;
+let fleet: Fleet;
+let host: TestHost;
+
+beforeAll(async () => {
+  server = await useDatabase();
+  db = openTestDatabase(server);
+  fleet = await makeFleet(db);
+  host = await makeHost(fleet);
+});
+afterAll(() => db.close());
+
+const append = (microvmId: MicroVMId, offset: number, text: string, incarnation = 1) =>
+  db.logs.append(fleet.tenantId, host.hostId, { microvmId, source: 'serial', incarnation, offset, data: Buffer.from(text), gapBytes: 0 });
+const read = async (microvmId: MicroVMId, afterId = 0) => {
+  const chunks = await db.logs.read(fleet.tenantId, microvmId, 'serial', afterId, 256);
+  return chunks.map((chunk) => ({ ...chunk, data: Buffer.from(chunk.data).toString() }));
+};
+
+it('stores each byte once when chunks come again, overlap or arrive many at a time', async () => {
+  const { microvmId } = await publish(fleet, publishInput(fleet, host));
+  const text = 'abcdefghijklmnopqrstuvwxyz';
+  expect(await append(microvmId, 0, text.slice(0, 4))).toEqual({ nextOffset: 4 });
+  expect(await append(microvmId, 0, text.slice(0, 4))).toEqual({ nextOffset: 4 });
+  expect(await append(microvmId, 2, text.slice(2, 8))).toEqual({ nextOffset: 8 });
+  await Promise.all(Array.from({ length: 10 }, () => append(microvmId, 8, text.slice(8))));
+  const chunks = await read(microvmId);
+  expect(chunks.map((chunk) => chunk.data).join('')).toBe(text);
+  expect(chunks.map((chunk) => [chunk.offset, chunk.gapBytes])).toEqual([[0, 0], [4, 0], [8, 0]]);
+});
+
+it('records a jump as a gap, keeps boots apart and reads on after an id', async () => {
+  const { microvmId } = await publish(fleet, publishInput(fleet, host));
+  await append(microvmId, 100, 'late');
+  expect(await append(microvmId, 50, 'lost for good')).toEqual({ nextOffset: 104 });
+  await append(microvmId, 0, 'second boot', 2);
+  const chunks = await read(microvmId);
+  expect(chunks).toMatchObject([{ incarnation: 1, offset: 100, gapBytes: 100, data: 'late' }, { incarnation: 2, offset: 0, gapBytes: 0, data: 'second boot' }]);
+  expect(await read(microvmId, chunks[0]?.id)).toMatchObject([{ data: 'second boot' }]);
+});
+
+it('acknowledges and drops what belongs to no microVM of the host', async () => {
+  const stranger = microVMId(randomUUID());
+  expect(await append(stranger, 0, 'hello')).toEqual({ nextOffset: 5 });
+  expect(await read(stranger)).toEqual([]);
+});
+
+it('makes the partition of the day when it is missing', async () => {
+  const { microvmId } = await publish(fleet, publishInput(fleet, host));
+  await server.query(`do $$ declare part text; begin for part in select relname from pg_class where relname ~ '^logs_[0-9]{8}$' and relkind = 'r' loop execute 'drop table nkudo.' || part; end loop; end $$`);
+  expect(await append(microvmId, 0, 'again')).toEqual({ nextOffset: 5 });
+  expect(await read(microvmId)).toMatchObject([{ data: 'again' }]);
+});
