@@ -24,6 +24,8 @@ export interface Manager {
 export function startManager(options: {
   readonly reflectors: readonly Reflector<KubernetesObject>[];
   readonly controllers: readonly Controller[];
+  /** What has to be known before the first reconcile. */
+  readonly before: () => Promise<void>;
   readonly resyncIntervalMs: number;
   readonly time: Time;
 }): Manager {
@@ -34,7 +36,7 @@ export function startManager(options: {
   const addAll = (): void => {
     for (const { queue, keys } of controllers) for (const key of keys()) queue.add(key);
   };
-  const ready = Promise.all(reflectors.map((reflector) => reflector.synced())).then(() => {
+  const ready = Promise.all([...reflectors.map((reflector) => reflector.synced()), options.before()]).then(() => {
     if (ending.signal.aborted) return;
     addAll();
     for (const { queue } of controllers) queue.start();

@@ -1,0 +1,344 @@
+/**
+ * Puts the reconcilers together: caches, queues, and what wakes which key. Everything here is a hint, a lost
+ * one costs a resync interval; what a reconcile does never depends on what woke it.
+ *
+ * Runs on the leader only. It owns no decision and writes nothing itself.
+ */
+import { createHash, randomBytes } from 'node:crypto';
+import type { HostId, TenantId } from '#api/model/ids.ts';
+import type { Host } from '#crds/gen/host.ts';
+import type { MicroVM } from '#crds/gen/microvm.ts';
+import type { Site } from '#crds/gen/site.ts';
+import { createSilenceObserver } from '#controller/domain/silence.ts';
+import type { ControllerFaultPoints } from '#controller/fault-points.ts';
+import type { ChangeReader, HintBus } from '#controller/ports/hints.ts';
+import type { IdSource } from '#controller/ports/ids.ts';
+import { createEventRecorder } from '#controller/runtime/events.ts';
+import { formatKey, keyOf, parseKey, type KubernetesApi, type KubernetesObject, type ObjectKey, type Resource } from '#controller/runtime/kubernetes-api.ts';
+import { errorFields, type Log } from '#controller/runtime/log.ts';
+import { allKeys, startManager, type Manager } from '#controller/runtime/manager.ts';
+import type { Outcome } from '#controller/runtime/outcome.ts';
+import { createReflector, type Change, type Reflector } from '#controller/runtime/reflector.ts';
+import { pause, type Time } from '#controller/runtime/time.ts';
+import { createWorkQueue, type WorkQueue, type WorkQueueFigures } from '#controller/runtime/work-queue.ts';
+import { createCoalescer } from './coalescer.ts';
+import type { Caches, ReconcilerDeps, SavedSites, Stores } from './deps.ts';
+import { reconcileToken } from './enrollment-token/reconciler.ts';
+import { reconcileHost } from './host/reconciler.ts';
+import { hostResource, microvmResource, parseHost, parseMicroVM, parseSite, parseToken, siteResource, tokenResource } from './kinds.ts';
+import { reconcileMicroVM } from './microvm/reconciler.ts';
+import { createRetryGate } from './microvm/retry-gate.ts';
+import { reconcileSite } from './site/reconciler.ts';
+import { createTenants } from './tenants.ts';
+
+/** Most of a reconcile is waiting for two servers; more at once only lengthens their queues. */
+const microvmWorkers = 16;
+const otherWorkers = 4;
+/** Figures of hosts and sites may lag by this, so that a burst of microVMs costs one look. */
+const figuresDelayMs = 500;
+
+export interface ReconcilersOptions {
+  readonly kube: KubernetesApi;
+  readonly stores: Stores;
+  readonly hints: Pick<HintBus, 'publish' | 'onHint' | 'onRemoteChange'>;
+  readonly changes: ChangeReader;
+  readonly time: Time;
+  readonly ids: IdSource;
+  readonly faults: ControllerFaultPoints;
+  readonly log: Log;
+  /** Of this leadership; fences every write to the database. */
+  readonly epoch: number;
+  /** Name of this replica. */
+  readonly replica: string;
+  readonly settings: {
+    readonly heartbeatIntervalMs: number;
+    readonly resyncIntervalMs: number;
+    readonly pollIntervalMs: number;
+    readonly aggregateIntervalMs: number;
+  };
+  readonly pki: { endpoints(): readonly string[]; pins(): readonly string[] };
+}
+
+export interface Reconcilers extends Manager {
+  /** Of the queues, by kind, for metrics. */
+  figures(): Readonly<Record<string, WorkQueueFigures>>;
+}
+
+interface Queues {
+  readonly sites: WorkQueue;
+  readonly hosts: WorkQueue;
+  readonly microvms: WorkQueue;
+  readonly tokens: WorkQueue;
+}
+
+export function startReconcilers(options: ReconcilersOptions): Reconcilers {
+  const { kube, time, log } = options;
+  const cacheOf = <Type extends KubernetesObject>(resource: Resource, parse: (object: KubernetesObject) => Type | null): Reflector<Type> =>
+    createReflector({ api: kube, resource, parse, time, log });
+  const caches: Caches = {
+    sites: cacheOf(siteResource, parseSite),
+    hosts: cacheOf(hostResource, parseHost),
+    microvms: cacheOf(microvmResource, parseMicroVM),
+    tokens: cacheOf(tokenResource, parseToken),
+  };
+  const wake = createWaking(options, caches, () => queues);
+  const queues = createQueues(options, caches, wake);
+  wireCaches(caches, wake, queues);
+  const ending = new AbortController();
+  const manager = startManager({
+    reflectors: [caches.sites, caches.hosts, caches.microvms, caches.tokens],
+    controllers: [
+      { queue: queues.sites, keys: () => allKeys(caches.sites) },
+      { queue: queues.hosts, keys: () => [...allKeys(caches.hosts), ...wake.hostKeys()] },
+      { queue: queues.microvms, keys: () => allKeys(caches.microvms) },
+      { queue: queues.tokens, keys: () => allKeys(caches.tokens) },
+    ],
+    before: () => wake.readLiveness(ending.signal),
+    resyncIntervalMs: options.settings.resyncIntervalMs,
+    time,
+  });
+  const loops = manager.ready.then(() => Promise.all([watchSilence(options, wake, ending.signal), readMissedHints(options, wake, ending.signal)]));
+  return {
+    ready: manager.ready,
+    isReady: () => manager.isReady(),
+    figures: () => ({
+      sites: queues.sites.figures(),
+      hosts: queues.hosts.figures(),
+      microvms: queues.microvms.figures(),
+      tokens: queues.tokens.figures(),
+    }),
+    stop: async () => {
+      ending.abort();
+      await manager.stop();
+      if (manager.isReady()) await loops;
+    },
+  };
+}
+
+function createQueues(options: ReconcilersOptions, caches: Caches, wake: Waking): Queues {
+  const { kube, stores, time, log, ids, settings, pki } = options;
+  const deps: ReconcilerDeps = {
+    kube,
+    stores,
+    caches,
+    time,
+    tenants: createTenants(kube),
+    silence: wake.silence,
+    events: createEventRecorder({ api: kube, controller: 'nkudo.dev/controller', instance: options.replica, time, log, uuid: () => ids.uuid() }),
+    hints: options.hints,
+    faults: options.faults,
+    epoch: options.epoch,
+    actor: { kind: 'controller', name: options.replica, from: '' },
+    coalescer: createCoalescer(time),
+    savedSites: createSavedSites(),
+  };
+  const queue = (name: string, concurrency: number, reconcile: (key: ObjectKey) => Promise<Outcome>): WorkQueue =>
+    createWorkQueue({ name, concurrency, reconcile: (key) => reconcile(parseKey(key)), time, log });
+  const { aggregateIntervalMs } = settings;
+  const siteDeps = { ...deps, aggregateIntervalMs, onSaved: (site: Site) => wake.siteSaved(site) };
+  const hostDeps = { ...deps, aggregateIntervalMs, onReachabilityChanged: (hostId: HostId) => wake.microvmsOf(hostId) };
+  const microvmDeps = { ...deps, retryGate: createRetryGate(time) };
+  const tokenDeps = {
+    ...deps,
+    endpoints: () => pki.endpoints(),
+    pins: () => pki.pins(),
+    newSecret: () => randomBytes(32).toString('base64url'),
+    sha256: (bytes: Uint8Array) => createHash('sha256').update(bytes).digest(),
+    registered: new Set<string>(),
+  };
+  return {
+    sites: queue('sites', otherWorkers, (key) => reconcileSite(key, siteDeps)),
+    hosts: queue('hosts', otherWorkers, (key) => reconcileHost(key, hostDeps)),
+    microvms: queue('microvms', microvmWorkers, (key) => reconcileMicroVM(key, microvmDeps)),
+    tokens: queue('tokens', otherWorkers, (key) => reconcileToken(key, tokenDeps)),
+  };
+}
+
+function createSavedSites(): SavedSites {
+  const generations = new Map<string, number>();
+  return {
+    has: (uid) => generations.has(uid),
+    generationOf: (uid) => generations.get(uid),
+    set: (uid, generation) => {
+      generations.set(uid, generation);
+    },
+  };
+}
+
+/** What wakes which keys. */
+interface Waking {
+  readonly silence: ReturnType<typeof createSilenceObserver>;
+  /** Keys of enrolled hosts, also of those whose object does not exist yet. */
+  hostKeys(): readonly string[];
+  host(tenantId: TenantId, hostId: HostId): Promise<void>;
+  microvm(uid: string): void;
+  microvmsOf(hostId: HostId): void;
+  /** MicroVMs that wait for a host. */
+  unplacedAt(namespace: string, site: string): void;
+  siteSaved(site: Site): void;
+  siteFigures(namespace: string, site: string): void;
+  hostFigures(namespace: string, host: string): void;
+  /** One reading of all hosts' beats; wakes what belongs to hosts that changed. */
+  readLiveness(signal: AbortSignal): Promise<void>;
+}
+
+function createWaking(options: ReconcilersOptions, caches: Caches, queues: () => Queues): Waking {
+  const { time, log, stores, settings } = options;
+  const silence = createSilenceObserver({
+    heartbeatIntervalMs: settings.heartbeatIntervalMs,
+    monotonicMs: () => time.monotonicMs(),
+    wallMs: () => time.nowMs(),
+  });
+  const keysByHost = new Map<HostId, string>();
+  const enqueueAll = (queue: WorkQueue, objects: readonly KubernetesObject[]): void => {
+    for (const object of objects) queue.add(formatKey(keyOf(object)));
+  };
+  const microvmsOf = (hostId: HostId): void =>
+    // The status is a copy and good enough for a hint.
+    enqueueAll(queues().microvms, caches.microvms.list().filter((microvm) => microvm.status?.binding?.hostID === hostId));
+  /** A host that was not known before used one of them. */
+  const tokensOf = (namespace: string): void =>
+    enqueueAll(
+      queues().tokens,
+      caches.tokens.list(namespace).filter(({ status }) => status?.printableStatus !== 'Used' && status?.printableStatus !== 'Expired'),
+    );
+  const unplacedAt = (namespace: string, site: string): void =>
+    enqueueAll(
+      queues().microvms,
+      caches.microvms.list(namespace).filter((microvm) => microvm.spec.siteRef.name === site && microvm.status?.binding === undefined),
+    );
+  return {
+    silence,
+    microvmsOf,
+    unplacedAt,
+    hostKeys: () => [...keysByHost.values()],
+    host: async (tenantId, hostId) => {
+      let key = keysByHost.get(hostId);
+      if (key === undefined) {
+        const record = await stores.hosts.load(tenantId, hostId);
+        if (record === null) return;
+        key = formatKey(record);
+        keysByHost.set(hostId, key);
+        tokensOf(record.namespace);
+      }
+      queues().hosts.add(key);
+    },
+    microvm: (uid) => {
+      const object = caches.microvms.findByUid(uid);
+      if (object !== undefined) queues().microvms.add(formatKey(keyOf(object)));
+    },
+    siteSaved: ({ metadata }) => {
+      const { namespace, name } = metadata;
+      unplacedAt(namespace, name);
+      tokensOf(namespace);
+      enqueueAll(queues().hosts, caches.hosts.list(namespace).filter((host) => host.spec.siteRef.name === name));
+    },
+    siteFigures: (namespace, name) => queues().sites.addAfter(formatKey({ namespace, name }), figuresDelayMs),
+    hostFigures: (namespace, name) => queues().hosts.addAfter(formatKey({ namespace, name }), figuresDelayMs),
+    readLiveness: async (signal) => {
+      try {
+        const readings = await stores.hosts.listLiveness();
+        if (signal.aborted) return;
+        const known = new Set(keysByHost.keys());
+        keysByHost.clear();
+        for (const reading of readings) {
+          keysByHost.set(reading.hostId, formatKey(reading));
+          if (!known.has(reading.hostId)) tokensOf(reading.namespace);
+        }
+        for (const hostId of silence.observe(readings)) {
+          const key = keysByHost.get(hostId);
+          if (key !== undefined) queues().hosts.add(key);
+          microvmsOf(hostId);
+        }
+      } catch (error) {
+        // Without a reading nothing becomes silent: beats that could not be read are not missing beats.
+        log.warn(errorFields(error), 'beats of hosts could not be read');
+      }
+    },
+  };
+}
+
+function wireCaches(caches: Caches, wake: Waking, queues: Queues): void {
+  const enqueue = (queue: WorkQueue, { before, after }: Change<KubernetesObject>): void => {
+    const object = after ?? before;
+    if (object !== undefined) queue.add(formatKey(keyOf(object)));
+  };
+  caches.sites.onChange((change) => {
+    enqueue(queues.sites, change);
+    const site = change.after ?? change.before;
+    const isStatusOnly = change.before?.metadata.generation === change.after?.metadata.generation;
+    if (site !== undefined && !isStatusOnly) wake.siteSaved(site);
+  });
+  caches.hosts.onChange((change) => {
+    enqueue(queues.hosts, change);
+    const host = change.after ?? change.before;
+    if (host === undefined) return;
+    wake.siteFigures(host.metadata.namespace, host.spec.siteRef.name);
+    if (change.after !== undefined && mayTakeMore(change)) wake.unplacedAt(host.metadata.namespace, host.spec.siteRef.name);
+  });
+  caches.microvms.onChange((change) => {
+    enqueue(queues.microvms, change);
+    wakeFigures(change, wake);
+  });
+  caches.tokens.onChange((change) => enqueue(queues.tokens, change));
+}
+
+/** Anything that placement reads may have changed; beats and the like do not come this way. */
+function mayTakeMore({ before, after }: Change<Host>): boolean {
+  return before?.status?.phase !== after?.status?.phase || JSON.stringify(before?.status?.allocated) !== JSON.stringify(after?.status?.allocated) ||
+    before?.metadata.generation !== after?.metadata.generation || JSON.stringify(before?.metadata.labels) !== JSON.stringify(after?.metadata.labels);
+}
+
+function wakeFigures({ before, after }: Change<MicroVM>, wake: Waking): void {
+  const microvm = after ?? before;
+  if (microvm === undefined) return;
+  const { namespace } = microvm.metadata;
+  wake.siteFigures(namespace, microvm.spec.siteRef.name);
+  const [old, now] = [before?.status?.binding?.hostName, after?.status?.binding?.hostName];
+  const isSpecChange = before?.metadata.generation !== after?.metadata.generation;
+  for (const hostName of new Set([old, now])) {
+    if (hostName !== undefined && (old !== now || isSpecChange)) wake.hostFigures(namespace, hostName);
+  }
+  // Its room is free again.
+  if (after === undefined) wake.unplacedAt(namespace, microvm.spec.siteRef.name);
+}
+
+/** Reads only: silence is the absence of something, so nobody tells it. */
+async function watchSilence(options: ReconcilersOptions, wake: Waking, signal: AbortSignal): Promise<void> {
+  while (!signal.aborted) {
+    await pause(options.time, options.settings.heartbeatIntervalMs, signal);
+    if (!signal.aborted) await wake.readLiveness(signal);
+  }
+}
+
+/** Hints of this process wake keys at once; those of others, and lost ones, are read from the rows. */
+async function readMissedHints(options: ReconcilersOptions, wake: Waking, signal: AbortSignal): Promise<void> {
+  const { hints, changes, time, log, settings } = options;
+  const wakeHost = (tenantId: TenantId, hostId: HostId): void => {
+    wake.host(tenantId, hostId).catch((error: unknown) => log.warn({ hostId, ...errorFields(error) }, 'a hint could not be followed'));
+  };
+  let early = Promise.withResolvers<void>();
+  hints.onHint((hint) => {
+    if (signal.aborted) return;
+    if (hint.kind === 'microvm') wake.microvm(hint.microvmId);
+    if (hint.kind === 'host') wakeHost(hint.tenantId, hint.hostId);
+  });
+  hints.onRemoteChange(() => early.resolve());
+  let cursorMs = time.nowMs();
+  while (!signal.aborted) {
+    const waited = new AbortController();
+    await Promise.race([pause(time, settings.pollIntervalMs, AbortSignal.any([signal, waited.signal])), early.promise]);
+    waited.abort();
+    early = Promise.withResolvers<void>();
+    if (signal.aborted) return;
+    try {
+      const changed = await changes.changedSince(cursorMs);
+      cursorMs = changed.cursorMs;
+      for (const { microvmId } of changed.microvms) wake.microvm(microvmId);
+      for (const { tenantId, hostId } of changed.hosts) wakeHost(tenantId, hostId);
+    } catch (error) {
+      log.warn(errorFields(error), 'changes could not be read');
+    }
+  }
+}
+
