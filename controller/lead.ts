@@ -2,9 +2,11 @@
  * Leadership of one replica: wins the Lease, takes the next leadership epoch in Postgres, runs the
  * reconcilers, and gives up whole. A process leads at most once; whoever loses ends.
  */
+import { randomUUID } from 'node:crypto';
 import { isAppError } from '#api/model/error-codes.ts';
 import type { Actor } from './ports/audit.ts';
 import type { LeadershipEpoch } from './ports/leadership-store.ts';
+import { startReconcilers } from './reconcilers/compose.ts';
 import { campaign } from './runtime/leader-election.ts';
 import type { Manager } from './runtime/manager.ts';
 import { pause } from './runtime/time.ts';
@@ -50,6 +52,23 @@ export function lead(core: Core): Leader {
     if (epoch === null) return;
     log.info({ epoch: epoch.epoch, incarnation: epoch.incarnation }, 'leading');
     core.metrics.setLeading(true);
+    const { config, database } = core;
+    manager = startReconcilers({
+      kube: core.kubernetes,
+      stores: { sites: database.sites, hosts: database.hosts, microvms: database.microvms, enrollment: database.enrollment },
+      hints: core.hints,
+      changes: database.changes,
+      time: core.time,
+      ids: { uuid: () => randomUUID() },
+      faults: core.faults,
+      log: core.log.child({ part: 'reconcilers' }),
+      epoch: epoch.epoch,
+      replica: config.replica,
+      settings: config,
+      pki: { endpoints: core.endpoints, pins: () => core.pki.pins() },
+    });
+    // Not awaited: a stop must not wait for an API server that is away.
+    void manager.ready.then(() => log.info('all objects are known; reconciling'));
   };
   const running = run().catch((error: unknown) => {
     // Half a leader is worse than none: another replica, or this one restarted, does it whole.
