@@ -156,3 +156,25 @@ describe('the cross-tenant role', () => {
     }
   });
 });
+
+describe('the probes above', () => {
+  it('turn red when row level security is off', async () => {
+    const seeded = await useDatabase();
+    const other = openTestDatabase(seeded);
+    const first = await makeFleet(other);
+    const second = await makeFleet(other, first.epoch);
+    const client = new pg.Client({ connectionString: seeded.appUrl });
+    await client.connect();
+    const seen = async (): Promise<readonly string[]> => {
+      await client.query('begin');
+      await client.query(`select set_config('app.tenant_id', $1, true)`, [first.tenantId]);
+      const { rows } = await client.query<{ tenant_id: string }>('select tenant_id from nkudo.sites');
+      await client.query('rollback');
+      return rows.map((row) => row.tenant_id).toSorted();
+    };
+    expect(await seen()).toEqual([first.tenantId]);
+    await seeded.query('alter table nkudo.sites disable row level security');
+    expect(await seen()).toEqual([first.tenantId, second.tenantId].toSorted());
+    await Promise.all([client.end(), other.close()]);
+  });
+});

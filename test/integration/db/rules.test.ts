@@ -109,6 +109,14 @@ describe('audit', () => {
     expect(await tryCommit([`update nkudo.host_liveness set last_beat_at = now() where host_id = '${host.hostId}'`])).toBe('committed');
   });
 
+  it('is asked for by the trigger and by nothing else: without it the same change passes', async () => {
+    const { operation } = await newOperation();
+    const change = `update nkudo.operations set status = 'Dispatched' where id = '${operation}'`;
+    await server.query('alter table nkudo.operations disable trigger audited_update');
+    expect(await tryCommit([change])).toBe('committed');
+    await server.query('alter table nkudo.operations enable trigger audited_update');
+  });
+
   it('can only be appended to', async () => {
     for (const sql of [`update nkudo.audit_events set actor_name = 'x'`, 'delete from nkudo.audit_events', 'truncate nkudo.audit_events', `insert into nkudo.audit_events (tenant_id, xact, actor_kind, actor_name, actor_from, action, subject_kind, subject_id) values ('${fleet.tenantId}', '1', 'system', 'x', '', 'x', 'x', '${host.hostId}')`]) {
       expect(await tryCommit([sql]), sql).toBe('42501');
