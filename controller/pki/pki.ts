@@ -84,11 +84,12 @@ export async function createPki(input: {
   readonly nowMs: number;
 }): Promise<Pki> {
   const { authority, hosts, hostValidityMs } = input;
+  const rootPem = `${authority.root.certificate.toString('pem')}\n`;
   const makePair = async (nowMs: number): Promise<ServerPair> => {
     const made = await issueServerCertificate(authority, { hosts, nowMs, validityMs: serverValidityMs });
-    return { certificate: Buffer.from(made.chainPem), privateKey: Buffer.from(made.keyPem), notAfterMs: made.notAfterMs };
+    // The root travels along: a machine that enrolls knows only its fingerprint and has to see it.
+    return { certificate: Buffer.from(`${made.chainPem}${rootPem}`), privateKey: Buffer.from(made.keyPem), notAfterMs: made.notAfterMs };
   };
-  const rootPem = `${authority.root.certificate.toString('pem')}\n`;
   const authorities = Buffer.from(`${rootPem}${authority.intermediate.certificate.toString('pem')}\n`);
   const serverCertificates = new ServerCertificates(authorities, await makePair(input.nowMs));
   return {
