@@ -33,21 +33,26 @@ export async function bootRefusalError(spec: VmSpec | null, refusal: Refusal): P
 }
 
 /**
- * What is wrong with the files that a spec names: missing ones, and a kernel of no known format.
+ * What is wrong with the files that a spec names: missing ones, and a kernel of no known format. The
+ * error's details name the file as `path`, so that a caller can wait for it.
  * The VMM checks them at boot only, and then boots without a missing disk when asked again.
  */
 export async function findFileProblem(spec: VmSpec): Promise<AppError | null> {
   const kernelHead = await readHead(spec.boot.path);
-  if (kernelHead === null) return new AppError('KERNEL_NOT_FOUND', `no such file: ${spec.boot.path}`);
+  if (kernelHead === null) return fileError('KERNEL_NOT_FOUND', spec.boot.path, 'no such file');
   if (spec.boot.kind === 'kernel') {
-    if (!isKernel(kernelHead)) return new AppError('KERNEL_NOT_BOOTABLE', `neither an ELF file nor a bzImage: ${spec.boot.path}`);
+    if (!isKernel(kernelHead)) return fileError('KERNEL_NOT_BOOTABLE', spec.boot.path, 'neither an ELF file nor a bzImage');
     const initramfs = spec.boot.initramfsPath;
-    if (initramfs !== undefined && (await readHead(initramfs)) === null) return new AppError('INITRAMFS_NOT_FOUND', `no such file: ${initramfs}`);
+    if (initramfs !== undefined && (await readHead(initramfs)) === null) return fileError('INITRAMFS_NOT_FOUND', initramfs, 'no such file');
   }
   for (const disk of spec.disks) {
-    if ((await readHead(disk.path)) === null) return new AppError('DISK_NOT_FOUND', `disk ${disk.name}: no such file: ${disk.path}`);
+    if ((await readHead(disk.path)) === null) return fileError('DISK_NOT_FOUND', disk.path, `disk ${disk.name}: no such file`);
   }
   return null;
+}
+
+function fileError(code: ErrorCode, path: string, words: string, cause?: unknown): AppError {
+  return new AppError(code, `${words}: ${path}`, { details: { path }, cause });
 }
 
 const headBytes = 0x206;
@@ -61,7 +66,7 @@ async function readHead(path: string): Promise<Buffer | null> {
     return buffer.subarray(0, bytesRead);
   } catch (error) {
     if (isErrno(error, 'ENOENT') || isErrno(error, 'ENOTDIR') || isErrno(error, 'EISDIR')) return null;
-    throw new AppError('HYPERVISOR_FAILED', `can not be read: ${path}`, { cause: error });
+    throw fileError('HYPERVISOR_FAILED', path, 'can not be read', error);
   } finally {
     await file?.close();
   }

@@ -2,7 +2,11 @@
  * The event monitor's form, and devices: ids, slots, counters, hot-plug and removal, resizing.
  * Measured on cloud-hypervisor v53.0-246.
  */
-import { readFile, stat } from 'node:fs/promises';
+import { spawn } from 'node:child_process';
+import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
 import { expect, test } from 'vitest';
 import { countCells, describeOnTargets } from './targets.ts';
 import { chainOf, startVmm, stopVmmsAfterEach, type VmmUnderTest } from './vmm-under-test.ts';
@@ -28,6 +32,20 @@ describeOnTargets('events and devices', (target) => {
     const vmm = await startVmm(target);
     const text = await readFile(vmm.file('events'), 'utf8');
     expect(text).toMatch(/^\{\n {2}"timestamp": \{\n {4}"secs": 0,\n {4}"nanos": \d+\n {2}\},\n {2}"source": "vmm",\n {2}"event": "starting",\n {2}"properties": null\n\}\n\n$/);
+    cells.add();
+  });
+
+  test('writes to an inherited descriptor too', async () => {
+    const directory = await mkdtemp(join(tmpdir(), 'nkudo-ch-'));
+    const child = spawn(target.binary, ['--api-socket', 'api.sock', '--event-monitor', 'fd=3'], { cwd: directory, stdio: ['ignore', 'ignore', 'ignore', 'pipe'] });
+    const ended = new Promise((resolve) => child.once('exit', resolve));
+    const pipe = child.stdio[3];
+    if (!(pipe instanceof Readable)) throw new Error('descriptor 3 is a pipe');
+    const first = await new Promise<Buffer>((resolve) => pipe.once('data', resolve));
+    expect(first.toString('utf8')).toContain('"event": "starting"');
+    child.kill('SIGKILL');
+    await ended;
+    await rm(directory, { recursive: true });
     cells.add();
   });
 
