@@ -323,6 +323,12 @@ async function streamOnce(
     query.set('resourceVersion', state.resourceVersion);
   }
   const response = await open({ method: 'GET', path: `${collection}?${query.toString()}`, signal: state.signal });
+  if (response.statusCode === 429) {
+    // A resource that was just defined has no watch cache yet ("storage is (re)initializing"); the server says when to come back.
+    await readText(response);
+    await delay(Number(response.headers['retry-after'] ?? '1') * 1000, undefined, { signal: state.signal });
+    return state.resourceVersion;
+  }
   if (response.statusCode !== 200) {
     throw new KubernetesRefusal(`watch ${path}`, { status: response.statusCode ?? 0, body: parseBody(await readText(response)) });
   }
