@@ -103,6 +103,21 @@ describe('leadership', () => {
   });
 });
 
+describe('a restored database', () => {
+  it('raises the incarnation at the next leadership, and epochs with it, once', async () => {
+    const host = await makeHost(fleet, 'incarnation');
+    const input = publishInput(fleet, host);
+    await publish(fleet, input);
+    await server.query(`update nkudo.installation set system_identifier = 'of another cluster'`);
+    expect(await db.leadership.acquire(actor)).toMatchObject({ incarnation: 2 });
+    const acquired = await db.leadership.acquire(actor);
+    expect(acquired).toMatchObject({ incarnation: 2 });
+    fleet = { ...fleet, epoch: acquired.epoch };
+    expect(await publish(fleet, { ...input, generation: 2 })).toMatchObject({ binding: { epoch: makeEpoch(1, 1) } });
+    expect(await publish(fleet, publishInput(fleet, host))).toMatchObject({ binding: { epoch: makeEpoch(2, 1) } });
+  });
+});
+
 describe('enroll', () => {
   it('gives one certificate when ten machines race for one token', async () => {
     const { secretHash, tokenId } = await makeToken(fleet);
