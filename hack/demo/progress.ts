@@ -5,27 +5,41 @@ import type { Screen } from './screen.ts';
 interface Condition {
   readonly type: string;
   readonly status: string;
-  readonly reason: string;
-  readonly message: string;
 }
 
-/** Prints a line whenever a condition gets another status or reason. */
-export function showConditions(watch: Watch, target: { readonly name: string; readonly screen: Screen }): void {
-  const shown = new Map<string, string>();
+/** In the order in which they come about; others follow. */
+const lifeOrder = ['Accepted', 'Scheduled', 'Reachable', 'ImagesReady', 'Provisioned', 'Running', 'Ready'];
+
+/** Prints one line for each change: the printable status, and the conditions that became true with it. */
+export function showProgress(watch: Watch, target: { readonly name: string; readonly screen: Screen }): void {
+  const shown = new Set<string>();
+  let shownStatus = '';
   watch.onEvent(({ object }) => {
-    for (const { type, status, reason, message } of readConditions(object)) {
-      const state = `${status} ${reason}`;
-      if (shown.get(type) !== state) {
-        shown.set(type, state);
-        target.screen.step(`${target.name}: ${type}=${status} (${reason}${status === 'True' || message === '' ? '' : `: ${message}`})`);
-      }
+    const nowTrue = readConditions(object).filter(({ status }) => status === 'True').map(({ type }) => type);
+    const added = nowTrue.filter((type) => !shown.has(type)).sort((left, right) => rank(left) - rank(right));
+    const status = printableStatus(object);
+    if (added.length > 0 || status !== shownStatus) {
+      target.screen.step(`${target.name}: ${status === '' ? 'created' : status}${added.length === 0 ? '' : ` (${added.join(', ')})`}`);
     }
+    added.forEach((type) => shown.add(type));
+    shownStatus = status;
   });
+}
+
+function rank(type: string): number {
+  const index = lifeOrder.indexOf(type);
+  return index === -1 ? lifeOrder.length : index;
 }
 
 /** Status of a condition, or null when there is none of that type. */
 export function conditionStatus(object: KubernetesObject, type: string): string | null {
   return readConditions(object).find((condition) => condition.type === type)?.status ?? null;
+}
+
+function printableStatus(object: KubernetesObject): string {
+  const status = object['status'];
+  const text: unknown = typeof status === 'object' && status !== null && 'printableStatus' in status ? status.printableStatus : '';
+  return typeof text === 'string' ? text : '';
 }
 
 function readConditions(object: KubernetesObject): readonly Condition[] {

@@ -2,7 +2,7 @@
  * What the demo shows: a host joins, microVMs come to life and go again. Owns the order and the measure; every wait is on
  * the watch API.
  */
-import { conditionStatus, showConditions } from './progress.ts';
+import { conditionStatus, showProgress } from './progress.ts';
 import { readConsole } from './console.ts';
 import { findLeftovers } from './leftovers.ts';
 import { enrollHost, startAgent, stateDirectory } from './product.ts';
@@ -41,7 +41,7 @@ export async function createMicroVM(stack: Stack, file: string, name: string): P
   const { screen } = stack;
   const watch = stack.context.kubernetes.client.watch(pathOf(stack, 'microvms', name));
   try {
-    showConditions(watch, { name, screen });
+    showProgress(watch, { name, screen });
     const startedAt = performance.now();
     applyExample(stack, file);
     screen.step(`applied examples/${file}`);
