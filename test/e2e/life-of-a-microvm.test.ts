@@ -71,7 +71,7 @@ describe('the life of a microVM', () => {
     const running = await world.waitForCondition('microvms', 'talker', { type: 'Running', status: 'True' });
     const uid = String(running.metadata.uid);
     const console = async (): Promise<string> => {
-      const rows = await world.database.query('SELECT data FROM nkudo.logs WHERE microvm_id = $1 ORDER BY log_offset', [uid]);
+      const rows = await world.database.query('SELECT data FROM nkudo.logs WHERE microvm_id = $1 ORDER BY id', [uid]);
       return rows.map((row) => (row['data'] as Buffer).toString('utf8')).join('');
     };
     await until(async () => (await console()).includes('NKUDO-TICK 2'), 'two ticks of the guest in the database');

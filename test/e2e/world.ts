@@ -139,7 +139,7 @@ export async function createWorld(options: WorldOptions = {}): Promise<World> {
         NKUDO_HTTP_LISTEN: bound?.http ?? listen.http,
         NKUDO_READY_FILE: readyFile,
         // One replica that restarts under its own name gets its Lease back at once.
-        NKUDO_IDENTITY: 'controller-0',
+        POD_NAME: 'controller-0',
         NKUDO_LOG_LEVEL: 'debug',
         ...faultEnvironment,
         ...options.controllerEnvironment,
