@@ -1,23 +1,27 @@
 /**
  * Leadership of one replica: wins the Lease, takes the next leadership epoch in Postgres, runs the
- * reconcilers, and gives up whole. A process leads at most once; whoever loses ends.
+ * reconcilers. When the Lease can't be renewed in time (the API server is away, or somebody else leads) it steps down
+ * and runs for it again, so that the hosts connected to this replica notice nothing; what a late write of the old
+ * term would do is fenced by its epoch. When it can't step down in time the process must end.
  */
 import { randomUUID } from 'node:crypto';
 import { isAppError } from '#api/model/error-codes.ts';
 import type { Actor } from './ports/audit.ts';
 import type { LeadershipEpoch } from './ports/leadership-store.ts';
 import { startReconcilers } from './reconcilers/compose.ts';
-import { campaign } from './runtime/leader-election.ts';
+import { campaign, type Leadership } from './runtime/leader-election.ts';
 import type { Manager } from './runtime/manager.ts';
-import { pause } from './runtime/time.ts';
+import { pause, type Time } from './runtime/time.ts';
 import type { Core } from './serve.ts';
 
 const leaseName = 'nkudo-controller';
 const acquireRetryMs = 1_000;
+/** Running reconciles get so long to end after the Lease was lost; together with the renew deadline below the Lease's duration. */
+const stepDownMs = 3_000;
 
 export interface Leader {
-  /** Resolves when the leadership was lost, by Lease or by epoch. */
-  readonly lost: Promise<void>;
+  /** Resolves when the process must end: it lost the leadership and could not let go of it. */
+  readonly failed: Promise<void>;
   /** False only while this replica leads and its informers have not seen everything. */
   isSynced(): boolean;
   /** Stops reconciling, then gives the Lease back. */
@@ -38,51 +42,81 @@ async function acquireEpoch(core: Core, signal: AbortSignal): Promise<Leadership
   return null;
 }
 
+/** True when the work was done in time. */
+async function inTime(work: Promise<void>, time: Time, limitMs: number): Promise<boolean> {
+  const done = new AbortController();
+  try {
+    return await Promise.race([work.then(() => true), pause(time, limitMs, done.signal).then(() => false)]);
+  } finally {
+    done.abort();
+  }
+}
+
+function start(core: Core, epoch: number): Manager {
+  const { config, database } = core;
+  return startReconcilers({
+    kube: core.kubernetes,
+    stores: { sites: database.sites, hosts: database.hosts, microvms: database.microvms, enrollment: database.enrollment },
+    hints: core.hints,
+    changes: database.changes,
+    time: core.time,
+    ids: { uuid: () => randomUUID() },
+    faults: core.faults,
+    log: core.log.child({ part: 'reconcilers' }),
+    epoch,
+    replica: config.replica,
+    settings: config,
+    pki: { endpoints: core.endpoints, pins: () => core.pki.pins() },
+  });
+}
+
 export function lead(core: Core): Leader {
   const ending = new AbortController();
-  const lost = Promise.withResolvers<void>();
+  const aborted = new Promise<void>((resolve) => ending.signal.addEventListener('abort', () => resolve(), { once: true }));
+  const failed = Promise.withResolvers<void>();
   const log = core.log.child({ part: 'leader' });
-  const leadership = campaign({ api: core.kubernetes, namespace: core.config.namespace, name: leaseName, identity: core.config.replica, time: core.time, log });
-  let manager = null as Manager | null; // Set later, from inside a promise.
-  void leadership.lost.then(() => lost.resolve());
+  let leadership = null as Leadership | null; // Set later, from inside a promise, as the next one.
+  let manager = null as Manager | null;
 
-  const run = async (): Promise<void> => {
-    if (!(await leadership.won)) return;
-    const epoch = await acquireEpoch(core, ending.signal);
-    if (epoch === null) return;
+  /** One term, from the campaign to the loss of the Lease or the end of the process. */
+  const serveTerm = async (): Promise<void> => {
+    const term = campaign({ api: core.kubernetes, namespace: core.config.namespace, name: leaseName, identity: core.config.replica, time: core.time, log });
+    leadership = term;
+    if (!(await term.won)) return;
+    const over = new AbortController();
+    void term.lost.then(() => over.abort());
+    const epoch = await acquireEpoch(core, AbortSignal.any([ending.signal, over.signal]));
+    if (epoch === null || ending.signal.aborted) return;
     log.info({ epoch: epoch.epoch, incarnation: epoch.incarnation }, 'leading');
     core.metrics.setLeading(true);
-    const { config, database } = core;
-    manager = startReconcilers({
-      kube: core.kubernetes,
-      stores: { sites: database.sites, hosts: database.hosts, microvms: database.microvms, enrollment: database.enrollment },
-      hints: core.hints,
-      changes: database.changes,
-      time: core.time,
-      ids: { uuid: () => randomUUID() },
-      faults: core.faults,
-      log: core.log.child({ part: 'reconcilers' }),
-      epoch: epoch.epoch,
-      replica: config.replica,
-      settings: config,
-      pki: { endpoints: core.endpoints, pins: () => core.pki.pins() },
-    });
+    const started = start(core, epoch.epoch);
+    manager = started;
     // Not awaited: a stop must not wait for an API server that is away.
-    void manager.ready.then(() => log.info('all objects are known; reconciling'));
+    void started.ready.then(() => log.info('all objects are known; reconciling'));
+    await Promise.race([term.lost, aborted]);
+    if (ending.signal.aborted) return;
+    core.metrics.setLeading(false);
+    log.error('the Lease could not be renewed in time: stepping down');
+    if (!(await inTime(started.stop(), core.time, stepDownMs))) throw new Error('the reconcilers did not end in time');
+    manager = null;
+  };
+
+  const run = async (): Promise<void> => {
+    while (!ending.signal.aborted) await serveTerm();
   };
   const running = run().catch((error: unknown) => {
     // Half a leader is worse than none: another replica, or this one restarted, does it whole.
-    log.error({ err: error }, 'the leader can not work');
-    lost.resolve();
+    log.error({ err: error }, 'the leader can not go on');
+    failed.resolve();
   });
 
   return {
-    lost: lost.promise,
-    isSynced: () => !leadership.isLeader() || (manager?.isReady() ?? false),
+    failed: failed.promise,
+    isSynced: () => leadership?.isLeader() !== true || (manager?.isReady() ?? false),
     stop: async () => {
       ending.abort();
       await manager?.stop();
-      await leadership.stop();
+      await leadership?.stop();
       await running;
       core.metrics.setLeading(false);
     },

@@ -37,7 +37,7 @@ async function runServe(): Promise<void> {
   if (started === 'stop') process.exit(0); // Nothing is promised to anybody yet.
   const end = await Promise.race([stopRequested, started.failed.then(() => 'lost' as const)]);
   if (end === 'lost') {
-    log.fatal('the leadership was lost; another replica goes on');
+    log.fatal('the leadership was lost and could not be let go of');
     process.exit(1);
   }
   log.info('stopping');

@@ -3,7 +3,7 @@
  * then leadership and the reconcilers. Owns the order of start and stop; what each part does is its own.
  *
  * Every replica serves agents and tenants; only the one that leads reconciles. Losing the database or the
- * API server for a while ends nothing; losing the leadership ends the process.
+ * API server for a while ends nothing.
  */
 import { randomUUID } from 'node:crypto';
 import { rename, writeFile } from 'node:fs/promises';
@@ -43,7 +43,7 @@ const stopGraceMs = 5_000;
 const certificateCheckMs = 3_600_000;
 
 export interface RunningController {
-  /** Resolves when the process must end with an error: the leadership was lost. */
+  /** Resolves when the process must end with an error: it lost the leadership and could not let go of it. */
   readonly failed: Promise<void>;
   /** Says goodbye to hosts, lets calls finish, gives the Lease back. */
   stop(): Promise<void>;
@@ -197,7 +197,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
   if (config.readyFile !== null) await writeReadyFile(config.readyFile, addresses);
   log.info(addresses, 'ready');
   return {
-    failed: leader.lost,
+    failed: leader.failed,
     stop: async () => {
       clearInterval(certificates);
       for (const health of grpc.healths) health.setServing(false);
