@@ -8,7 +8,6 @@ import { readFileSync } from 'node:fs';
 import { Agent as HttpAgent, request as httpRequest, type ClientRequest, type IncomingMessage } from 'node:http';
 import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
 import { setTimeout as delay } from 'node:timers/promises';
-import { setTimeout as delay } from 'node:timers/promises';
 
 const requestTimeoutMs = 30_000;
 
