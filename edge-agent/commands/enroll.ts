@@ -23,7 +23,8 @@ export interface EnrollOptions {
 
 /**
  * A repeat after a lost answer uses the stored key and gets the same identity.
- * @throws INVALID_REQUEST when the state directory is enrolled already; TOKEN_*, CA_PIN_MISMATCH, HOST_NAME_TAKEN, UNAVAILABLE, STATE_DIR_LOCKED
+ * With an identity in place it does nothing but say so.
+ * @throws TOKEN_*, CA_PIN_MISMATCH, HOST_NAME_TAKEN, UNAVAILABLE, STATE_DIR_LOCKED
  */
 export async function enroll(options: EnrollOptions): Promise<string> {
   const tokenText = readToken(options.tokenFile);
@@ -34,9 +35,8 @@ export async function enroll(options: EnrollOptions): Promise<string> {
   try {
     const store = createIdentityFiles(stateDirectory);
     const earlier = store.load();
-    if (earlier !== null && !options.replace) {
-      throw new AppError('INVALID_REQUEST', `this state directory is enrolled already, as ${earlier.hostName}; --replace gives that identity up`);
-    }
+    // An installer runs again and again; what is done is done.
+    if (earlier !== null && !options.replace) return `enrolled already, as host ${earlier.hostName} of site ${earlier.siteName}; --replace gives that identity up`;
     if (earlier !== null) store.clear();
     const hypervisor = createCloudHypervisor({ binaryPath: options.hypervisor, environment: { PATH: process.env['PATH'] ?? '' } });
     const facts = await createHostFacts({ hypervisor, agentVersion }).read(AbortSignal.timeout(5_000));

@@ -42,7 +42,7 @@ export async function runAgent(config: RunConfig): Promise<void> {
   const clock = createSystemClock();
   const store = createIdentityFiles(config.stateDirectory);
   const journal = openJournal(join(config.stateDirectory, journalFile));
-  const faults = createFaultPoints<EdgeFaultPoint>({ socketPath: config.faultSocket, processName: 'nkudo-edge', known: edgeFaultPoints });
+  const faults = createFaultPoints<EdgeFaultPoint>({ socketPath: config.faultSocket, processName: 'edge', known: edgeFaultPoints });
   const hypervisor = createCloudHypervisor({ binaryPath: config.hypervisorPath, environment: config.vmmEnvironment });
   const directories = createVmDirectories(config.stateDirectory);
   const files = createHostFiles(config);

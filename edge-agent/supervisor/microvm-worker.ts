@@ -85,6 +85,7 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
   let attempt: Attempt = noAttempt;
   let snapshot: MicroVMSnapshot = microvmMachine.resolveState({ value: 'unknown', context: {} });
   let isLive = false;
+  let isConverged = false;
   let lastStep: StepName | undefined;
   let isWanted = false;
   let running: Promise<void> | undefined;
@@ -171,6 +172,7 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
 
   /** Makes a fact or an intent durable. What the record says meanwhile may have changed: then the look is repeated. */
   async function takeNote(note: Note, view: View): Promise<boolean> {
+    isConverged = false;
     const isIntent = note.kind === 'runBegun' || note.kind === 'stopBegun';
     const begun = isIntent ? startOperation(view.record, newExecution(), view.now) : view.record;
     const noted = applyNote(begun, note, view.now);
@@ -190,6 +192,7 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
   }
 
   async function runStep(name: StepName, view: View): Promise<boolean> {
+    isConverged = false;
     const step = steps[name];
     if (lastStep === name && !step.verify(view)) {
       lastStep = undefined;
@@ -259,6 +262,8 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
       observe({ ...view, record, attempt }, decision);
     }
     settle();
+    if (!isConverged) logger.info({ state: snapshot.value, restarts: record.run.restarts, ...(view.vmm.kind === 'live' ? { pid: view.vmm.process.pid } : {}) }, 'converged');
+    isConverged = true;
     const recheckMs = Math.min(decision.recheckAtBootMs === undefined ? Infinity : decision.recheckAtBootMs - view.now.bootMs, view.vmm.kind === 'live' ? safetyLookMs : Infinity);
     if (recheckMs !== Infinity) scheduleIn(Math.max(1, recheckMs));
     return false;

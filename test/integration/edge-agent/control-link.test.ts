@@ -116,7 +116,7 @@ test('enrolls once for a state directory, and repeats an enrollment whose answer
   await setUp();
   const token = plane.token();
   expect(await enroll(token)).toMatchObject({ code: 0 });
-  expect((await enroll(token)).err).toContain('enrolled already');
+  expect((await enroll(token)).out).toContain('enrolled already');
   const identity = join(fixture.stateDirectory, 'identity', 'identity.json');
   rmSync(identity); // As after a kill between the answer and the write.
   expect(await enroll(token)).toMatchObject({ code: 0 });
