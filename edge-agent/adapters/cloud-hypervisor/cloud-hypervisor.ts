@@ -28,7 +28,7 @@ import { isErrno } from './errno.ts';
 import { followEvents } from './event-stream.ts';
 import { decideExitReason, readLogVerdict, splitStatus } from './exit-reason.ts';
 import { identify, isAlive, readBootId } from './process-table.ts';
-import { claimHeldStatus, isClaimHeld, readExitRecord, readProcessRecord, startReaper } from './reaper.ts';
+import { claimHeldStatus, completeProcessRecord, isClaimHeld, readExitRecord, readProcessRecord, startReaper } from './reaper.ts';
 import { bootRefusalError, findFileProblem, refusalError } from './refusal.ts';
 import { deriveVmConfig } from './vm-config.ts';
 import { vmFile, vmFiles } from './vm-files.ts';
@@ -125,7 +125,10 @@ export function createCloudHypervisor(options: CloudHypervisorOptions): Hypervis
       if (deadline.aborted) throw new AppError('HYPERVISOR_TIMEOUT', `the VMM did not answer within ${deadlines.spawnMs} ms of its start`);
       const presence = await lookAt(vmDirectory, signal);
       if (presence.kind === 'live') {
-        if (await answersPing(vmDirectory, signal)) return presence.process;
+        if (await answersPing(vmDirectory, signal)) {
+          if (!presence.isRecorded) await completeProcessRecord(vmDirectory, presence.process);
+          return presence.process;
+        }
       } else if (presence.kind !== 'starting') {
         if (reaper === null || reaper.status === claimHeldStatus) reaper = launch(vmDirectory);
         else if (reaper.failure !== null || reaper.status !== null) throw await spawnError(vmDirectory, reaper.failure);
@@ -302,7 +305,7 @@ export function createCloudHypervisor(options: CloudHypervisorOptions): Hypervis
 type Presence =
   | { readonly kind: 'absent' }
   | { readonly kind: 'starting' }
-  | { readonly kind: 'live'; readonly process: ProcessIdentity }
+  | { readonly kind: 'live'; readonly process: ProcessIdentity; readonly isRecorded: boolean }
   | { readonly kind: 'gone'; readonly process: ProcessIdentity };
 
 async function lookAt(vmDirectory: string, signal: AbortSignal): Promise<Presence> {
@@ -321,9 +324,9 @@ async function lookOnce(vmDirectory: string, signal: AbortSignal): Promise<Prese
   if (process === null) {
     if (!(await isClaimHeld(vmDirectory))) return { kind: 'absent' };
     const orphan = await findUnrecorded(vmDirectory, bootId, signal);
-    return orphan === null ? { kind: 'starting' } : { kind: 'live', process: orphan };
+    return orphan === null ? { kind: 'starting' } : { kind: 'live', process: orphan, isRecorded: false };
   }
-  if (await isAlive(process, bootId)) return { kind: 'live', process };
+  if (await isAlive(process, bootId)) return { kind: 'live', process, isRecorded: true };
   const exit = await readExitRecord(vmDirectory);
   if (exit !== null && isSame(exit.process, process)) return { kind: 'gone', process };
   if (process.bootId !== bootId || !(await isClaimHeld(vmDirectory))) return { kind: 'gone', process };

@@ -9,11 +9,11 @@
  *   reaper, and only one of the two gets the claim, the other ends with status 75;
  * - agent killed later: the next spawn sees the claim and waits for the process record;
  * - reaper killed before it wrote the process record: the VMM holds the claim, and the next spawn
- *   learns its pid from the API;
+ *   learns its pid from the API and writes the record;
  * - reaper killed later: the VMM is still identified by the record; only its exit status is lost.
  */
 import { spawn } from 'node:child_process';
-import { open, stat } from 'node:fs/promises';
+import { link, open, stat, unlink, writeFile } from 'node:fs/promises';
 import type { ProcessIdentity } from '../../ports/hypervisor.ts';
 import { isErrno } from './errno.ts';
 import { vmFile, vmFiles } from './vm-files.ts';
@@ -101,6 +101,27 @@ export async function isClaimHeld(vmDirectory: string): Promise<boolean> {
 export async function readProcessRecord(vmDirectory: string): Promise<ProcessIdentity | null> {
   const record = await readRecord(vmFile(vmDirectory, 'process'));
   return record === null ? null : parseIdentity(record.fields);
+}
+
+/** Tells the scratch files of spawns at the same time apart. */
+let scratchFiles = 0;
+
+/**
+ * Writes the process record of a VMM whose reaper has not, or not yet. An existing record stays; the
+ * reaper of a later VMM replaces this one in any case.
+ */
+export async function completeProcessRecord(vmDirectory: string, identity: ProcessIdentity): Promise<void> {
+  const path = vmFile(vmDirectory, 'process');
+  scratchFiles += 1;
+  const scratch = `${path}.${process.pid}-${scratchFiles}.tmp`;
+  await writeFile(scratch, `${JSON.stringify(identity)}\n`, { mode: 0o600 });
+  try {
+    await link(scratch, path);
+  } catch (error) {
+    if (!isErrno(error, 'EEXIST')) throw error;
+  } finally {
+    await unlink(scratch);
+  }
 }
 
 export interface ExitRecord {

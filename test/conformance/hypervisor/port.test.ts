@@ -115,6 +115,10 @@ describeOnTargets('Hypervisor port', (target) => {
     expect(await hypervisor.observe(directory, never)).toMatchObject({ kind: 'live', process: { pid }, api: 'running' });
     expect((await hypervisor.spawn(directory, never)).pid).toBe(pid);
     expect(await vmmsOf(directory)).toEqual([pid]);
+    // From then on it is known by its record, also when its API is gone with it.
+    process.kill(pid, 'SIGKILL');
+    await until('the end of the VMM', 10_000, async () => (await vmmsOf(directory)).length === 0);
+    expect(await hypervisor.observe(directory, never)).toMatchObject({ kind: 'exited', exit: { reason: 'Unknown', process: { pid } } });
   });
 
   test('reports Unknown for an end that nobody saw, and can spawn again', async () => {
