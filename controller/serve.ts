@@ -162,6 +162,17 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
   const database = openDatabase({ appUrl: config.databaseUrl, systemUrl: config.databaseSystemUrl, ids, log: log.child({ part: 'db' }) });
   const kubernetes = createKubernetesClient({ connection: loadConnection(null), fieldManager: 'nkudo-controller', userAgent: 'nkudo-controller', time });
   const base = { log, time };
+  const metrics = createMetrics();
+  let leader: Leader | null = null;
+  // First of all, so that a liveness probe does not kill a process that waits for the database.
+  const http = await startHttpListener(splitAddress(config.httpListen), {
+    metrics: () => metrics.registry.metrics(),
+    readiness: createReadiness([
+      { name: 'started', look: () => Promise.resolve(leader === null ? 'the certificate authority or the listeners are not ready yet' : null) },
+      { name: 'database', look: () => database.ping().then(() => null) },
+      { name: 'informers', look: () => Promise.resolve(leader?.isSynced() === false ? 'this replica leads and has not seen all objects yet' : null) },
+    ]),
+  });
   await untilItAnswers(base, 'the database', signal, () => database.ping());
   const authority = await untilItAnswers(base, 'the Kubernetes API', signal, () => loadOrCreateAuthority(createSecrets(kubernetes, config.namespace), authoritySecret, time.nowMs()));
   const advertised = config.advertise === null ? [] : [splitAddress(config.advertise).host.replace(/^\[(.*)\]$/, '$1')];
@@ -175,20 +186,15 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     hints,
     kubernetes,
     pki,
-    metrics: createMetrics(),
+    metrics,
     faults: createFaultPoints({ socketPath: config.faultSocket, processName: 'controller', known: pointsOf(controllerSteps) }),
     endpoints: () => (config.advertise === null ? (boundEdge === null ? [] : [boundEdge]) : [config.advertise]),
   };
   const grpc = await startGrpc(core);
   boundEdge = grpc.edge.address;
-  let leader: Leader | null = null;
-  const http = await startHttpListener(splitAddress(config.httpListen), {
-    metrics: () => core.metrics.registry.metrics(),
-    readiness: createReadiness([
-      { name: 'database', look: () => database.ping().then(() => null) },
-      { name: 'informers', look: () => Promise.resolve(leader === null || leader.isSynced() ? null : 'this replica leads and has not seen all objects yet') },
-    ]),
-  });
+  if (config.advertise === null && /^(0\.0\.0\.0|\[::\]):/.test(boundEdge)) {
+    log.warn({ address: boundEdge }, 'NKUDO_ADVERTISE is not set: tokens will name an address that no other machine can dial');
+  }
   leader = lead(core);
   const certificates = setInterval(() => {
     pki.renewServerCertificate(time.nowMs()).catch((error: unknown) => log.error({ err: error }, 'the server certificate could not be renewed; the one in use goes on'));

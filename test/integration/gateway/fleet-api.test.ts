@@ -2,11 +2,14 @@
  * The tenants' API of a real controller process on a real API server and Postgres, called by a foreign client:
  * an unchanged grpcurl that knows nothing but reflection.
  */
+import { credentials, Metadata } from '@grpc/grpc-js';
 import { execFile } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { beforeAll, describe, expect, it } from 'vitest';
+import { FleetServiceClient, type WatchStatusResponse } from '#api/gen/nkudo/v1/fleet.pb.ts';
 import { ensureGrpcurl } from '#hack/build-grpcurl.ts';
 import type { RunningProcess } from '#hack/stack/process.ts';
 import { serverName } from '#controller/pki/certificates.ts';
@@ -126,6 +129,39 @@ describe('a foreign client', () => {
     await kubernetes.kubectl(['create', 'rolebinding', 'writer', '--role=writer', `--serviceaccount=${namespace}:nobody`], { namespace });
     const answer = await curl(addresses.fleet, ['nkudo.v1.FleetService/ApplyPlan'], { data: { namespace }, token: await tokenFor('nobody', 'nkudo') });
     expect(answer.text).toContain('Code: Unimplemented');
+  });
+});
+
+describe('the status of a tenant', () => {
+  it('is read, and watched from the list through each change', async () => {
+    const site = (name: string): string => JSON.stringify({ apiVersion: 'nkudo.dev/v1alpha1', kind: 'Site', metadata: { name }, spec: {} });
+    await kubernetes.kubectl(['apply', '-f', '-'], { namespace, input: site('shop-1') });
+    const token = await tokenFor('reader', 'nkudo');
+    await until(async () => (await curl(addresses.fleet, ['nkudo.v1.FleetService/GetStatus'], { data: { namespace }, token })).text.includes('"name": "shop-1"'), 'the site in the status');
+    expect((await curl(addresses.fleet, ['nkudo.v1.FleetService/ListExecutions'], { data: { namespace }, token })).isOk).toBe(true);
+    expect((await curl(addresses.fleet, ['nkudo.v1.FleetService/GetStatus'], { data: { namespace, pageToken: 'made-up' }, token })).text).toContain('Code: InvalidArgument');
+    expect((await curl(addresses.fleet, ['nkudo.v1.FleetService/GetPlan'], { data: { namespace, planId: randomUUID() }, token })).text).toContain('Code: NotFound');
+
+    const client = new FleetServiceClient(addresses.fleet, credentials.createSsl(readFileSync(caFile)), { 'grpc.ssl_target_name_override': serverName });
+    fileScope().defer(() => client.close());
+    const metadata = new Metadata();
+    metadata.set('authorization', `Bearer ${token}`);
+    const watching = client.watchStatus({ namespace, site: '' }, metadata);
+    const seen: string[] = [];
+    const waiters: (() => void)[] = [];
+    watching.on('error', () => {});
+    watching.on('data', ({ change }: WatchStatusResponse) => {
+      seen.push(change?.$case === 'site' ? `site ${change.value.name}` : (change?.$case ?? 'nothing'));
+      waiters.splice(0).forEach((wake) => wake());
+    });
+    const sees = async (what: string): Promise<void> => {
+      while (!seen.includes(what)) await new Promise<void>((resolve) => waiters.push(resolve));
+    };
+    await sees('isSynced');
+    expect(seen).toEqual(['site shop-1', 'isSynced']);
+    await kubernetes.kubectl(['apply', '-f', '-'], { namespace, input: site('shop-2') });
+    await sees('site shop-2');
+    watching.cancel();
   });
 });
 
