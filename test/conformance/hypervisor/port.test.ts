@@ -117,7 +117,8 @@ describeOnTargets('Hypervisor port', (target) => {
     expect(await vmmsOf(directory)).toEqual([pid]);
     // From then on it is known by its record, also when its API is gone with it.
     process.kill(pid, 'SIGKILL');
-    await until('the end of the VMM', 10_000, async () => (await vmmsOf(directory)).length === 0);
+    await hypervisor.waitForExit(directory, never);
+    expect(await vmmsOf(directory)).toEqual([]);
     expect(await hypervisor.observe(directory, never)).toMatchObject({ kind: 'exited', exit: { reason: 'Unknown', process: { pid } } });
   });
 
@@ -127,7 +128,8 @@ describeOnTargets('Hypervisor port', (target) => {
     const { pid } = await hypervisor.spawn(directory, never);
     for (const reaper of await reapersOf(directory)) process.kill(reaper, 'SIGKILL');
     process.kill(pid, 'SIGKILL');
-    await until('the end of the VMM', 10_000, async () => (await vmmsOf(directory)).length === 0);
+    await hypervisor.waitForExit(directory, never);
+    expect(await vmmsOf(directory)).toEqual([]);
     expect(await hypervisor.observe(directory, never)).toMatchObject({ kind: 'exited', exit: { reason: 'Unknown' } });
     expect((await hypervisor.spawn(directory, never)).pid).not.toBe(pid);
   });

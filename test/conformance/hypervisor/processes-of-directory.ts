@@ -10,7 +10,7 @@ export interface SeenProcess {
   readonly isReaper: boolean;
 }
 
-/** VMMs and reapers whose working directory is this one. Zombies are left out. */
+/** VMMs and reapers whose working directory is this one. One that is ending may be missing already. */
 export async function processesOf(directory: string): Promise<SeenProcess[]> {
   const found: SeenProcess[] = [];
   for (const name of await readdir('/proc')) {
