@@ -16,9 +16,13 @@ export interface Hypervisor {
   readonly description: string;
 }
 
-export async function chooseHypervisor(options: { readonly isSimulatorForced: boolean }): Promise<Hypervisor> {
+export async function chooseHypervisor(options: {
+  readonly isSimulatorForced: boolean;
+  readonly report: (line: string) => void;
+}): Promise<Hypervisor> {
   const obstacle = options.isSimulatorForced ? 'asked for with --simulator' : realObstacle();
   if (obstacle !== null) {
+    options.report('building the hypervisor simulator (up to a minute the first time)');
     return { kind: 'simulated', path: await buildSimulator(), description: `SIMULATED Cloud Hypervisor (${obstacle})` };
   }
   const path = findOnPath('cloud-hypervisor') ?? '';

@@ -39,12 +39,12 @@ export interface Stack {
 /** Starts it. */
 export async function startStack(options: StackOptions): Promise<Stack> {
   const { screen, defer, logDirectory } = options;
-  const hypervisor = await chooseHypervisor(options);
+  const report = (line: string): void => screen.step(line);
+  const hypervisor = await chooseHypervisor({ ...options, report });
   screen.step(`hypervisor: ${hypervisor.description}`);
   showIsolation(screen, hypervisor);
   const run = createRunDirectory('nkudo-d-');
   defer(run.close);
-  const report = (line: string): void => screen.step(line);
   const [guests, programs] = await Promise.all([buildGuest(), buildPrograms()]);
   screen.step('test guest and programs built');
   const [kubernetes, postgres] = await Promise.all([
