@@ -161,12 +161,25 @@ async function prepare(client: KubernetesClient, { namespace, systemNamespace }:
   }
 }
 
-/** The microVMs were deleted before, while the controller ran; this removes the rest. */
+const kinds = ['microvms', 'enrollmenttokens', 'hosts', 'sites'];
+
+/**
+ * The controller has ended and the run folder's end kills the VMs, so nobody is left to confirm a teardown: the objects
+ * of the demo's own namespace go without their finalizers.
+ */
 async function removeFrom(client: KubernetesClient, { namespace, systemNamespace }: Namespaces): Promise<void> {
+  for (const plural of kinds) {
+    const collection = `/apis/nkudo.dev/v1alpha1/namespaces/${namespace}/${plural}`;
+    for (const object of await client.list(collection)) {
+      const path = `${collection}/${object.metadata.name}`;
+      await client.request('DELETE', path);
+      await client.request('PATCH', path, { metadata: { finalizers: null } }, 'application/merge-patch+json');
+    }
+  }
   for (const name of [namespace, systemNamespace]) {
     await client.request('DELETE', `/api/v1/namespaces/${name}`);
   }
-  for (const plural of ['microvms', 'hosts', 'sites', 'enrollmenttokens']) {
+  for (const plural of kinds) {
     await client.request('DELETE', `${crdCollection}/${plural}.nkudo.dev`);
   }
 }
