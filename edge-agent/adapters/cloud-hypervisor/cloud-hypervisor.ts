@@ -119,13 +119,15 @@ export function createCloudHypervisor(options: CloudHypervisorOptions): Hypervis
 
   async function spawn(vmDirectory: string, signal: AbortSignal): Promise<ProcessIdentity> {
     const deadline = AbortSignal.timeout(deadlines.spawnMs);
-    let reaper: { status: number | null; failure: unknown } | null = null;
+    let reaper: LaunchedReaper | null = null;
     for (;;) {
       signal.throwIfAborted();
       if (deadline.aborted) throw new AppError('HYPERVISOR_TIMEOUT', `the VMM did not answer within ${deadlines.spawnMs} ms of its start`);
       const presence = await lookAt(vmDirectory, signal);
       if (presence.kind === 'live') {
-        if (await answersPing(vmDirectory, signal)) {
+        // A reaper of ours that came second has to be gone first: it would start a VMM after the end of this one.
+        const isOurReaperDone = reaper === null || reaper.status !== null || reaper.failure !== null || reaper.pid === presence.reaperPid;
+        if (isOurReaperDone && (await answersPing(vmDirectory, signal))) {
           if (!presence.isRecorded) await completeProcessRecord(vmDirectory, presence.process);
           return presence.process;
         }
@@ -137,7 +139,7 @@ export function createCloudHypervisor(options: CloudHypervisorOptions): Hypervis
     }
   }
 
-  function launch(vmDirectory: string) {
+  function launch(vmDirectory: string): LaunchedReaper {
     const command = [
       options.binaryPath,
       '--api-socket',
@@ -148,12 +150,13 @@ export function createCloudHypervisor(options: CloudHypervisorOptions): Hypervis
       '--log-file',
       vmFiles.log,
     ];
-    const state: { status: number | null; failure: unknown } = { status: null, failure: null };
-    startReaper({ vmDirectory, command, environment: options.environment }).ended.then(
-      (status) => (state.status = status),
-      (error: unknown) => (state.failure = error),
+    const started = startReaper({ vmDirectory, command, environment: options.environment });
+    const reaper: LaunchedReaper = { pid: started.pid, status: null, failure: null };
+    started.ended.then(
+      (status) => (reaper.status = status),
+      (error: unknown) => (reaper.failure = error),
     );
-    return state;
+    return reaper;
   }
 
   async function spawnError(vmDirectory: string, failure: unknown): Promise<AppError> {
@@ -301,11 +304,18 @@ export function createCloudHypervisor(options: CloudHypervisorOptions): Hypervis
   };
 }
 
+interface LaunchedReaper {
+  readonly pid: number | undefined;
+  /** Null while it lives. */
+  status: number | null;
+  failure: unknown;
+}
+
 /** What the directory and the process table say, without asking the VMM more than its pid. */
 type Presence =
   | { readonly kind: 'absent' }
   | { readonly kind: 'starting' }
-  | { readonly kind: 'live'; readonly process: ProcessIdentity; readonly isRecorded: boolean }
+  | { readonly kind: 'live'; readonly process: ProcessIdentity; readonly isRecorded: boolean; readonly reaperPid: number | undefined }
   | { readonly kind: 'gone'; readonly process: ProcessIdentity };
 
 async function lookAt(vmDirectory: string, signal: AbortSignal): Promise<Presence> {
@@ -320,13 +330,14 @@ async function lookAt(vmDirectory: string, signal: AbortSignal): Promise<Presenc
 
 async function lookOnce(vmDirectory: string, signal: AbortSignal): Promise<Presence | 'ending'> {
   const bootId = await readBootId();
-  const process = await readProcessRecord(vmDirectory);
-  if (process === null) {
+  const record = await readProcessRecord(vmDirectory);
+  if (record === null) {
     if (!(await isClaimHeld(vmDirectory))) return { kind: 'absent' };
     const orphan = await findUnrecorded(vmDirectory, bootId, signal);
-    return orphan === null ? { kind: 'starting' } : { kind: 'live', process: orphan, isRecorded: false };
+    return orphan === null ? { kind: 'starting' } : { kind: 'live', process: orphan, isRecorded: false, reaperPid: undefined };
   }
-  if (await isAlive(process, bootId)) return { kind: 'live', process, isRecorded: true };
+  const { process, reaperPid } = record;
+  if (await isAlive(process, bootId)) return { kind: 'live', process, isRecorded: true, reaperPid };
   const exit = await readExitRecord(vmDirectory);
   if (exit !== null && isSame(exit.process, process)) return { kind: 'gone', process };
   if (process.bootId !== bootId || !(await isClaimHeld(vmDirectory))) return { kind: 'gone', process };

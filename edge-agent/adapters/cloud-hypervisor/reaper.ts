@@ -6,7 +6,8 @@
  * The claim is an flock(2) lock on `vmm.claim`, inherited by the VMM. So it is held from before the
  * VMM exists until both reaper and VMM are gone, whichever of agent, reaper or VMM is killed:
  * - agent killed before the reaper has the claim: nothing runs yet; the next spawn starts another
- *   reaper, and only one of the two gets the claim, the other ends with status 75;
+ *   reaper, and only one of the two gets the claim, the other ends with status 75. If nobody spawns
+ *   again, a VMM without a guest appears, which the next look finds;
  * - agent killed later: the next spawn sees the claim and waits for the process record;
  * - reaper killed before it wrote the process record: the VMM holds the claim, and the next spawn
  *   learns its pid from the API and writes the record;
@@ -48,7 +49,7 @@ if read -r stat_line <"/proc/$child/stat"; then
 fi
 read -r boot </proc/sys/kernel/random/boot_id
 identity="\\"pid\\":$child,\\"startTime\\":\\"$start\\",\\"bootId\\":\\"$boot\\""
-printf '{%s}\\n' "$identity" >${vmFiles.process}.tmp && mv -f ${vmFiles.process}.tmp ${vmFiles.process}
+printf '{%s,"reaperPid":%d}\\n' "$identity" "$$" >${vmFiles.process}.tmp && mv -f ${vmFiles.process}.tmp ${vmFiles.process}
 while :; do
   wait "$child"
   status=$?
@@ -60,14 +61,14 @@ mv -f ${vmFiles.exit}.tmp ${vmFiles.exit}
 `;
 
 /**
- * Starts a reaper and returns at once. `ended` settles with the reaper's status: 75 when another
+ * Starts a reaper and returns at once; `pid` is undefined when that failed. `ended` settles with the reaper's status: 75 when another
  * one holds the claim, 0 when the VMM ran and is gone. It is never to be waited for without a bound.
  */
 export function startReaper(options: {
   vmDirectory: string;
   command: readonly string[];
   environment: Readonly<Record<string, string>>;
-}): { readonly ended: Promise<number> } {
+}): { readonly pid: number | undefined; readonly ended: Promise<number> } {
   const args = ['-c', reaperScript, 'nkudo-vmm-reaper', options.vmDirectory, ...options.command];
   const child = spawn('/bin/sh', args, { cwd: '/', env: { ...options.environment }, detached: true, stdio: 'ignore' });
   child.unref();
@@ -76,7 +77,7 @@ export function startReaper(options: {
     child.once('exit', (code) => resolve(code ?? -1));
   });
   ended.catch(() => undefined); // The caller may have stopped listening; it observes the directory anyway.
-  return { ended };
+  return { pid: child.pid, ended };
 }
 
 /** Whether a reaper or VMM holds the directory's claim now. */
@@ -97,10 +98,19 @@ export async function isClaimHeld(vmDirectory: string): Promise<boolean> {
   return status === claimHeldStatus;
 }
 
+export interface ProcessRecord {
+  readonly process: ProcessIdentity;
+  /** Pid of the reaper that started it; absent when a spawn had to write the record. */
+  readonly reaperPid?: number;
+}
+
 /** The reaper's record of the VMM process; null when there is none. */
-export async function readProcessRecord(vmDirectory: string): Promise<ProcessIdentity | null> {
+export async function readProcessRecord(vmDirectory: string): Promise<ProcessRecord | null> {
   const record = await readRecord(vmFile(vmDirectory, 'process'));
-  return record === null ? null : parseIdentity(record.fields);
+  const process = record === null ? null : parseIdentity(record.fields);
+  if (record === null || process === null) return null;
+  const reaperPid = record.fields['reaperPid'];
+  return typeof reaperPid === 'number' ? { process, reaperPid } : { process };
 }
 
 /** Tells the scratch files of spawns at the same time apart. */

@@ -6,7 +6,6 @@ import { readdir, readFile, readlink } from 'node:fs/promises';
 
 export interface SeenProcess {
   readonly pid: number;
-  readonly parent: number;
   readonly isReaper: boolean;
 }
 
@@ -18,10 +17,13 @@ export async function processesOf(directory: string): Promise<SeenProcess[]> {
     try {
       if ((await readlink(`/proc/${name}/cwd`)) !== directory) continue;
       const stat = await readFile(`/proc/${name}/stat`, 'utf8');
-      const [state, parent] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+      const [state] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
       if (state === 'Z') continue;
       const command = (await readFile(`/proc/${name}/cmdline`, 'utf8')).split('\0');
-      found.push({ pid: Number(name), parent: Number(parent), isReaper: command.includes('nkudo-vmm-reaper') });
+      const isReaper = command.includes('nkudo-vmm-reaper');
+      // A reaper's own short commands, such as flock, are neither.
+      if (!isReaper && !command.includes('--api-socket')) continue;
+      found.push({ pid: Number(name), isReaper });
     } catch {
       continue; // It ended while it was looked at, or is not ours to look at.
     }
