@@ -104,7 +104,8 @@ export function campaign(options: LeaderElectionOptions): Leadership {
     while (!ending.signal.aborted) {
       // Counted from before the request: the others count from when they see its effect.
       const startedAtMs = time.monotonicMs();
-      const held = await within(time, times.renewDeadlineMs, tryHold()).catch((error: unknown) => {
+      const limitMs = isLeader ? Math.max(0, renewedAtMs + times.renewDeadlineMs - startedAtMs) : times.renewDeadlineMs;
+      const held = await within(time, limitMs, tryHold()).catch((error: unknown) => {
         if (!isConflict(error) && !isAlreadyExists(error)) log.warn({ lease: options.name, ...errorFields(error) }, 'lease request failed');
         return false;
       });

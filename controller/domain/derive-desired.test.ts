@@ -1,0 +1,49 @@
+import { readFileSync } from 'node:fs';
+import { describe, expect, it } from 'vitest';
+import { parse } from 'yaml';
+import type { MicroVM, MicroVMSpec } from '#crds/gen/microvm.ts';
+import { deriveDesired } from './derive-desired.ts';
+
+const metadata = { name: 'web', namespace: 'shop', uid: 'u', resourceVersion: '1', generation: 1, creationTimestamp: '2026-01-01T00:00:00Z' };
+const spec: MicroVMSpec = { siteRef: { name: 's' }, cpu: { count: 2 }, memory: { size: '64Mi' }, boot: { kernel: { path: '/k' } } };
+
+describe('deriving the desired state', () => {
+  it('fills in the defaults of the CRD', () => {
+    expect(deriveDesired({ metadata, spec })).toEqual({
+      ok: true,
+      desired: {
+        name: 'web', namespace: 'shop', runPolicy: 'Always', paused: false, restartNonce: 0,
+        restart: { initialBackoffMs: 1_000, maxBackoffMs: 300_000, maxRetries: 5, windowMs: 600_000 },
+        cpuCount: 2, memoryBytes: 67_108_864, boot: { kind: 'kernel', path: '/k', cmdline: '' }, disks: [], serialLog: true, terminationGracePeriodMs: 30_000,
+      },
+    });
+  });
+
+  it('takes over every field of the full example', () => {
+    const example = parse(readFileSync('examples/microvm-full.yaml', 'utf8')) as MicroVM; // A manifest of this repository.
+    const derived = deriveDesired({ ...example, metadata: { ...metadata, ...example.metadata } });
+    expect(derived).toMatchObject({
+      ok: true,
+      desired: {
+        boot: { kind: 'kernel', path: '/var/lib/nkudo/images/guest.elf', cmdline: 'tick' },
+        disks: [{ name: 'data', path: '/var/lib/nkudo/images/data.raw', readOnly: true }],
+        restart: { maxBackoffMs: 60_000 }, terminationGracePeriodMs: 10_000,
+      },
+    });
+  });
+
+  it('refuses a class, whatever else is there', () => {
+    expect(deriveDesired({ metadata, spec: { ...spec, className: 'gold' } })).toMatchObject({ ok: false, problem: { code: 'CLASS_NOT_FOUND', message: expect.stringContaining('gold') } });
+  });
+
+  it.each([
+    [{ memory: { size: 'lots' } }, 'memory.size'],
+    [{ memory: { size: '9Ei' } }, 'memory.size'],
+    [{ terminationGracePeriod: 'soon' }, 'terminationGracePeriod'],
+    [{ boot: {} }, 'boot'],
+    [{ disks: [{ name: 'd' }] }, 'disks[d]'],
+  ] as const)('names the field of %j that an older object may hold', (change, field) => {
+    const derived = deriveDesired({ metadata, spec: { ...spec, ...change } as MicroVMSpec }); // As stored under older rules.
+    expect(derived).toMatchObject({ ok: false, problem: { code: 'SPEC_REFUSED', message: expect.stringContaining(field) } });
+  });
+});

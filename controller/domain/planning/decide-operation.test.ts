@@ -1,0 +1,100 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import type { DesiredMicroVM } from '#api/model/microvm.ts';
+import { runPolicies } from '#api/model/microvm.ts';
+import { operationStatuses } from '#api/model/plan.ts';
+import { errorCatalogue } from '#api/model/error-codes.ts';
+import { decideDeletion, decideOperation, diffKind, retryDelayMs, type PublishedState } from './decide-operation.ts';
+
+const base: DesiredMicroVM = {
+  name: 'web', namespace: 'shop', runPolicy: 'Always', paused: false, restartNonce: 0,
+  restart: { initialBackoffMs: 1000, maxBackoffMs: 60_000, maxRetries: 5, windowMs: 600_000 },
+  cpuCount: 1, memoryBytes: 2 ** 26, boot: { kind: 'firmware', path: '/f' }, disks: [], serialLog: true, terminationGracePeriodMs: 1000,
+};
+
+const anyDesired = fc.record({
+  runPolicy: fc.constantFrom(...runPolicies), paused: fc.boolean(), restartNonce: fc.integer({ min: 0, max: 3 }), cpuCount: fc.integer({ min: 1, max: 4 }),
+}).map((changes): DesiredMicroVM => ({ ...base, ...changes }));
+
+const anyPublished = fc.option(
+  fc.record({
+    generation: fc.integer({ min: 1, max: 5 }),
+    desired: fc.option(anyDesired),
+    newestOperation: fc.record({
+      kind: fc.constantFrom('Create', 'Update', 'Delete' as const),
+      status: fc.constantFrom(...operationStatuses),
+      generation: fc.integer({ min: 1, max: 5 }),
+      tryNumber: fc.integer({ min: 1, max: 5 }),
+      error: fc.option(fc.record({ code: fc.constantFrom(...Object.keys(errorCatalogue)) })),
+    }),
+  }),
+);
+
+function published(status: NonNullable<PublishedState['newestOperation']>['status'], code?: string): PublishedState {
+  return { generation: 1, desired: base, newestOperation: { kind: 'Create', status, generation: 1, tryNumber: 1, error: code === undefined ? null : { code } } };
+}
+
+describe('deciding what to publish', () => {
+  it('decides nothing more once what it decided was published', () => {
+    fc.assert(
+      fc.property(anyDesired, fc.integer({ min: 1, max: 6 }), anyPublished, (desired, generation, before) => {
+        const decision = decideOperation(desired, generation, before);
+        if (decision.action === 'none') return;
+        const after: PublishedState = {
+          generation,
+          desired,
+          newestOperation: { kind: decision.kind, status: 'Pending', generation, tryNumber: decision.tryNumber, error: null },
+        };
+        expect(decideOperation(desired, generation, after)).toEqual({ action: 'none' });
+      }),
+    );
+  });
+
+  it('never goes back to an older generation', () => {
+    fc.assert(
+      fc.property(anyDesired, anyPublished, (desired, before) => {
+        if (before === null) return;
+        expect(decideOperation(desired, before.generation - 1, before)).toEqual({ action: 'none' });
+      }),
+    );
+  });
+
+  it.each([
+    ['Failed', 'KERNEL_NOT_FOUND', 'none'],
+    ['Failed', 'SPEC_REFUSED', 'none'],
+    ['Failed', 'STALE_OPERATION', 'publish'],
+    ['Failed', 'JOURNAL_FAILED', 'publish'],
+    ['Superseded', undefined, 'publish'],
+    ['Expired', undefined, 'publish'],
+    ['Dispatched', undefined, 'none'],
+    ['Succeeded', undefined, 'none'],
+  ] as const)('makes of an operation of the same generation that is %s (%s): %s', (status, code, action) => {
+    expect(decideOperation(base, 1, published(status, code))).toMatchObject(action === 'publish' ? { action, tryNumber: 2 } : { action });
+  });
+
+  it('repeats a deletion that failed for any reason, and no other operation stands for it', () => {
+    expect(decideDeletion(published('Succeeded'))).toEqual({ action: 'publish', kind: 'Delete', tryNumber: 1 });
+    const failed: PublishedState = { ...published('Failed', 'SPEC_REFUSED'), newestOperation: { kind: 'Delete', status: 'Failed', generation: 1, tryNumber: 3, error: { code: 'SPEC_REFUSED' } } };
+    expect(decideDeletion(failed)).toEqual({ action: 'publish', kind: 'Delete', tryNumber: 4 });
+  });
+
+  it.each([
+    [{ runPolicy: 'Halted' }, 'Stop'],
+    [{ runPolicy: 'Halted', restartNonce: 1 }, 'Stop'],
+    [{ restartNonce: 1, paused: true }, 'Restart'],
+    [{ paused: true }, 'Pause'],
+    [{ cpuCount: 2 }, 'Update'],
+    [{}, 'Update'],
+  ] as const)('calls the change %j a %s', (changes, kind) => {
+    expect(diffKind(base, { ...base, ...changes })).toBe(kind);
+  });
+
+  it('calls the way back a start and a resume', () => {
+    expect(diffKind({ ...base, runPolicy: 'Halted' }, base)).toBe('Start');
+    expect(diffKind({ ...base, paused: true }, base)).toBe('Resume');
+  });
+
+  it('waits longer for each further try, at most five minutes', () => {
+    expect([1, 2, 3, 4, 30].map(retryDelayMs)).toEqual([0, 1_000, 2_000, 4_000, 300_000]);
+  });
+});

@@ -1,0 +1,180 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { errorCatalogue } from '#api/model/error-codes.ts';
+import { makeEpoch } from '#api/model/epoch.ts';
+import { hostId, microVMId, operationId, planId, siteId, tenantId } from '#api/model/ids.ts';
+import { exitReasons, observedStates, runPolicies, type DesiredMicroVM, type MicroVMObservation } from '#api/model/microvm.ts';
+import { operationStatuses } from '#api/model/plan.ts';
+import { microvmConditions } from '#crds/conditions.ts';
+import type { MicroVM } from '#crds/gen/microvm.ts';
+import type { MicroVMRecord } from '#controller/ports/microvm-store.ts';
+import { projectMicroVMStatus } from './status.ts';
+import type { MicroVMFacts } from './view.ts';
+
+const id = '00000000-0000-4000-8000-000000000001';
+const epoch = makeEpoch(1, 7);
+const nowMs = Date.UTC(2026, 0, 2, 3, 4, 5);
+const desired: DesiredMicroVM = {
+  name: 'web', namespace: 'shop', runPolicy: 'Always', paused: false, restartNonce: 0,
+  restart: { initialBackoffMs: 1000, maxBackoffMs: 60_000, maxRetries: 5, windowMs: 600_000 },
+  cpuCount: 1, memoryBytes: 2 ** 26, boot: { kind: 'firmware', path: '/f' }, disks: [], serialLog: true, terminationGracePeriodMs: 1000,
+};
+const object: MicroVM = {
+  apiVersion: 'nkudo.dev/v1alpha1', kind: 'MicroVM',
+  metadata: { name: 'web', namespace: 'shop', uid: id, resourceVersion: '1', generation: 1, creationTimestamp: '2026-01-02T03:04:05Z' },
+  spec: { siteRef: { name: 'shop-1' }, boot: { firmware: { path: '/f' } } },
+};
+
+type Seen = MicroVMObservation & { readonly receivedAtMs: number };
+
+function observation(changes: Partial<Seen> = {}): Seen {
+  return {
+    microvmId: microVMId(id), epoch, revision: 1, generation: 1, sequence: 1, state: 'running', observedAtMs: nowMs, restarts: 0,
+    isCrashLooping: false, isRestartRequired: false, receivedAtMs: nowMs, ...changes,
+  };
+}
+
+function record(changes: Partial<MicroVMRecord> = {}): MicroVMRecord {
+  return {
+    tenantId: tenantId(id), siteId: siteId(id), microvmId: microVMId(id), name: 'web', generation: 1, desired, isDeleting: false, isTornDown: false,
+    binding: { hostId: hostId(id), hostName: 'edge-1', epoch },
+    newestOperation: { id: operationId(id), planId: planId(id), planStatus: 'Running', kind: 'Create', status: 'Running', revision: 1, generation: 1, tryNumber: 1, error: null },
+    observation: null,
+    ...changes,
+  };
+}
+
+const online = { reachability: 'online', lastBeatAtMs: nowMs - 1000 } as const;
+const facts = (changes: Partial<MicroVMFacts> = {}): MicroVMFacts => ({ record: record(), obstacle: null, silence: online, nowMs, ...changes });
+const seen = (changes: Partial<Seen>, recordChanges: Partial<MicroVMRecord> = {}): MicroVMFacts => facts({ record: record({ observation: observation(changes), ...recordChanges }) });
+
+function conditionsOf(status: MicroVM['status']): Record<string, string> {
+  return Object.fromEntries((status?.conditions ?? []).map(({ type, status: value, reason }) => [type, `${value}/${reason}`]));
+}
+
+const anyFacts = fc
+  .record({
+    state: fc.option(fc.constantFrom(...observedStates)),
+    policy: fc.constantFrom(...runPolicies),
+    problem: fc.option(fc.constantFrom(...Object.keys(errorCatalogue))),
+    exit: fc.option(fc.constantFrom(...exitReasons)),
+    planStatus: fc.constantFrom(...operationStatuses),
+    restarts: fc.integer({ min: 0, max: 3 }),
+    isBound: fc.boolean(),
+    reachability: fc.constantFrom('online', 'silent', 'undecided' as const),
+    obstacle: fc.constantFrom(null, { condition: 'Accepted', reason: 'ClassNotFound', message: 'm' } as const, { condition: 'Scheduled', reason: 'NoHostFits', message: 'm' } as const),
+    isDeleting: fc.boolean(),
+  })
+  .map((raw) => {
+    const observed = raw.state === null ? null : observation({
+      state: raw.state, restarts: raw.restarts,
+      ...(raw.problem === null ? {} : { problem: { code: raw.problem, message: 'because' } }),
+      ...(raw.exit === null ? {} : { lastExit: { reason: raw.exit, atMs: nowMs } }),
+    });
+    const made = record({
+      desired: { ...desired, runPolicy: raw.policy },
+      observation: observed,
+      newestOperation: { ...(record().newestOperation ?? never()), planStatus: raw.planStatus, status: raw.planStatus },
+      ...(raw.isBound ? {} : { binding: null }),
+    });
+    return {
+      subject: raw.isDeleting ? { ...object, metadata: { ...object.metadata, deletionTimestamp: '2026-01-02T03:04:05Z' } } : object,
+      facts: facts({ record: made, obstacle: raw.obstacle, silence: raw.isBound ? { reachability: raw.reachability, lastBeatAtMs: nowMs - 1000 } : null }),
+    };
+  });
+
+function never(): never {
+  throw new Error('the builder has an operation');
+}
+
+describe('the status of a microVM', () => {
+  it('does not change when it is derived again from itself, a day later', () => {
+    fc.assert(
+      fc.property(anyFacts, ({ subject, facts: given }) => {
+        const first = projectMicroVMStatus(subject, given);
+        expect(projectMicroVMStatus({ ...subject, status: first }, { ...given, nowMs: nowMs + 86_400_000 })).toEqual(first);
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  it('uses only the types and reasons of the list, each type once', () => {
+    fc.assert(
+      fc.property(anyFacts, ({ subject, facts: given }) => {
+        const conditions = projectMicroVMStatus(subject, given).conditions ?? [];
+        expect(new Set(conditions.map(({ type }) => type)).size).toBe(conditions.length);
+        const known: Record<string, { readonly reasons: readonly string[] }> = microvmConditions;
+        for (const { type, reason } of conditions) expect(known[type]?.reasons, `${type} ${reason}`).toContain(reason);
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  it('never says that a microVM of a silent host runs or does not run', () => {
+    fc.assert(
+      fc.property(anyFacts, ({ subject, facts: given }) => {
+        if (given.silence?.reachability !== 'silent') return;
+        const status = projectMicroVMStatus(subject, given);
+        expect(conditionsOf(status)).toMatchObject({ Running: 'Unknown/HostSilent', Ready: 'Unknown/HostSilent', Reachable: 'Unknown/HostSilent' });
+        expect(status.lastObservedTime).toBe('2026-01-02T03:04:04Z');
+      }),
+    );
+  });
+
+  it('is the same from the binding to the first boot, so that only Running is worth the next write', () => {
+    const first = projectMicroVMStatus(object, facts());
+    expect(first.printableStatus).toBe('Starting');
+    for (const state of ['absent', 'preparing', 'booting'] as const) {
+      expect(projectMicroVMStatus({ ...object, status: first }, seen({ state }))).toEqual(first);
+    }
+    const running = projectMicroVMStatus({ ...object, status: first }, seen({ state: 'running' }));
+    expect(running).toMatchObject({ printableStatus: 'Running', hostObservedGeneration: 1, plan: { status: 'Succeeded' } });
+    const ended = seen({ state: 'running' }, { newestOperation: { ...(record().newestOperation ?? never()), planStatus: 'Succeeded', status: 'Succeeded' } });
+    expect(projectMicroVMStatus({ ...object, status: running }, ended)).toEqual(running);
+  });
+
+  it('keeps what it showed while a new leader has not listened long enough', () => {
+    const running = projectMicroVMStatus(object, seen({}));
+    const silent = projectMicroVMStatus(object, { ...seen({}), silence: { reachability: 'silent', lastBeatAtMs: nowMs - 60_000 } });
+    const undecided = { ...seen({}), silence: { reachability: 'undecided', lastBeatAtMs: nowMs - 60_000 } } as const;
+    expect(projectMicroVMStatus({ ...object, status: running }, undecided)).toEqual(running);
+    expect(projectMicroVMStatus({ ...object, status: silent }, undecided)).toEqual(silent);
+  });
+
+  it('ignores what a host reports of an earlier binding', () => {
+    expect(projectMicroVMStatus(object, seen({ epoch: makeEpoch(1, 6) }))).toEqual(projectMicroVMStatus(object, facts()));
+  });
+
+  it('never goes back with the generation that the host has', () => {
+    const at3 = projectMicroVMStatus({ ...object, status: { hostObservedGeneration: 3 } }, seen({ generation: 2 }));
+    expect(at3.hostObservedGeneration).toBe(3);
+  });
+
+  it.each([
+    [{ state: 'stopped' }, 'Halted', 'False/Halted', 'Stopped'],
+    [{ state: 'stopped', lastExit: { reason: 'GuestShutdown', atMs: 0 } }, 'Once', 'False/Completed', 'Completed'],
+    [{ state: 'stopped', lastExit: { reason: 'VMMCrash', atMs: 0 } }, 'Once', 'False/VMMCrash', 'Stopped'],
+    [{ state: 'stopped' }, 'Manual', 'False/Manual', 'Stopped'],
+    [{ state: 'backoff', isCrashLooping: true }, 'Always', 'False/BackingOff', 'CrashLooping'],
+    [{ state: 'failed', problem: { code: 'KERNEL_NOT_FOUND', message: 'no /k' } }, 'Always', 'False/KernelNotFound', 'Failed'],
+    [{ state: 'paused' }, 'Always', 'False/Paused', 'Paused'],
+  ] as const)('shows %j under %s as Running=%s, %s', (change, runPolicy, running, word) => {
+    const status = projectMicroVMStatus(object, seen(change as Partial<Seen>, { desired: { ...desired, runPolicy } })); // The table's literals.
+    expect([conditionsOf(status)['Running'], status.printableStatus]).toEqual([running, word]);
+  });
+
+  it('names the missing file under the conditions that a person reads', () => {
+    const status = projectMicroVMStatus(object, seen({ state: 'failed', problem: { code: 'DISK_NOT_FOUND', message: 'no /data.raw' } }));
+    expect(conditionsOf(status)).toMatchObject({ ImagesReady: 'False/DiskNotFound', Provisioned: 'False/DiskNotFound', Ready: 'False/DiskNotFound' });
+    expect(status.conditions?.find(({ type }) => type === 'Provisioned')?.message).toContain('/data.raw');
+  });
+
+  it('says what a deletion waits for, and how to give up a silent host', () => {
+    const leaving = { ...object, metadata: { ...object.metadata, deletionTimestamp: '2026-01-02T03:04:05Z' } };
+    const status = projectMicroVMStatus(leaving, { ...seen({}), silence: { reachability: 'silent', lastBeatAtMs: nowMs - 1000 } });
+    const blocked = status.conditions?.find(({ type }) => type === 'DeletionBlocked');
+    expect(blocked?.message).toBe(
+      `waiting for host edge-1 to confirm the teardown; it was last heard at 2026-01-02T03:04:04Z; to give up, annotate it with nkudo.dev/force-delete=${id}`,
+    );
+  });
+});
