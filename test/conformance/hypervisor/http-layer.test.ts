@@ -5,7 +5,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { exchange, openConnection, requestBytes } from './raw-http.ts';
 import { countCells, describeOnTargets } from './targets.ts';
-import { startVmm, until, type VmmUnderTest } from './vmm-under-test.ts';
+import { startVmm, stopVmms, until, type VmmUnderTest } from './vmm-under-test.ts';
 
 const root = '/api/v1';
 const dropped = 'All previous unanswered requests will be dropped.';
@@ -81,10 +81,7 @@ describeOnTargets('HTTP layer', (target) => {
   beforeAll(async () => {
     vmm = await startVmm(target);
   });
-  afterAll(async () => {
-    vmm.process.kill('SIGKILL');
-    await vmm.ended;
-  });
+  afterAll(stopVmms);
 
   test.each(cases)('answers $name', async ({ send, status, body, server }) => {
     const answer = await exchange(vmm.socket, send);

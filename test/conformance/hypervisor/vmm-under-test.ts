@@ -45,10 +45,13 @@ const liveVmms = new Set<{ stop: () => Promise<void> }>();
 
 /** To be called once in each file: stops what its tests started. */
 export function stopVmmsAfterEach(): void {
-  afterEach(async () => {
-    await Promise.all([...liveVmms].map((vmm) => vmm.stop()));
-    liveVmms.clear();
-  });
+  afterEach(stopVmms);
+}
+
+/** Stops every VMM that this file's tests have started and not stopped yet. */
+export async function stopVmms(): Promise<void> {
+  await Promise.all([...liveVmms].map((vmm) => vmm.stop()));
+  liveVmms.clear();
 }
 
 const startTimeoutMs = 20_000;
