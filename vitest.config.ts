@@ -1,6 +1,6 @@
 /**
- * Two kinds of tests. `unit` lies beside the code and starts nothing. `integration` is everything under `test/`: it gets
- * real servers through `test/harness`, which starts only what the selected files ask for.
+ * Kinds of tests. `unit` lies beside the code and starts nothing. `integration` is everything under `test/`: it gets
+ * real servers through `test/harness`, which starts only what the selected files ask for. `long` is what `npm test` takes a sample of, in full.
  */
 import { defineConfig } from 'vitest/config';
 
@@ -36,8 +36,9 @@ export default defineConfig({
       },
       {
         test: {
+          // `npm run test:long`: the chaos tests take every point instead of a sample (NKUDO_TEST_LONG=1).
           name: 'long',
-          include: ['test/long/**/*.test.ts'],
+          include: ['test/chaos/**/*.test.ts', 'test/long/**/*.test.ts'],
           pool: 'forks',
           maxWorkers: 1,
           globalSetup: ['test/harness/global-setup.ts'],

@@ -6,7 +6,7 @@
 import type { CheckResult } from './checks.ts';
 
 /** Suites that `npm test` leaves out, with where they run. */
-const otherSuites = ['test:long (full counts): npm run test:long', 'test:cluster (a cluster with running pods): not in this version'];
+const otherSuites = ['test:long (every fault point instead of a sample): npm run test:long', 'test:cluster (a cluster with running pods): not in this version'];
 
 interface Counts {
   readonly passed: number;
