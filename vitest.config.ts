@@ -1,6 +1,7 @@
 /**
  * Kinds of tests. `unit` lies beside the code and starts nothing. `integration` is everything under `test/`: it gets
- * real servers through `test/harness`, which starts only what the selected files ask for. `long` is what `npm test` takes a sample of, in full.
+ * real servers through `test/harness`, which starts only what the selected files ask for. `long` takes in full what
+ * `npm test` takes a sample of.
  */
 import { defineConfig } from 'vitest/config';
 
