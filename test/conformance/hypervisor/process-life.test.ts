@@ -4,7 +4,7 @@
  */
 import { spawn } from 'node:child_process';
 import { existsSync, statSync } from 'node:fs';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -181,7 +181,9 @@ describeOnTargets('process life', (target: Target) => {
 
   test('refuses a directory, a missing parent and an over-long path', async () => {
     const scratch = await makeScratch();
-    for (const path of [scratch, '/nonexistent/api.sock', join(scratch, 'a'.repeat(110))]) {
+    const directory = join(scratch, 'directory');
+    await mkdir(directory);
+    for (const path of [directory, '/nonexistent/api.sock', join(scratch, 'a'.repeat(110))]) {
       const { code, stderr } = await runProgram(target, ['--api-socket', `path=${path}`], scratch);
       expect(code, path).toBe(1);
       expect(stderr).toContain("Error creation API server's socket");

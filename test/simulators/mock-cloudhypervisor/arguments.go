@@ -1,5 +1,8 @@
 package main
 
+// The command line: flags of the real program, its exit codes for wrong ones, and as much of the
+// VM description as a boot from the command line needs.
+
 import (
 	"fmt"
 	"os"

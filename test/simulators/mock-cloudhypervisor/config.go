@@ -1,5 +1,8 @@
 package main
 
+// The VM configuration: shape and defaults as vm.info shows them, schemas for reading it, and the checks
+// that the real program makes at boot.
+
 import (
 	"encoding/json"
 	"fmt"

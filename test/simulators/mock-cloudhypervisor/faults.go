@@ -1,5 +1,7 @@
 package main
 
+// Misbehaviour on request; README.md describes it.
+
 import (
 	"encoding/json"
 	"fmt"

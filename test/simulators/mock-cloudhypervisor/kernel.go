@@ -1,5 +1,7 @@
 package main
 
+// What a boot opens on the host: kernel, firmware and disks, with the causes that the real program gives.
+
 import (
 	"debug/elf"
 	"io"

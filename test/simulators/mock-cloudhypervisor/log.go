@@ -1,5 +1,7 @@
 package main
 
+// The log file and the event monitor.
+
 import (
 	"encoding/json"
 	"fmt"

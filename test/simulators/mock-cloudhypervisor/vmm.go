@@ -1,5 +1,7 @@
 package main
 
+// The state machine behind the API: configuration, VM object, devices, and what the guest causes.
+
 import (
 	"encoding/json"
 	"fmt"
