@@ -7,10 +7,10 @@
  * the folder. Who starts what is left to the callers.
  */
 import { spawn } from 'node:child_process';
-import { chmodSync, mkdtempSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { chmodSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 
 /** Environment variable that marks every process of a run. */
@@ -19,6 +19,9 @@ export const runDirectoryVariable = 'NKUDO_RUN_DIR';
 /** A killed process can still be seen for a moment, and one that was forking can leave a child: look again. */
 const killPasses = 40;
 const killPassDelayMs = 50;
+
+/** A unix socket's path may have 107 bytes; what the programs put below the run's folder takes up to 70. */
+const maxParentLength = 24;
 
 /** A run's folder. */
 export interface RunDirectory {
@@ -31,7 +34,7 @@ export interface RunDirectory {
  * Makes the folder (mode 0711: programs that run as another user may pass through it, not list it) and starts its
  * watcher.
  */
-export function createRunDirectory(prefix: string, parent: string = tmpdir()): RunDirectory {
+export function createRunDirectory(prefix: string, parent: string = temporaryParent()): RunDirectory {
   const path = mkdtempSync(join(parent, prefix));
   chmodSync(path, 0o711);
   const watcher = spawn('/bin/sh', ['-c', watcherScript, 'nkudo-run-watcher'], {
@@ -56,6 +59,22 @@ export function createRunDirectory(prefix: string, parent: string = tmpdir()): R
       return closing;
     },
   };
+}
+
+/**
+ * The user's temporary folder, or `/tmp` where that one is too deep for unix sockets or closed to the other user that
+ * Postgres runs as for root.
+ */
+function temporaryParent(): string {
+  const configured = tmpdir();
+  const isPassable = process.getuid?.() !== 0 || foldersOf(configured).every((folder) => (statSync(folder).mode & 0o001) !== 0);
+  return isPassable && configured.length <= maxParentLength ? configured : '/tmp';
+}
+
+/** A folder and all above it. */
+function foldersOf(path: string): string[] {
+  const parent = dirname(path);
+  return parent === path ? [path] : [path, ...foldersOf(parent)];
 }
 
 async function closeRun(path: string): Promise<void> {
