@@ -8,6 +8,7 @@ import type { HostFacts } from '#api/model/host.ts';
 import { executionId, hostId, sessionId, tenantId, type HostId, type SessionId, type TenantId } from '#api/model/ids.ts';
 import type { MicroVMObservation } from '#api/model/microvm.ts';
 import type { Operation } from '#api/model/plan.ts';
+import { fileScope } from '#test/harness/file-scope.ts';
 import { statusOf, siteName, type Leader } from './leader.ts';
 
 const dayMs = 86_400_000;
@@ -17,12 +18,14 @@ export interface Machine {
   readonly hostId: HostId;
   readonly name: string;
   connect(): Promise<void>;
+  /** Beats from now on, until stopped. */
+  startBeating(intervalMs: number): () => void;
   /** Takes what is pending. */
   claim(): Promise<readonly Operation[]>;
   /** Reports the operation as done together with what is seen. */
   report(operation: Operation, seen: Partial<MicroVMObservation> & Pick<MicroVMObservation, 'state'>): Promise<void>;
-  /** Does at once what it is told, as a perfect agent would. */
-  obey(): void;
+  /** Does at once what it is told, as a perfect agent would, until its link is cut by the result. */
+  obey(): () => void;
 }
 
 export async function enrollMachine(leader: Leader, name: string, overrides: Partial<HostFacts> = {}): Promise<Machine> {
@@ -73,6 +76,16 @@ function createMachine(leader: Leader, { tenant, id, name, facts, serial }: Iden
       await database.hosts.openSession({ tenantId: tenant, hostId: id, sessionId: session, replica: 'test', facts, known: [], certificateSerial: serial }, actor);
       leader.hint({ kind: 'host', tenantId: tenant, hostId: id });
     },
+    startBeating: (intervalMs) => {
+      const beat = (): void => {
+        // A beat that is lost is one of the things that the other side has to stand.
+        database.hosts.flushBeats([{ tenantId: tenant, hostId: id, sessionId: session }]).catch(() => {});
+      };
+      beat();
+      const timer = setInterval(beat, intervalMs);
+      fileScope().defer(() => clearInterval(timer));
+      return () => clearInterval(timer);
+    },
     claim: () => database.dispatch.claim({ tenantId: tenant, hostId: id, sessionId: session, includeDispatched: false }),
     report: async (operation, seen) => {
       sequence += 1;
@@ -99,9 +112,11 @@ function createMachine(leader: Leader, { tenant, id, name, facts, serial }: Iden
           await machine.report(operation, { state: stateFor(operation) });
         }
       };
+      let isLinked = true;
       leader.onHint((hint) => {
-        if (hint.kind === 'operations' && hint.hostId === id) running = running.then(work);
+        if (isLinked && hint.kind === 'operations' && hint.hostId === id) running = running.then(work);
       });
+      return () => void (isLinked = false);
     },
   };
   return machine;
