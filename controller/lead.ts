@@ -6,13 +6,13 @@
  */
 import { randomUUID } from 'node:crypto';
 import { isAppError } from '#api/model/error-codes.ts';
+import type { Core } from './core.ts';
 import type { Actor } from './ports/audit.ts';
 import type { LeadershipEpoch } from './ports/leadership-store.ts';
 import { startReconcilers } from './reconcilers/compose.ts';
 import { campaign, type Leadership } from './runtime/leader-election.ts';
 import type { Manager } from './runtime/manager.ts';
 import { pause, type Time } from './runtime/time.ts';
-import type { Core } from './serve.ts';
 
 const leaseName = 'nkudo-controller';
 const acquireRetryMs = 1_000;

@@ -10,15 +10,16 @@ import { rename, writeFile } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import { createFaultPoints, pointsOf } from '#api/fault-points/fault-points.ts';
 import { isAppError } from '#api/model/error-codes.ts';
-import { openDatabase, type Database } from '#db/database.ts';
+import { openDatabase } from '#db/database.ts';
 import { createHintBus } from '#db/hint-bus.ts';
 import { loadConnection } from './adapters/kubernetes/connection.ts';
-import { createKubernetesClient, type KubernetesClient } from './adapters/kubernetes/kubernetes-client.ts';
+import { createKubernetesClient } from './adapters/kubernetes/kubernetes-client.ts';
 import { createKubernetesReviews } from './adapters/kubernetes/reviews.ts';
 import { createSecrets } from './adapters/kubernetes/secrets.ts';
 import type { ServeConfig } from './config.ts';
+import type { Core } from './core.ts';
 import { createEdgeGateway, edgeAccess } from './edge-gateway/gateway.ts';
-import { controllerSteps, type ControllerFaultPoints } from './fault-points.ts';
+import { controllerSteps } from './fault-points.ts';
 import { createAuthentication } from './fleet-api/authentication.ts';
 import { createFleetService, fleetAccess } from './fleet-api/fleet-service.ts';
 import { createWakeUps } from './fleet-api/wake-ups.ts';
@@ -29,10 +30,9 @@ import { createReadiness } from './http/readiness.ts';
 import { startHttpListener } from './http/server.ts';
 import { lead, type Leader } from './lead.ts';
 import { loadOrCreateAuthority } from './pki/authority-store.ts';
-import { createPki, defaultHostValidityMs, type Pki } from './pki/pki.ts';
-import type { HintBus } from './ports/hints.ts';
-import { pause, createTime, type Time } from './runtime/time.ts';
-import { createMetrics, type ControllerMetrics } from './telemetry/metrics.ts';
+import { createPki, defaultHostValidityMs } from './pki/pki.ts';
+import { pause, createTime } from './runtime/time.ts';
+import { createMetrics } from './telemetry/metrics.ts';
 
 const authoritySecret = 'nkudo-ca';
 /** A host is silent after so many missed beats. */
@@ -47,21 +47,6 @@ export interface RunningController {
   readonly failed: Promise<void>;
   /** Says goodbye to hosts, lets calls finish, gives the Lease back. */
   stop(): Promise<void>;
-}
-
-/** What all parts share. */
-export interface Core {
-  readonly config: ServeConfig;
-  readonly log: Logger;
-  readonly time: Time;
-  readonly database: Database;
-  readonly hints: HintBus;
-  readonly kubernetes: KubernetesClient;
-  readonly pki: Pki;
-  readonly metrics: ControllerMetrics;
-  readonly faults: ControllerFaultPoints;
-  /** Addresses that agents dial. */
-  readonly endpoints: () => readonly string[];
 }
 
 /** Repeats what needs another server until it answers: at a cold start the order of starts is nobody's. */

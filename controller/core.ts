@@ -1,0 +1,44 @@
+/** What the parts of a running controller share, made once by `serve.ts`. */
+import type { Logger } from 'pino';
+import type { KubernetesClient } from './adapters/kubernetes/kubernetes-client.ts';
+import type { ServeConfig } from './config.ts';
+import type { ControllerFaultPoints } from './fault-points.ts';
+import type { Pki } from './pki/pki.ts';
+import type { DispatchStore } from './ports/dispatch-store.ts';
+import type { EnrollmentStore } from './ports/enrollment-store.ts';
+import type { FleetStore } from './ports/fleet-store.ts';
+import type { ChangeReader, HintBus } from './ports/hints.ts';
+import type { HostStore } from './ports/host-store.ts';
+import type { LeadershipStore } from './ports/leadership-store.ts';
+import type { LogStore } from './ports/log-store.ts';
+import type { MicroVMStore } from './ports/microvm-store.ts';
+import type { SiteStore } from './ports/site-store.ts';
+import type { Time } from './runtime/time.ts';
+import type { ControllerMetrics } from './telemetry/metrics.ts';
+
+/** All that is kept in the database, by its ports. */
+export interface Stores {
+  readonly leadership: LeadershipStore;
+  readonly enrollment: EnrollmentStore;
+  readonly sites: SiteStore;
+  readonly hosts: HostStore;
+  readonly microvms: MicroVMStore;
+  readonly dispatch: DispatchStore;
+  readonly logs: LogStore;
+  readonly fleet: FleetStore;
+  readonly changes: ChangeReader;
+}
+
+export interface Core {
+  readonly config: ServeConfig;
+  readonly log: Logger;
+  readonly time: Time;
+  readonly database: Stores;
+  readonly hints: HintBus;
+  readonly kubernetes: KubernetesClient;
+  readonly pki: Pki;
+  readonly metrics: ControllerMetrics;
+  readonly faults: ControllerFaultPoints;
+  /** Addresses that agents dial. */
+  readonly endpoints: () => readonly string[];
+}
