@@ -68,11 +68,15 @@ describe('the reflector', () => {
 
   it('resumes a cut watch from the last version without a list, and misses nothing', async () => {
     const { api, reflector, time } = await start((made) => void made.put(thing('a')));
+    api.put(thing('a', { labels: { seen: 'yes' } }));
+    await settle();
+    const lastSeen = api.version();
     api.breakWatches(unavailable());
     await settle();
     api.put(thing('b'));
     await time.advance(60_000);
     expect(names(reflector)).toEqual(['a', 'b']);
+    expect(api.lastWatchFrom()).toBe(lastSeen);
     expect(api.calls('list')).toBe(1);
   });
 

@@ -18,6 +18,8 @@ export interface MemoryKubernetesApi extends KubernetesApi {
   forgetBefore(version: number): void;
   calls(verb: Verb): number;
   openWatches(): number;
+  /** Version that the newest watch asked to begin after. */
+  lastWatchFrom(): number;
   find(key: ObjectKey): KubernetesObject | undefined;
   /** Version of the newest change. */
   version(): number;
@@ -43,6 +45,7 @@ export function createMemoryKubernetesApi(): MemoryKubernetesApi {
   let version = 0;
   let uidSerial = 0;
   let oldest = 0;
+  let lastWatchFrom = 0;
 
   const enter = (verb: Verb): void => {
     counts.set(verb, (counts.get(verb) ?? 0) + 1);
@@ -98,6 +101,7 @@ export function createMemoryKubernetesApi(): MemoryKubernetesApi {
     },
     calls: (verb) => counts.get(verb) ?? 0,
     openWatches: () => watchers.size,
+    lastWatchFrom: () => lastWatchFrom,
     find: (key) => objects.get(formatKey(key)),
     version: () => version,
     list: async (_resource, page) => {
@@ -110,6 +114,7 @@ export function createMemoryKubernetesApi(): MemoryKubernetesApi {
     watch: async function* watch(_resource, from, signal) {
       enter('watch');
       const start = Number(from.resourceVersion);
+      lastWatchFrom = start;
       if (start < oldest) throw expired();
       const watcher: Watcher = { queue: history.filter((entry) => entry.version > start).map(({ event }) => event), wake: () => {}, error: null };
       watchers.add(watcher);
