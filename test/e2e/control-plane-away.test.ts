@@ -55,7 +55,7 @@ describe('a host without its control plane', () => {
     await world.crashController();
     await host.crashAgent();
     await host.startAgent();
-    await host.agent().waitForLine(/adopted|reconciled|converged/i);
+    await host.agent().waitForLine(/the session with the control plane failed/);
     expect(pids()).toEqual(before);
     await world.startController();
     // The agent is back when an operation reaches it.
