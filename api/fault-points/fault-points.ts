@@ -42,7 +42,8 @@ export function connectFaultPoints<Name extends string>(options: {
   const open = (): Socket => {
     const opened = createConnection(options.socketPath);
     opened.unref();
-    createInterface({ input: opened }).on('line', () => waiting.shift()?.());
+    // readline repeats the errors of its input as its own.
+    createInterface({ input: opened }).on('line', () => waiting.shift()?.()).on('error', release);
     // A test that went away must not hang the process that it tested.
     opened.on('error', release).on('close', release);
     return opened;

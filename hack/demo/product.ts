@@ -57,6 +57,8 @@ export async function startController(context: ProductContext): Promise<{ proces
         NKUDO_FLEET_LISTEN: '127.0.0.1:0',
         NKUDO_HTTP_LISTEN: '127.0.0.1:0',
         NKUDO_NAMESPACE: context.kubernetes.systemNamespace,
+        // One person looks at one host: the counts of Site and Host may follow at once.
+        NKUDO_AGGREGATE_INTERVAL_MS: '200',
         NKUDO_READY_FILE: readyFile,
       },
     }),

@@ -115,7 +115,10 @@ function track(spec: ProcessSpec, { child, pid, log }: Started): RunningProcess 
     let rest = '';
     stream?.setEncoding('utf8');
     stream?.on('data', (chunk: string) => {
-      log.write(chunk);
+      // After the exit, a child of the program may still write to the output that it inherited.
+      if (!log.writableEnded) {
+        log.write(chunk);
+      }
       const parts = (rest + chunk).split('\n');
       rest = parts.pop() ?? '';
       parts.forEach(output.push);

@@ -33,7 +33,8 @@ const shown: readonly Shown[] = [
     kind: 'Host',
     status: {
       phase: 'Ready',
-      allocatable: { cpus: 4, memory: '15Gi', microvms: 100 },
+      capacity: { cpus: 4, memory: '16Gi' },
+      allocatable: { cpus: 64, memory: '15Gi', microvms: 100 },
       allocated: { cpus: 1, memory: '512Mi', microvms: 2 },
       hypervisor: { kind: 'cloud-hypervisor', version: '54.0.0' },
       agentVersion: '0.1.0',
