@@ -72,6 +72,11 @@ export const errorCatalogue = {
   CLASS_NOT_FOUND: entry('ClassNotFound', 'NOT_FOUND', 'after', 'spec.className names no MicroVMClass', 'remove className or create the class'),
   HOST_NOT_FOUND: entry('HostNotFound', 'NOT_FOUND', 'after', 'spec.placement.hostName names no Host of the site', 'correct the name, or enroll that host'),
   NO_HOST_FITS: entry('NoHostFits', 'FAILED_PRECONDITION', 'after', 'no host of the site can take the microVM now', 'the message counts the hosts by the reason that excluded them'),
+  // The mesh
+  MESH_UNAUTHORIZED: entry('MeshUnauthorized', 'PERMISSION_DENIED', 'after', 'the mesh account refuses the API token, or the token may not do this', 'put a valid token of a service user with the admin role into the Secret that spec.mesh.secretRef names'),
+  MESH_RATE_LIMITED: entry('MeshRateLimited', 'RESOURCE_EXHAUSTED', 'after', 'the mesh account answers fewer requests than were made', 'nothing: it is tried again later; raise the limit of a self-hosted server if this lasts'),
+  MESH_UNAVAILABLE: entry('MeshUnavailable', 'UNAVAILABLE', 'backoff', 'the management API of the mesh can not be reached or answers with server errors', 'look at the management server; microVMs and control traffic do not need it'),
+  MESH_REFUSED: entry('MeshRefused', 'FAILED_PRECONDITION', 'backoff', 'the mesh account does not take a request as it is', 'the message is the answer of the account; correct spec.mesh or the account'),
   // On the host
   STALE_OPERATION: entry('StaleOperation', 'FAILED_PRECONDITION', 'never', 'the operation has an older epoch or revision than the last accepted one', 'nothing: a newer operation holds'),
   KERNEL_NOT_FOUND: entry('KernelNotFound', 'NOT_FOUND', 'after', 'the kernel or firmware file does not exist on the host', 'put the file at that path on the host or correct spec.boot'),
