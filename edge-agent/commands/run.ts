@@ -22,6 +22,7 @@ import { lockStateDirectory } from '../adapters/system/state-lock.ts';
 import { createVmDirectories } from '../adapters/vm-directories/vm-directories.ts';
 import { agentVersion, type RunConfig } from '../config.ts';
 import { edgeFaultPoints, type EdgeFaultPoint } from '../fault-points.ts';
+import type { Journal } from '../ports/journal.ts';
 import { createCertificateRenewal } from '../supervisor/certificate-renewal.ts';
 import { createLinkLoop } from '../supervisor/link-loop.ts';
 import { createLogShipper } from '../supervisor/log-shipper.ts';
@@ -126,7 +127,10 @@ export async function runAgent(config: RunConfig): Promise<void> {
     onFatal,
   });
 
+  bindJournal(journal, identity?.hostId, logger);
   await registry.start();
+  const checkFacts = (): void => void clock.after(factsIntervalMs, () => void link.factsChanged().then(checkFacts, onFatal));
+  checkFacts();
   if (identity === null) logger.warn({}, 'this host is not enrolled: it keeps its microVMs and talks to nobody');
   else link.start();
   logger.info({ version: agentVersion, pid: process.pid }, 'running');
@@ -138,6 +142,18 @@ export async function runAgent(config: RunConfig): Promise<void> {
   await registry.stop();
   journal.close();
   lock.release();
+}
+
+/** How often facts are compared with those that were sent; nothing is said when they are the same. */
+const factsIntervalMs = 600_000;
+
+/** The journal says whose it is, so that a copied or re-enrolled state directory is noticed. Its microVMs are kept. */
+function bindJournal(journal: Journal, hostId: string | undefined, logger: PinoLogger): void {
+  if (hostId === undefined) return;
+  const earlier = journal.loadFact('hostId');
+  if (earlier === hostId) return;
+  if (earlier !== undefined) logger.warn({ earlier, hostId }, 'the journal was written by this machine under another identity');
+  journal.saveFact('hostId', hostId);
 }
 
 function nextSignal(): Promise<NodeJS.Signals> {

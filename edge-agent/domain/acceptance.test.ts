@@ -6,6 +6,7 @@ import type { Operation } from '#api/model/plan.ts';
 import { testDesired, testMicroVMId, testNow, testOperation, testRecord } from '#test/builders/edge-microvm.ts';
 import { decideAcceptance, decideCancellation, isExpired, withdraw } from './acceptance.ts';
 import { compareFence, initialRun, type MicroVMRecord } from './microvm-record.ts';
+import { omit } from './omit.ts';
 
 const otherId = operationId('bbbbbbbb-0000-4000-8000-000000000002');
 
@@ -57,7 +58,7 @@ test('an unfinished operation that is overtaken is named', () => {
 });
 
 test('a deletion keeps the specification, for its grace period', () => {
-  const remove: Operation = (({ desired, ...rest }) => (void desired, { ...rest, id: otherId, kind: 'Delete' as const, revision: 2 }))(testOperation());
+  const remove: Operation = { ...omit(testOperation(), 'desired'), id: otherId, kind: 'Delete', revision: 2 };
   expect(decideAcceptance(remove, testRecord(), null, testNow)).toMatchObject({ kind: 'accept', record: { isDeleting: true, desired: testDesired() } });
 });
 

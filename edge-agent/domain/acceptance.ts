@@ -6,6 +6,7 @@
 import type { ErrorCode } from '#api/model/error-codes.ts';
 import type { Operation } from '#api/model/plan.ts';
 import { compareFence, initialRun, type DirectoryIdentity, type MicroVMRecord, type Now, type OperationRecord, type RunRecord } from './microvm-record.ts';
+import { omit } from './omit.ts';
 
 export type Acceptance =
   /** New: to be saved; `superseded` is an unfinished operation that this one ends. */
@@ -63,15 +64,13 @@ function takeOver(operation: Operation, record: MicroVMRecord | undefined, direc
     ...(record === undefined || record.isTombstone
       ? {}
       : { previous: { desired: record.desired, generation: record.generation, isDeleting: record.isDeleting } }),
-    run: isAnew ? { ...initialRun, incarnation } : withoutBackoff(record.run),
+    run: isAnew ? { ...initialRun, incarnation } : { ...withoutBackoff(record.run), incarnation },
   };
 }
 
 /** Somebody changed something, so the next start needs no patience; the failures stay counted. */
 function withoutBackoff(run: RunRecord): RunRecord {
-  const { restartDue, ...rest } = run;
-  void restartDue;
-  return rest;
+  return omit(run, 'restartDue');
 }
 
 export type Cancellation =
@@ -91,7 +90,6 @@ export function isExpired(operation: OperationRecord, now: Now): boolean {
 
 /** The record as if its operation had never been accepted, but for the fence. Without an earlier intent nothing is left to do but to remove it. */
 export function withdraw(record: MicroVMRecord): MicroVMRecord {
-  const { previous, operation, ...rest } = record;
-  void operation;
-  return previous === undefined ? { ...rest, isDeleting: true } : { ...rest, ...previous };
+  const rest = omit(record, 'operation', 'previous');
+  return record.previous === undefined ? { ...rest, isDeleting: true } : { ...rest, ...record.previous };
 }

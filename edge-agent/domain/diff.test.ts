@@ -170,3 +170,14 @@ test('a running guest keeps the machine it was started with until it starts agai
   settle(host);
   expect(host.record.run.startedWith).toBe(machineKey(desired));
 });
+
+test('a journal that was put back from an older copy touches nothing, until an operation above the directory comes', () => {
+  const host = running({ revision: 5 });
+  host.record = testRecord({ revision: 4, desired: testDesired({ runPolicy: 'Halted' }) });
+  host.turn();
+  host.turn();
+  expect(host.vmm).toMatchObject({ kind: 'live', api: 'running' });
+  host.record = { ...host.record, revision: 6 };
+  settle(host);
+  expect(host.vmm.kind).toBe('exited');
+});

@@ -43,11 +43,16 @@ export type Decision =
   | { readonly kind: 'gone' }
   | { readonly kind: 'done'; readonly recheckAtBootMs?: number };
 
-/** restart: the back-off of the restart policy. guest: it was asked to power off. vmm: its API or its start. retry: a step failed. */
-export type WaitReason = 'restart' | 'guest' | 'vmm' | 'retry';
+/**
+ * restart: the back-off of the restart policy. guest: it was asked to power off. vmm: its API or its
+ * start. retry: a step failed. fence: the directory knows a later operation than the journal (an
+ * older journal was put back), so only a still later one may touch the microVM.
+ */
+export type WaitReason = 'restart' | 'guest' | 'vmm' | 'retry' | 'fence';
 
 /** How soon a VMM that is busy or under way is looked at again, milliseconds. */
 export const vmmRecheckMs = 500;
+const fenceRecheckMs = 60_000;
 
 export function decideNext(view: View): Decision {
   const { attempt, now } = view;
@@ -84,6 +89,7 @@ function groupOf(decision: Decision): StepGroup | undefined {
 
 function decide(view: View): Decision {
   const { record, vmm, now } = view;
+  if (isBehindDirectory(view)) return { kind: 'wait', for: 'fence', untilBootMs: now.bootMs + fenceRecheckMs };
   switch (vmm.kind) {
     case 'starting':
       // Somebody's spawn is under way: ours joins it, a stop waits for its process.
@@ -188,13 +194,14 @@ function decideDirectory(view: View): Decision | undefined {
   return needsIdentity(view) ? step('writeIdentity') : undefined;
 }
 
-/** The directory is never brought back to an older fence, also not by a journal that was restored. */
 function needsIdentity(view: View): boolean {
-  const { record, directory } = view;
-  const { identity } = directory;
-  if (identity === null) return true;
-  const order = compareFence(identity, record);
-  return order < 0 || (order === 0 && identity.incarnation !== record.run.incarnation);
+  const { identity } = view.directory;
+  return identity === null || compareFence(identity, view.record) !== 0 || identity.incarnation !== view.record.run.incarnation;
+}
+
+/** Whether the record would bring the directory back to an older fence. */
+export function isBehindDirectory({ record, directory }: View): boolean {
+  return directory.identity !== null && compareFence(directory.identity, record) > 0;
 }
 
 function overOf(view: View): { over?: ProcessKey } {

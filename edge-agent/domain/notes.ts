@@ -5,6 +5,7 @@
 import type { LastExit } from '#api/model/microvm.ts';
 import type { Note } from './diff.ts';
 import { machineKey, type MicroVMRecord, type Now, type RunRecord, type StopCause } from './microvm-record.ts';
+import { omit } from './omit.ts';
 import type { SeenExit } from './observed-state.ts';
 import { failuresKeptMax, isRestartAsked, recentFailures, restartDelayMs, shouldRun } from './restart-policy.ts';
 
@@ -27,8 +28,7 @@ export function applyNote(record: MicroVMRecord, note: Note, now: Now): MicroVMR
 }
 
 function beginRun(record: MicroVMRecord, note: Note & { kind: 'runBegun' }): RunRecord {
-  const { restartDue, bootedAtMs, startedWith, eventCursor, ...run } = record.run;
-  void [restartDue, bootedAtMs, startedWith, eventCursor];
+  const run = omit(record.run, 'restartDue', 'bootedAtMs', 'startedWith', 'eventCursor');
   const isRestart = run.phase === 'ended' && !isRestartAsked(record);
   return {
     ...run,
@@ -55,8 +55,8 @@ function markBooted(record: MicroVMRecord, now: Now): RunRecord {
 }
 
 function endRun(record: MicroVMRecord, exit: SeenExit, now: Now): RunRecord {
-  const { stop, restartDue, bootedAtMs, startedWith, ...run } = record.run;
-  void [restartDue, bootedAtMs, startedWith];
+  const { stop } = record.run;
+  const run = omit(record.run, 'stop', 'restartDue', 'bootedAtMs', 'startedWith');
   const counted = exit.process === undefined ? {} : { countedExit: exit.process };
   if (stop !== undefined && stop.cause !== 'crashLoop' && stop.cause !== 'once') {
     return { ...run, ...counted, phase: 'idle', lastExit: lastExitOf({ ...exit, reason: exit.reason === 'HostReboot' ? 'HostReboot' : 'Operator' }, now) };

@@ -4,10 +4,12 @@
  */
 import { errorCatalogue, isErrorCode } from '#api/model/error-codes.ts';
 import type { MicroVMObservation, ObservedState } from '#api/model/microvm.ts';
-import type { Decision } from './diff.ts';
+import { isBehindDirectory, type Decision } from './diff.ts';
 import { machineKey } from './microvm-record.ts';
 import type { View } from './observed-state.ts';
 import { isCrashLooping } from './restart-policy.ts';
+
+const behindDirectory = { code: 'STALE_OPERATION', message: 'the directory of the microVM knows a later operation than the journal; a new change of the specification resolves it' } as const;
 
 export type ObservationContent = Omit<MicroVMObservation, 'sequence' | 'observedAtMs'>;
 
@@ -44,7 +46,7 @@ export function projectObservation(view: View, state: ObservedState): Observatio
   const { record, vmm, attempt, now } = view;
   const { run, desired } = record;
   const isUp = vmm.kind === 'live' && (vmm.api === 'running' || vmm.api === 'paused');
-  const problem = attempt.failed?.problem ?? record.problem;
+  const problem = isBehindDirectory(view) ? behindDirectory : (attempt.failed?.problem ?? record.problem);
   return {
     microvmId: record.microvmId,
     epoch: record.epoch,

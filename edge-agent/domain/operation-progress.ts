@@ -6,6 +6,7 @@ import type { AppError } from '#api/model/error-codes.ts';
 import { executionId, type ExecutionId } from '#api/model/ids.ts';
 import type { ExecutionReport } from '#api/model/plan.ts';
 import type { MicroVMRecord, Now, OperationRecord, Problem } from './microvm-record.ts';
+import { omit } from './omit.ts';
 
 export interface Progress {
   readonly record: MicroVMRecord;
@@ -21,17 +22,14 @@ export function problemOf(error: AppError): Problem {
 
 /** Begins an attempt when none runs; the earlier intent can't come back from here on. */
 export function startOperation(record: MicroVMRecord, newId: ExecutionId, now: Now): MicroVMRecord {
-  const { operation, previous, ...rest } = record;
+  const { operation } = record;
   if (operation === undefined || operation.state === 'done' || operation.startedAtMs !== undefined) return record;
-  void previous;
-  return { ...rest, operation: { ...operation, state: 'running', attempt: operation.attempt + 1, executionId: newId, startedAtMs: now.wallMs } };
+  return { ...omit(record, 'previous'), operation: { ...operation, state: 'running', attempt: operation.attempt + 1, executionId: newId, startedAtMs: now.wallMs } };
 }
 
 /** @param newId used when no attempt was begun because there was nothing to do */
 export function succeedOperation(record: MicroVMRecord, newId: ExecutionId, now: Now): Progress {
-  const started = startOperation(record, newId, now);
-  const { problem, ...rest } = started;
-  void problem;
+  const rest = omit(startOperation(record, newId, now), 'problem');
   const { operation } = rest;
   if (operation === undefined || operation.state === 'done') return { record: rest, reports: [] };
   const done: OperationRecord = { ...operation, state: 'done', result: { status: 'Succeeded', finishedAtMs: now.wallMs } };
@@ -44,8 +42,7 @@ export function failOperation(record: MicroVMRecord, problem: Problem, isFinal: 
   if (operation === undefined || operation.state === 'done') return { record: { ...record, problem }, reports: [] };
   const ended: OperationRecord = { ...operation, state: 'done', result: { status: 'Failed', finishedAtMs: now.wallMs, error: problem } };
   if (isFinal) return { record: { ...record, problem, operation: ended }, reports: [reportOf(ended)] };
-  const { executionId: _used, startedAtMs: _started, ...open } = operation;
-  return { record: { ...record, problem, operation: open }, reports: [{ ...reportOf(ended), isFinal: false }] };
+  return { record: { ...record, problem, operation: omit(operation, 'executionId', 'startedAtMs') }, reports: [{ ...reportOf(ended), isFinal: false }] };
 }
 
 /** The report that an unfinished operation gets when it ends without having been carried out. */

@@ -25,7 +25,7 @@ export interface Journal {
 
   /**
    * Replaces the record and enqueues the reports. The outbox holds one report for each operation, the
-   * latest, which bounds it. Older tombstones than the newest 4096 are forgotten.
+   * latest, which bounds it. Older tombstones than the newest {@link tombstonesMax} are forgotten.
    */
   saveMicroVM(record: MicroVMRecord, reports?: readonly ExecutionReport[]): void;
 
@@ -52,4 +52,4 @@ export interface Journal {
 }
 
 /** Tombstones kept, so that the journal is bounded: a replay older than this many deletions is fenced by the control plane alone. */
-export const tombstonesMax = 4096;
+export const tombstonesMax = 1024;

@@ -184,7 +184,7 @@ export function createLogShipper(deps: {
       if (tail === undefined) return;
       if (state === 'absent') {
         tail.stopWatching?.();
-        tail.stopWatching = null;
+        tails.delete(microvmId);
         return;
       }
       tail.stopWatching ??= files.watch(deps.serialLogOf(microvmId), () => wake(tail));

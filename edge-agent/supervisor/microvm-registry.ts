@@ -8,6 +8,7 @@ import type { Operation } from '#api/model/plan.ts';
 import { decideAcceptance, decideCancellation } from '../domain/acceptance.ts';
 import type { DirectoryIdentity, MicroVMRecord } from '../domain/microvm-record.ts';
 import { endUnfinished, repeatReport } from '../domain/operation-progress.ts';
+import { tombstonesMax } from '../ports/journal.ts';
 import type { KnownMicroVM, Receipt } from '../ports/control-plane.ts';
 import { createMicroVMWorker, type MicroVMWorker, type WorkerDeps } from './microvm-worker.ts';
 
@@ -38,7 +39,7 @@ export function createMicroVMRegistry(deps: WorkerDeps): MicroVMRegistry {
 
   async function accept(operation: Operation): Promise<Receipt> {
     const { microvmId } = operation;
-    const directory = workers.has(microvmId) ? null : (await directories.look(microvmId)).identity;
+    const directory = (await directories.look(microvmId)).identity;
     await faults.reach('journal.accept:before');
     // From here to the write nothing is awaited: a worker's own writes can't come between.
     const worker = workers.get(microvmId);
@@ -60,8 +61,19 @@ export function createMicroVMRegistry(deps: WorkerDeps): MicroVMRegistry {
     await faults.reach('journal.accept:after');
     if (superseded !== undefined) reporter.reportsQueued();
     if (worker === undefined) add(decision.record).wake();
-    else worker.take(decision.record);
+    else {
+      const isAnew = worker.record().isTombstone;
+      worker.take(decision.record);
+      if (isAnew) onWorker(worker);
+    }
+    forgetOldest();
     return { operationId: operation.id, disposition: 'Accepted' };
+  }
+
+  /** Tombstones beyond the bound go, the oldest first, as they do in the journal. */
+  function forgetOldest(): void {
+    const tombstones = [...workers.values()].filter((worker) => worker.record().isTombstone);
+    for (const worker of tombstones.slice(0, Math.max(0, tombstones.length - tombstonesMax))) workers.delete(worker.record().microvmId);
   }
 
   async function cancel(operationId: OperationId): Promise<Receipt> {
@@ -75,11 +87,13 @@ export function createMicroVMRegistry(deps: WorkerDeps): MicroVMRegistry {
   }
 
   async function known(): Promise<readonly KnownMicroVM[]> {
-    const inJournal = [...workers.values()].map((worker) => {
+    // What exists comes first, in case that not all fits.
+    const inOrder = [...workers.values()].sort((a, b) => Number(a.record().isTombstone) - Number(b.record().isTombstone));
+    const inJournal = inOrder.map((worker) => {
       const { microvmId, epoch, revision } = worker.record();
       return { microvmId, epoch, revision, isLive: worker.isLive(), isOrphan: false };
     });
-    return [...inJournal, ...(await orphans())];
+    return [...inJournal, ...(await orphans())].slice(0, knownMax);
   }
 
   async function orphans(): Promise<readonly KnownMicroVM[]> {
@@ -121,6 +135,8 @@ export function createMicroVMRegistry(deps: WorkerDeps): MicroVMRegistry {
 }
 
 const orphanLookMs = 5_000;
+/** The most that a hello may name. */
+const knownMax = 4096;
 /** Bounds memory and the hello; far above what one machine can run. Tombstones do not count. */
 const microvmsMax = 2048;
 

@@ -15,6 +15,7 @@ import { applyNote, countReboots } from '../domain/notes.ts';
 import { classify, projectObservation, type ObservationContent } from '../domain/observation.ts';
 import { noAttempt, type Attempt, type View } from '../domain/observed-state.ts';
 import { endUnfinished, failOperation, problemOf, runningReport, startOperation, succeedOperation, type Progress } from '../domain/operation-progress.ts';
+import { omit } from '../domain/omit.ts';
 import { retryDelayMs } from '../domain/retry-delay.ts';
 import { around, type EdgeFaultPoints, type EdgeFaultStep } from '../fault-points.ts';
 import { microvmMachine, type MicroVMSnapshot } from '../machines/microvm.machine.ts';
@@ -271,9 +272,7 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
 
   async function forget(view: View): Promise<boolean> {
     const { record: done, reports } = succeedOperation(view.record, newExecution(), view.now);
-    const { previous, problem, ...rest } = done;
-    void [previous, problem];
-    const tombstone: MicroVMRecord = { ...rest, isTombstone: true, run: { ...initialRun, incarnation: done.run.incarnation } };
+    const tombstone: MicroVMRecord = { ...omit(done, 'previous', 'problem'), isTombstone: true, run: { ...initialRun, incarnation: done.run.incarnation } };
     const saved = await saveAt('journal.forget', view.record, { record: tombstone, reports });
     if (!saved) return true;
     settle();

@@ -11,7 +11,7 @@ export function createSystemClock(): Clock {
   return {
     now: () => ({ wallMs: Date.now(), bootMs: readUptimeMs(), bootId }),
     after(ms, callback) {
-      const timer = setTimeout(callback, Math.min(timerMaxMs, Math.max(0, ms)));
+      const timer = setTimeout(callback, Math.min(timerMaxMs, Math.max(0, ms))).unref();
       return () => clearTimeout(timer);
     },
   };

@@ -14,9 +14,12 @@ export interface StateLock {
 
 const sqliteBusy = 5;
 
+/** Somebody who only looks (`status`) holds the lock for a moment; an agent that starts outlasts that. */
+const patienceMs = 1_000;
+
 /** @throws STATE_DIR_LOCKED */
-export function lockStateDirectory(stateDirectory: string): StateLock {
-  const database = new DatabaseSync(join(stateDirectory, 'agent.lock'), { timeout: 0 });
+export function lockStateDirectory(stateDirectory: string, timeout: number = patienceMs): StateLock {
+  const database = new DatabaseSync(join(stateDirectory, 'agent.lock'), { timeout });
   try {
     database.exec('BEGIN EXCLUSIVE');
   } catch (error) {
@@ -27,10 +30,10 @@ export function lockStateDirectory(stateDirectory: string): StateLock {
   return { release: () => database.close() };
 }
 
-/** Whether an agent holds the directory now; takes nothing. */
+/** Whether an agent holds the directory now. */
 export function isStateDirectoryLocked(stateDirectory: string): boolean {
   try {
-    lockStateDirectory(stateDirectory).release();
+    lockStateDirectory(stateDirectory, 0).release();
     return false;
   } catch (error) {
     if (error instanceof AppError && error.code === 'STATE_DIR_LOCKED') return true;
