@@ -32,6 +32,21 @@ describe('silence of hosts', () => {
     expect([observe(databaseNowMs()), made.of(host).reachability]).toEqual([[host], 'online']);
   });
 
+  it('is due when the last beat has become too old, or when the observer has listened long enough', () => {
+    const { made, observe, pass, databaseNowMs } = observer();
+    expect(made.nextSilenceMs()).toBe(Infinity);
+    const beat = databaseNowMs() - 35_000;
+    observe(beat);
+    expect(made.nextSilenceMs()).toBe(40_000);
+    pass(100_000);
+    observe(databaseNowMs());
+    pass(12_000);
+    expect(made.nextSilenceMs()).toBe(28_000);
+    pass(28_000);
+    observe(beat);
+    expect(made.nextSilenceMs()).toBe(Infinity);
+  });
+
   it('is not decided by an observer that has not listened long enough itself', () => {
     const { made, observe, pass, databaseNowMs } = observer();
     const beat = databaseNowMs() - 3_600_000;

@@ -31,6 +31,8 @@ export interface SilenceObserver {
   /** Takes over the beat of one host that was read meanwhile; true when its reachability is another than before. */
   note(hostId: HostId, lastBeatAtMs: number | null): boolean;
   of(hostId: HostId): HostSilence;
+  /** Milliseconds until the first host becomes silent when no further beat is read; Infinity when none can. */
+  nextSilenceMs(): number;
 }
 
 export function createSilenceObserver(options: {
@@ -74,6 +76,14 @@ export function createSilenceObserver(options: {
       return host === undefined
         ? { reachability: 'undecided', lastBeatAtMs: null }
         : { reachability: decide(host.lastBeatAtMs), lastBeatAtMs: host.lastBeatAtMs };
+    },
+    nextSilenceMs: () => {
+      const nowMs = options.monotonicMs();
+      const untilDecided = startedAtMs + limitMs - nowMs;
+      const waits = [...hosts.values()]
+        .filter(({ shown }) => shown !== 'silent')
+        .map(({ lastBeatAtMs }) => Math.max(untilDecided, (lastBeatAtMs ?? 0) + limitMs - (nowMs + offsetMs)));
+      return waits.reduce((first, wait) => Math.min(first, wait), Infinity);
     },
   };
 }

@@ -13,7 +13,7 @@ import type { Pki } from '#controller/pki/pki.ts';
 import type { GatewayMetrics } from '#controller/telemetry/metrics.ts';
 
 export interface GatewaySettings {
-  /** Time between beats that hosts are told, milliseconds; beats are flushed to the database as often. */
+  /** Time between beats that hosts are told, milliseconds; beats are flushed to the database a few times as often. */
   readonly heartbeatIntervalMs: number;
   /** Time between safety reads: undelivered operations and the identity of open streams, milliseconds. */
   readonly pollIntervalMs: number;

@@ -40,6 +40,12 @@ export interface BeatRecord {
   readonly sessionId: SessionId;
 }
 
+/** A beat that waits to be stored. */
+export interface HeardBeat extends BeatRecord {
+  /** Milliseconds since it came, from 0. */
+  readonly ageMs: number;
+}
+
 export interface KnownMicroVM {
   readonly microvmId: string;
   readonly epoch: number;
@@ -86,6 +92,9 @@ export interface HostStore {
   closeSession(input: BeatRecord): Promise<void>;
   /** Stores changed facts. */
   saveFacts(input: BeatRecord & { readonly facts: HostFacts }): Promise<void>;
-  /** One statement and one commit for a whole batch, over all tenants; sessions that are not current are ignored. */
-  flushBeats(beats: readonly BeatRecord[]): Promise<void>;
+  /**
+   * One statement and one commit for a whole batch, over all tenants; sessions that are not current are ignored. Stores
+   * when each beat came, by the clock of the database, and never an earlier time than is stored.
+   */
+  flushBeats(beats: readonly HeardBeat[]): Promise<void>;
 }

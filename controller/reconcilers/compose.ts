@@ -34,6 +34,8 @@ import { createTenants } from './tenants.ts';
 /** Most of a reconcile is waiting for two servers; more at once only lengthens their queues. */
 const microvmWorkers = 16;
 const otherWorkers = 4;
+/** Readings of the beats while hosts fall silent one after another. */
+const readingsPerBeatMax = 20;
 /** Figures of hosts and sites may lag by this, so that a burst of microVMs costs one look. */
 const figuresDelayMs = 500;
 
@@ -306,7 +308,10 @@ function wakeFigures({ before, after }: Change<MicroVM>, wake: Waking): void {
 /** Reads only: silence is the absence of something, so nobody tells it. */
 async function watchSilence(options: ReconcilersOptions, wake: Waking, signal: AbortSignal): Promise<void> {
   while (!signal.aborted) {
-    await pause(options.time, options.settings.heartbeatIntervalMs, signal);
+    const { heartbeatIntervalMs } = options.settings;
+    // A host that falls silent is seen when it does; many that do one after another share readings.
+    const untilSilenceMs = Math.max(heartbeatIntervalMs / readingsPerBeatMax, wake.silence.nextSilenceMs());
+    await pause(options.time, Math.min(heartbeatIntervalMs, untilSilenceMs), signal);
     if (!signal.aborted) await wake.readLiveness(signal);
   }
 }

@@ -75,15 +75,15 @@ export function createHostStore(transactions: Transactions): HostStore {
           name: 'flush-beats',
           isHot: true,
           // In one order of rows, so that two replicas can't deadlock.
-          text: `update nkudo.host_liveness l set last_beat_at = now()
+          text: `update nkudo.host_liveness l set last_beat_at = greatest(l.last_beat_at, now() - make_interval(secs => s.age_ms / 1000))
             from (
-              select k.tenant_id, k.host_id from nkudo.host_liveness k
-              join unnest($1::uuid[], $2::uuid[], $3::uuid[]) as b (tenant_id, host_id, session_id)
+              select k.tenant_id, k.host_id, b.age_ms from nkudo.host_liveness k
+              join unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::double precision[]) as b (tenant_id, host_id, session_id, age_ms)
                 on b.tenant_id = k.tenant_id and b.host_id = k.host_id and b.session_id = k.session_id
               order by k.tenant_id, k.host_id for no key update of k
             ) s where l.tenant_id = s.tenant_id and l.host_id = s.host_id`,
         },
-        [beats.map((beat) => beat.tenantId), beats.map((beat) => beat.hostId), beats.map((beat) => beat.sessionId)],
+        [beats.map((beat) => beat.tenantId), beats.map((beat) => beat.hostId), beats.map((beat) => beat.sessionId), beats.map((beat) => beat.ageMs)],
       );
     },
   };

@@ -29,12 +29,16 @@ describe('a session', () => {
     const load = () => db.hosts.load(fleet.tenantId, host.hostId);
     expect(await load()).toMatchObject({ sessionId: newer.sessionId, facts: facts(), factsRevision: 2, certificate: { serial: host.serial } });
     await server.query(`update nkudo.host_liveness set last_beat_at = '2020-01-01Z' where host_id = $1`, [host.hostId]);
-    await db.hosts.flushBeats([{ tenantId: fleet.tenantId, hostId: host.hostId, sessionId: host.sessionId }]);
+    await db.hosts.flushBeats([{ tenantId: fleet.tenantId, hostId: host.hostId, sessionId: host.sessionId, ageMs: 0 }]);
     expect((await load())?.lastBeatAtMs).toBe(Date.UTC(2020, 0, 1));
-    await db.hosts.flushBeats([newer]);
+    await db.hosts.flushBeats([{ ...newer, ageMs: 20_000 }]);
     const liveness = (await db.hosts.listLiveness()).find((row) => row.hostId === host.hostId);
     expect(liveness).toMatchObject({ namespace: fleet.namespace, name: 'sessions' });
+    // When the beat came counts, not when it was stored; and an older one changes nothing.
+    expect((liveness?.nowMs ?? 0) - (liveness?.lastBeatAtMs ?? 0)).toBeGreaterThanOrEqual(20_000);
     expect((liveness?.nowMs ?? 0) - (liveness?.lastBeatAtMs ?? 0)).toBeLessThan(60_000);
+    await db.hosts.flushBeats([{ ...newer, ageMs: 900_000 }]);
+    expect((await load())?.lastBeatAtMs).toBe(liveness?.lastBeatAtMs);
     await db.hosts.closeSession({ ...newer, sessionId: host.sessionId });
     expect((await load())?.sessionId).toBe(newer.sessionId);
     expect(await db.dispatch.claim({ ...newer, sessionId: host.sessionId, includeDispatched: true })).toEqual([]);

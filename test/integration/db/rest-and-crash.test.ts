@@ -68,7 +68,7 @@ describe('commits', () => {
   it('are one for each mutating call, for a batch of beats and for a batch of reports too', async () => {
     const other = await makeHost(fleet, 'edge-2');
     const input = publishInput(fleet, host);
-    const beats = [host, other].map((one) => ({ tenantId: fleet.tenantId, hostId: one.hostId, sessionId: one.sessionId }));
+    const beats = [host, other].map((one) => ({ tenantId: fleet.tenantId, hostId: one.hostId, sessionId: one.sessionId, ageMs: 0 }));
     const [beat] = beats;
     if (beat === undefined) throw new Error('unreachable');
     expect(await writesOf(() => db.microvms.publish(input, fleet.epoch, actor))).toBe(1);

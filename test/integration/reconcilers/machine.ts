@@ -79,7 +79,7 @@ function createMachine(leader: Leader, { tenant, id, name, facts, serial }: Iden
     startBeating: (intervalMs) => {
       const beat = (): void => {
         // A beat that is lost is one of the things that the other side has to stand.
-        database.hosts.flushBeats([{ tenantId: tenant, hostId: id, sessionId: session }]).catch(() => {});
+        database.hosts.flushBeats([{ tenantId: tenant, hostId: id, sessionId: session, ageMs: 0 }]).catch(() => {});
       };
       beat();
       const timer = setInterval(beat, intervalMs);
