@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { DesiredMicroVM, ExecutionReport, HostFacts, Observation, Operation } from '../gen/nkudo/edge/v1/edge.pb.ts';
 import { makeEpoch, parseEpoch, splitEpoch } from '../model/epoch.ts';
 import { executionId, hostId, microVMId, operationId, planId } from '../model/ids.ts';
-import { exitReasons, observedStates, runPolicies, type DesiredMicroVM as Desired, type MicroVMObservation } from '../model/microvm.ts';
+import { exitReasons, networkKinds, observedStates, runPolicies, type DesiredMicroVM as Desired, type MicroVMObservation, type NetworkSpec } from '../model/microvm.ts';
 import { executionStatuses, operationKinds, type ExecutionReport as Report, type Operation as ModelOperation } from '../model/plan.ts';
 import {
   decodeDesired,
@@ -25,7 +25,26 @@ const epoch = fc.tuple(fc.integer({ min: 1, max: 2 ** 20 }), fc.integer({ min: 1
 const path = fc.stringMatching(/^\/[a-z0-9/._-]{1,40}$/);
 const count = fc.integer({ min: 0, max: 2 ** 31 - 1 });
 
-const desired: fc.Arbitrary<Desired> = fc.record({
+const label = fc.stringMatching(/^[a-z][a-z0-9-]{0,10}$/);
+const octet = fc.integer({ min: 0, max: 255 });
+const ipv4 = fc.tuple(octet, octet, octet, octet).map((octets) => octets.join('.'));
+const port = fc.integer({ min: 1, max: 65_535 });
+
+const network: fc.Arbitrary<NetworkSpec> = fc.record(
+  {
+    name: label,
+    kind: fc.constantFrom(...networkKinds),
+    mac: fc.uint8Array({ minLength: 5, maxLength: 5 }).map((bytes) => ['52', ...[...bytes].map((byte) => byte.toString(16).padStart(2, '0'))].join(':')),
+    address: fc.tuple(ipv4, fc.integer({ min: 0, max: 32 })).map(([address, prefix]) => `${address}/${prefix}`),
+    gateway: ipv4,
+    bridgeName: fc.stringMatching(/^[a-z][a-z0-9.-]{0,14}$/),
+    vlan: fc.integer({ min: 1, max: 4094 }),
+    ports: fc.array(fc.record({ name: label, protocol: fc.constantFrom('tcp' as const, 'udp' as const), hostPort: port, guestPort: port }), { maxLength: 32 }),
+  },
+  { requiredKeys: ['name', 'kind', 'mac', 'ports'] },
+);
+
+const desiredFields = {
   name: fc.stringMatching(/^[a-z]{1,20}$/),
   namespace: fc.stringMatching(/^[a-z]{1,20}$/),
   runPolicy: fc.constantFrom(...runPolicies),
@@ -39,9 +58,12 @@ const desired: fc.Arbitrary<Desired> = fc.record({
     fc.record({ kind: fc.constant('kernel' as const), path, cmdline: fc.string({ maxLength: 80 }), initramfsPath: path }, { requiredKeys: ['kind', 'path', 'cmdline'] }),
   ),
   disks: fc.array(fc.record({ name: fc.stringMatching(/^[a-z]{1,10}$/), path, readOnly: fc.boolean() }), { maxLength: 16 }),
+  networks: fc.array(network, { minLength: 1, maxLength: 8 }),
   serialLog: fc.boolean(),
   terminationGracePeriodMs: count,
-});
+};
+const { networks: _networks, ...alwaysThere } = desiredFields;
+const desired: fc.Arbitrary<Desired> = fc.record(desiredFields, { requiredKeys: Object.keys(alwaysThere) as (keyof typeof alwaysThere)[] }); // Object.keys loses the key type.
 
 const problem = fc.record({ code: fc.constantFrom('KERNEL_NOT_FOUND', 'INTERNAL'), message: fc.string({ maxLength: 100 }) });
 
@@ -130,6 +152,21 @@ describe('edge codec', () => {
   it('refuses enum numbers of a newer version instead of passing them on', () => {
     const wire = encodeOperation({ id: operationId('00000000-0000-4000-8000-000000000002'), planId: planId('00000000-0000-4000-8000-000000000003'), microvmId: microVMId('00000000-0000-4000-8000-000000000004'), hostId: host, kind: 'Delete', epoch: makeEpoch(1, 1), revision: 1, generation: 1 });
     expect(() => decodeOperation({ ...wire, kind: 99 as never }, host)).toThrow(/unknown value 99/);
+  });
+
+  it('refuses networks whose parts are no addresses, devices or ports', () => {
+    const good: NetworkSpec = { name: 'lan', kind: 'nat', mac: '52:54:00:00:00:01', address: '10.0.0.5/24', gateway: '10.0.0.1', ports: [{ name: 'web', protocol: 'tcp', hostPort: 80, guestPort: 80 }] };
+    const [base] = fc.sample(desired, { numRuns: 1, seed: 1 });
+    if (base === undefined) throw new Error('no sample');
+    const decode = (networks: readonly NetworkSpec[]) => () => decodeDesired('d', encodeDesired({ ...base, networks }));
+    expect(decode([good])().networks).toEqual([good]);
+    expect(decode([{ ...good, mac: '53:54:00:00:00:01' }])).toThrow(/d\.networks\[0\]\.mac must be a unicast/);
+    expect(decode([{ ...good, address: '10.0.0.5' }])).toThrow(/address must be an address with a prefix/);
+    expect(decode([{ ...good, gateway: '10.0.0.1; drop' }])).toThrow(/gateway must be an address/);
+    expect(decode([{ ...good, bridgeName: 'br0 ' }])).toThrow(/bridge_name must be the name of a device/);
+    expect(decode([{ ...good, bridgeName: 'a-name-of-sixteen' }])).toThrow(/at most 15/);
+    expect(decode([{ ...good, ports: [{ name: 'web', protocol: 'tcp', hostPort: 0, guestPort: 80 }] }])).toThrow(/ports\[0\]\.host_port/);
+    expect(decode(Array.from({ length: 9 }, () => good))).toThrow(/at most 8 items/);
   });
 
   it('gives back host facts', () => {

@@ -11,17 +11,20 @@ import {
   HostFacts as HostFactsMessage,
   HypervisorFacts_Kind,
   LogStream_Source,
+  NetworkSpec as NetworkMessage,
+  NetworkSpec_Kind,
   Observation as ObservationMessage,
   Observation_ExitReason,
   Observation_State,
   Operation as OperationMessage,
   Operation_Kind,
   OperationReceipt_Disposition,
+  PortForward_Protocol,
   type KnownMicroVM as KnownMicroVMMessage,
 } from '../gen/nkudo/edge/v1/edge.pb.ts';
 import type { HostFacts, HypervisorFacts } from '../model/host.ts';
 import { executionId, microVMId, operationId, planId, type HostId } from '../model/ids.ts';
-import type { BootSource, DesiredMicroVM, ExitReason, MicroVMObservation, ObservedState, RunPolicy } from '../model/microvm.ts';
+import type { BootSource, DesiredMicroVM, ExitReason, MicroVMObservation, NetworkKind, NetworkSpec, ObservedState, PortForward, RunPolicy } from '../model/microvm.ts';
 import type { ExecutionReport, ExecutionStatus, Operation, OperationKind } from '../model/plan.ts';
 import { decodeOptionalTimestamp, decodeTimestamp, encodeOptionalTimestamp, encodeTimestamp } from './timestamp.ts';
 import { atMost, enumMap, epoch, id, integer, invalid, present, text } from './validate.ts';
@@ -31,6 +34,10 @@ const pathMax = 1024;
 const cmdlineMax = 4096;
 const messageMax = 1024;
 const disksMax = 16;
+const networksMax = 8;
+const portsMax = 32;
+/** Longest name of a network device on Linux. */
+const deviceNameMax = 15;
 const knownMax = 4096;
 
 const runPolicyMap = enumMap<RunPolicy>({
@@ -39,6 +46,18 @@ const runPolicyMap = enumMap<RunPolicy>({
   Once: DesiredMicroVM_RunPolicy.ONCE,
   Manual: DesiredMicroVM_RunPolicy.MANUAL,
   Halted: DesiredMicroVM_RunPolicy.HALTED,
+});
+
+const networkKindMap = enumMap<NetworkKind>({
+  nat: NetworkSpec_Kind.NAT,
+  bridge: NetworkSpec_Kind.BRIDGE,
+  mesh: NetworkSpec_Kind.MESH,
+  macvtap: NetworkSpec_Kind.MACVTAP,
+});
+
+const protocolMap = enumMap<PortForward['protocol']>({
+  tcp: PortForward_Protocol.TCP,
+  udp: PortForward_Protocol.UDP,
 });
 
 const operationKindMap = enumMap<OperationKind>({
@@ -184,12 +203,56 @@ function decodeBoot(field: string, boot: DesiredMessage['boot']): BootSource {
   }
 }
 
+function encodeNetwork(network: NetworkSpec): NetworkMessage {
+  const { name, kind, mac, address, gateway, bridgeName, vlan, ports } = network;
+  return {
+    name,
+    kind: networkKindMap.encode(kind) as NetworkSpec_Kind,
+    mac,
+    address,
+    gateway,
+    bridgeName,
+    vlan,
+    ports: ports.map((port) => ({ ...port, protocol: protocolMap.encode(port.protocol) as PortForward_Protocol })),
+  };
+}
+
+const macPattern = /^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$/;
+const ipPattern = /^[0-9a-f.:]{2,45}$/;
+const cidrPattern = /^[0-9a-f.:]{2,45}\/\d{1,3}$/;
+const deviceNamePattern = /^[A-Za-z0-9_][A-Za-z0-9_.-]*$/;
+
+function matching(field: string, value: string, pattern: RegExp, shape: string): string {
+  if (!pattern.test(value)) throw invalid(field, `must be ${shape}`);
+  return value;
+}
+
+function decodeNetwork(field: string, message: NetworkMessage): NetworkSpec {
+  const { address, gateway, bridgeName, vlan } = message;
+  return {
+    name: text(`${field}.name`, message.name, { max: 63 }),
+    kind: networkKindMap.decode(`${field}.kind`, message.kind),
+    mac: matching(`${field}.mac`, message.mac, macPattern, 'a unicast hardware address in lower case'),
+    ...(address === undefined ? {} : { address: matching(`${field}.address`, address, cidrPattern, 'an address with a prefix length') }),
+    ...(gateway === undefined ? {} : { gateway: matching(`${field}.gateway`, gateway, ipPattern, 'an address') }),
+    ...(bridgeName === undefined ? {} : { bridgeName: matching(`${field}.bridge_name`, text(`${field}.bridge_name`, bridgeName, { max: deviceNameMax }), deviceNamePattern, 'the name of a device') }),
+    ...(vlan === undefined ? {} : { vlan: integer(`${field}.vlan`, vlan, 1, 4094) }),
+    ports: atMost(`${field}.ports`, message.ports, portsMax).map((port, index) => ({
+      name: text(`${field}.ports[${index}].name`, port.name, { max: 63 }),
+      protocol: protocolMap.decode(`${field}.ports[${index}].protocol`, port.protocol),
+      hostPort: integer(`${field}.ports[${index}].host_port`, port.hostPort, 1, 65_535),
+      guestPort: integer(`${field}.ports[${index}].guest_port`, port.guestPort, 1, 65_535),
+    })),
+  };
+}
+
 export function encodeDesired(desired: DesiredMicroVM): DesiredMessage {
-  const { boot, runPolicy, disks, restart, ...rest } = desired;
+  const { boot, runPolicy, disks, networks, restart, ...rest } = desired;
   return {
     ...rest,
     restart: { ...restart },
     disks: disks.map((disk) => ({ ...disk })),
+    networks: (networks ?? []).map(encodeNetwork),
     boot: encodeBoot(boot),
     runPolicy: runPolicyMap.encode(runPolicy) as DesiredMicroVM_RunPolicy,
   };
@@ -219,6 +282,9 @@ export function decodeDesired(field: string, message: DesiredMessage | undefined
       path: decodePath(`${field}.disks[${index}].path`, disk.path),
       readOnly: disk.readOnly,
     })),
+    ...(desired.networks.length === 0
+      ? {}
+      : { networks: atMost(`${field}.networks`, desired.networks, networksMax).map((network, index) => decodeNetwork(`${field}.networks[${index}]`, network)) }),
     serialLog: desired.serialLog,
     terminationGracePeriodMs: integer(`${field}.termination_grace_period_ms`, desired.terminationGracePeriodMs, 0),
   };

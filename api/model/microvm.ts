@@ -38,6 +38,43 @@ export interface DiskSpec {
   readonly readOnly: boolean;
 }
 
+export const networkKinds = ['nat', 'bridge', 'mesh', 'macvtap'] as const;
+/**
+ * nat: behind the address of the host, apart from all other guests. bridge: a port of a bridge that the
+ * host has. mesh: a subnet of the host that the mesh of the site routes. macvtap: directly on an
+ * interface of the host.
+ */
+export type NetworkKind = (typeof networkKinds)[number];
+
+export interface PortForward {
+  /** Unique within the network, DNS-1123 label. */
+  readonly name: string;
+  readonly protocol: 'tcp' | 'udp';
+  /** Port of the host, 1..65535, unique on the host for its protocol. */
+  readonly hostPort: number;
+  /** Port of the guest, 1..65535. */
+  readonly guestPort: number;
+}
+
+/** One network interface of the guest. Addresses and host ports were allocated before the host hears of it. */
+export interface NetworkSpec {
+  /** Unique within the microVM, DNS-1123 label. */
+  readonly name: string;
+  readonly kind: NetworkKind;
+  /** Unicast, six lower-case bytes with colons; see `deriveMac`. */
+  readonly mac: string;
+  /** Address of the guest with its prefix length, such as 10.87.3.5/24. Absent only where the host does not give it: `bridge`. */
+  readonly address?: string;
+  /** Address of the host in the guest's subnet, without a prefix length; with `nat` and `mesh`. */
+  readonly gateway?: string;
+  /** Bridge of the host; with `bridge` only. */
+  readonly bridgeName?: string;
+  /** VLAN of the port, 1..4094; with `bridge` only. */
+  readonly vlan?: number;
+  /** With `nat` only. */
+  readonly ports: readonly PortForward[];
+}
+
 export interface RestartSpec {
   /** First delay before a restart, milliseconds, ≥ 0. It doubles with each failure in the window. */
   readonly initialBackoffMs: number;
@@ -60,6 +97,8 @@ export interface DesiredMicroVM {
   readonly memoryBytes: number;
   readonly boot: BootSource;
   readonly disks: readonly DiskSpec[];
+  /** Network interfaces in the order in which the guest sees them; absent: none. */
+  readonly networks?: readonly NetworkSpec[];
   /** Whether the serial console is logged (`console.serial: log`). */
   readonly serialLog: boolean;
   /** Time between the power button and the kill, milliseconds, ≥ 0. */

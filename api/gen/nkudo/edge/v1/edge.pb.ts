@@ -632,6 +632,8 @@ export interface DesiredMicroVM {
   serialLog: boolean;
   /** Time between the power button and the kill, milliseconds. */
   terminationGracePeriodMs: number;
+  /** Network interfaces in the order in which the guest sees them, at most 8. */
+  networks: NetworkSpec[];
 }
 
 /** When the microVM runs. */
@@ -746,6 +748,166 @@ export interface DiskSpec {
   path: string;
   /** The guest can not write. */
   readOnly: boolean;
+}
+
+/** One network interface of the guest. */
+export interface NetworkSpec {
+  /** Unique name within the microVM. */
+  name: string;
+  /** How it is connected. */
+  kind: NetworkSpec_Kind;
+  /** Hardware address of the guest, unicast, six lower-case bytes with colons. */
+  mac: string;
+  /** Address of the guest with its prefix length; absent when the host does not give it. */
+  address?:
+    | string
+    | undefined;
+  /** Address of the host in that subnet; with nat and mesh. */
+  gateway?:
+    | string
+    | undefined;
+  /** Name of the host's bridge; with bridge. */
+  bridgeName?:
+    | string
+    | undefined;
+  /** VLAN of the port, 1 to 4094; with bridge. */
+  vlan?:
+    | number
+    | undefined;
+  /** Ports of the host that lead to the guest, at most 32; with nat. */
+  ports: PortForward[];
+}
+
+/** How it is connected. */
+export const NetworkSpec_Kind = {
+  /** UNSPECIFIED - Never sent. */
+  UNSPECIFIED: 0,
+  /** NAT - Behind the address of the host. */
+  NAT: 1,
+  /** BRIDGE - On a bridge that the host has. */
+  BRIDGE: 2,
+  /** MESH - On a subnet of the host that the mesh routes. */
+  MESH: 3,
+  /** MACVTAP - Directly on an interface of the host. */
+  MACVTAP: 4,
+  UNRECOGNIZED: -1,
+} as const;
+
+export type NetworkSpec_Kind = typeof NetworkSpec_Kind[keyof typeof NetworkSpec_Kind];
+
+export namespace NetworkSpec_Kind {
+  export type UNSPECIFIED = typeof NetworkSpec_Kind.UNSPECIFIED;
+  export type NAT = typeof NetworkSpec_Kind.NAT;
+  export type BRIDGE = typeof NetworkSpec_Kind.BRIDGE;
+  export type MESH = typeof NetworkSpec_Kind.MESH;
+  export type MACVTAP = typeof NetworkSpec_Kind.MACVTAP;
+  export type UNRECOGNIZED = typeof NetworkSpec_Kind.UNRECOGNIZED;
+}
+
+export function networkSpec_KindFromJSON(object: any): NetworkSpec_Kind {
+  switch (object) {
+    case 0:
+    case "KIND_UNSPECIFIED":
+      return NetworkSpec_Kind.UNSPECIFIED;
+    case 1:
+    case "KIND_NAT":
+      return NetworkSpec_Kind.NAT;
+    case 2:
+    case "KIND_BRIDGE":
+      return NetworkSpec_Kind.BRIDGE;
+    case 3:
+    case "KIND_MESH":
+      return NetworkSpec_Kind.MESH;
+    case 4:
+    case "KIND_MACVTAP":
+      return NetworkSpec_Kind.MACVTAP;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return NetworkSpec_Kind.UNRECOGNIZED;
+  }
+}
+
+export function networkSpec_KindToJSON(object: NetworkSpec_Kind): string {
+  switch (object) {
+    case NetworkSpec_Kind.UNSPECIFIED:
+      return "KIND_UNSPECIFIED";
+    case NetworkSpec_Kind.NAT:
+      return "KIND_NAT";
+    case NetworkSpec_Kind.BRIDGE:
+      return "KIND_BRIDGE";
+    case NetworkSpec_Kind.MESH:
+      return "KIND_MESH";
+    case NetworkSpec_Kind.MACVTAP:
+      return "KIND_MACVTAP";
+    case NetworkSpec_Kind.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+/** A port of the host that leads to a port of the guest. */
+export interface PortForward {
+  /** Unique name within the network. */
+  name: string;
+  /** Transport protocol. */
+  protocol: PortForward_Protocol;
+  /** Port of the host. */
+  hostPort: number;
+  /** Port of the guest. */
+  guestPort: number;
+}
+
+/** Transport protocol. */
+export const PortForward_Protocol = {
+  /** UNSPECIFIED - Never sent. */
+  UNSPECIFIED: 0,
+  /** TCP - TCP. */
+  TCP: 1,
+  /** UDP - UDP. */
+  UDP: 2,
+  UNRECOGNIZED: -1,
+} as const;
+
+export type PortForward_Protocol = typeof PortForward_Protocol[keyof typeof PortForward_Protocol];
+
+export namespace PortForward_Protocol {
+  export type UNSPECIFIED = typeof PortForward_Protocol.UNSPECIFIED;
+  export type TCP = typeof PortForward_Protocol.TCP;
+  export type UDP = typeof PortForward_Protocol.UDP;
+  export type UNRECOGNIZED = typeof PortForward_Protocol.UNRECOGNIZED;
+}
+
+export function portForward_ProtocolFromJSON(object: any): PortForward_Protocol {
+  switch (object) {
+    case 0:
+    case "PROTOCOL_UNSPECIFIED":
+      return PortForward_Protocol.UNSPECIFIED;
+    case 1:
+    case "PROTOCOL_TCP":
+      return PortForward_Protocol.TCP;
+    case 2:
+    case "PROTOCOL_UDP":
+      return PortForward_Protocol.UDP;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return PortForward_Protocol.UNRECOGNIZED;
+  }
+}
+
+export function portForward_ProtocolToJSON(object: PortForward_Protocol): string {
+  switch (object) {
+    case PortForward_Protocol.UNSPECIFIED:
+      return "PROTOCOL_UNSPECIFIED";
+    case PortForward_Protocol.TCP:
+      return "PROTOCOL_TCP";
+    case PortForward_Protocol.UDP:
+      return "PROTOCOL_UDP";
+    case PortForward_Protocol.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
 }
 
 /** A batch of reports. */
@@ -3879,6 +4041,7 @@ function createBaseDesiredMicroVM(): DesiredMicroVM {
     disks: [],
     serialLog: false,
     terminationGracePeriodMs: 0,
+    networks: [],
   };
 }
 
@@ -3924,6 +4087,9 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
     }
     if (message.terminationGracePeriodMs !== 0) {
       writer.uint32(104).uint64(message.terminationGracePeriodMs);
+    }
+    for (const v of message.networks) {
+      NetworkSpec.encode(v!, writer.uint32(114).fork()).join();
     }
     return writer;
   },
@@ -4045,6 +4211,14 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
             message.terminationGracePeriodMs = longToNumber(reader.uint64());
             continue;
           }
+          case 14: {
+            if (tag !== 114) {
+              break;
+            }
+
+            message.networks.push(NetworkSpec.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -4101,6 +4275,9 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
         : isSet(object.termination_grace_period_ms)
         ? globalThis.Number(object.termination_grace_period_ms)
         : 0,
+      networks: globalThis.Array.isArray(object?.networks)
+        ? object.networks.map((e: any) => NetworkSpec.fromJSON(e))
+        : [],
     };
   },
 
@@ -4144,6 +4321,9 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
     if (message.terminationGracePeriodMs !== 0) {
       obj.terminationGracePeriodMs = Math.round(message.terminationGracePeriodMs);
     }
+    if (message.networks?.length) {
+      obj.networks = message.networks.map((e) => NetworkSpec.toJSON(e));
+    }
     return obj;
   },
 
@@ -4179,6 +4359,7 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
     message.disks = object.disks?.map((e) => DiskSpec.fromPartial(e)) || [];
     message.serialLog = object.serialLog ?? false;
     message.terminationGracePeriodMs = object.terminationGracePeriodMs ?? 0;
+    message.networks = object.networks?.map((e) => NetworkSpec.fromPartial(e)) || [];
     return message;
   },
 };
@@ -4589,6 +4770,325 @@ export const DiskSpec: MessageFns<DiskSpec> = {
     message.name = object.name ?? "";
     message.path = object.path ?? "";
     message.readOnly = object.readOnly ?? false;
+    return message;
+  },
+};
+
+function createBaseNetworkSpec(): NetworkSpec {
+  return {
+    name: "",
+    kind: 0,
+    mac: "",
+    address: undefined,
+    gateway: undefined,
+    bridgeName: undefined,
+    vlan: undefined,
+    ports: [],
+  };
+}
+
+export const NetworkSpec: MessageFns<NetworkSpec> = {
+  encode(message: NetworkSpec, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.kind !== 0) {
+      writer.uint32(16).int32(message.kind);
+    }
+    if (message.mac !== "") {
+      writer.uint32(26).string(message.mac);
+    }
+    if (message.address !== undefined) {
+      writer.uint32(34).string(message.address);
+    }
+    if (message.gateway !== undefined) {
+      writer.uint32(42).string(message.gateway);
+    }
+    if (message.bridgeName !== undefined) {
+      writer.uint32(50).string(message.bridgeName);
+    }
+    if (message.vlan !== undefined) {
+      writer.uint32(56).uint32(message.vlan);
+    }
+    for (const v of message.ports) {
+      PortForward.encode(v!, writer.uint32(66).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): NetworkSpec {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseNetworkSpec();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.kind = reader.int32() as any;
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.mac = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.address = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.gateway = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.bridgeName = reader.string();
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.vlan = reader.uint32();
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.ports.push(PortForward.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): NetworkSpec {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      kind: isSet(object.kind) ? networkSpec_KindFromJSON(object.kind) : 0,
+      mac: isSet(object.mac) ? globalThis.String(object.mac) : "",
+      address: isSet(object.address) ? globalThis.String(object.address) : undefined,
+      gateway: isSet(object.gateway) ? globalThis.String(object.gateway) : undefined,
+      bridgeName: isSet(object.bridgeName)
+        ? globalThis.String(object.bridgeName)
+        : isSet(object.bridge_name)
+        ? globalThis.String(object.bridge_name)
+        : undefined,
+      vlan: isSet(object.vlan) ? globalThis.Number(object.vlan) : undefined,
+      ports: globalThis.Array.isArray(object?.ports) ? object.ports.map((e: any) => PortForward.fromJSON(e)) : [],
+    };
+  },
+
+  toJSON(message: NetworkSpec): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.kind !== 0) {
+      obj.kind = networkSpec_KindToJSON(message.kind);
+    }
+    if (message.mac !== "") {
+      obj.mac = message.mac;
+    }
+    if (message.address !== undefined) {
+      obj.address = message.address;
+    }
+    if (message.gateway !== undefined) {
+      obj.gateway = message.gateway;
+    }
+    if (message.bridgeName !== undefined) {
+      obj.bridgeName = message.bridgeName;
+    }
+    if (message.vlan !== undefined) {
+      obj.vlan = Math.round(message.vlan);
+    }
+    if (message.ports?.length) {
+      obj.ports = message.ports.map((e) => PortForward.toJSON(e));
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<NetworkSpec>): NetworkSpec {
+    return NetworkSpec.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<NetworkSpec>): NetworkSpec {
+    const message = createBaseNetworkSpec();
+    message.name = object.name ?? "";
+    message.kind = object.kind ?? 0;
+    message.mac = object.mac ?? "";
+    message.address = object.address ?? undefined;
+    message.gateway = object.gateway ?? undefined;
+    message.bridgeName = object.bridgeName ?? undefined;
+    message.vlan = object.vlan ?? undefined;
+    message.ports = object.ports?.map((e) => PortForward.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBasePortForward(): PortForward {
+  return { name: "", protocol: 0, hostPort: 0, guestPort: 0 };
+}
+
+export const PortForward: MessageFns<PortForward> = {
+  encode(message: PortForward, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.protocol !== 0) {
+      writer.uint32(16).int32(message.protocol);
+    }
+    if (message.hostPort !== 0) {
+      writer.uint32(24).uint32(message.hostPort);
+    }
+    if (message.guestPort !== 0) {
+      writer.uint32(32).uint32(message.guestPort);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): PortForward {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBasePortForward();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.protocol = reader.int32() as any;
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.hostPort = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.guestPort = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): PortForward {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      protocol: isSet(object.protocol) ? portForward_ProtocolFromJSON(object.protocol) : 0,
+      hostPort: isSet(object.hostPort)
+        ? globalThis.Number(object.hostPort)
+        : isSet(object.host_port)
+        ? globalThis.Number(object.host_port)
+        : 0,
+      guestPort: isSet(object.guestPort)
+        ? globalThis.Number(object.guestPort)
+        : isSet(object.guest_port)
+        ? globalThis.Number(object.guest_port)
+        : 0,
+    };
+  },
+
+  toJSON(message: PortForward): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.protocol !== 0) {
+      obj.protocol = portForward_ProtocolToJSON(message.protocol);
+    }
+    if (message.hostPort !== 0) {
+      obj.hostPort = Math.round(message.hostPort);
+    }
+    if (message.guestPort !== 0) {
+      obj.guestPort = Math.round(message.guestPort);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<PortForward>): PortForward {
+    return PortForward.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<PortForward>): PortForward {
+    const message = createBasePortForward();
+    message.name = object.name ?? "";
+    message.protocol = object.protocol ?? 0;
+    message.hostPort = object.hostPort ?? 0;
+    message.guestPort = object.guestPort ?? 0;
     return message;
   },
 };
