@@ -130,7 +130,7 @@ test('enrolls once for a state directory, and repeats an enrollment whose answer
 
 test('renews its certificate at half of its life and goes on with the new one', async () => {
   await setUp();
-  plane.hostValidityMs = 2_000; // Backdated by minutes, so half of the life is over at once.
+  plane.hostValidityMs = 60_000; // Backdated by five minutes, so half of the life is over at once.
   await enroll(plane.token());
   plane.hostValidityMs = 86_400_000;
   const agent = await fixture.start();
