@@ -215,6 +215,9 @@ export interface HeartbeatRequest {
     | //
     /** Facts that changed since they were last sent. */
     { $case: "facts"; value: HostFacts }
+    | //
+    /** What the host sees of its membership in the mesh, when it changed or when a key is wanted. */
+    { $case: "mesh"; value: MeshReport }
     | undefined;
 }
 
@@ -353,6 +356,9 @@ export interface HeartbeatResponse {
     | //
     /** The server ends this stream and says what to do. */
     { $case: "goodbye"; value: Goodbye }
+    | //
+    /** Orders membership in the mesh, or its end. */
+    { $case: "mesh"; value: MeshOrder }
     | undefined;
 }
 
@@ -1395,6 +1401,161 @@ export function logStream_SourceToJSON(object: LogStream_Source): string {
     case LogStream_Source.VMM:
       return "SOURCE_VMM";
     case LogStream_Source.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+/**
+ * Membership of the host in the mesh as the site wants it. Sent after the welcome when there is an order, when it
+ * changed, and with a key when the host asked for one. Control traffic never uses the mesh.
+ */
+export interface MeshOrder {
+  /** True: be a member. False: leave, if the agent ever joined. */
+  join: boolean;
+  /** Management server `https://…` without a path, or `http://…` on loopback; empty without join. */
+  managementUrl: string;
+  /**
+   * Secret: a one-off setup key. Only with join, and only after a report with wants_key; empty otherwise. The host
+   * keeps it nowhere but in the file that it hands to NetBird.
+   */
+  setupKey: string;
+  /** Name that the host gives itself in the mesh: a DNS-1123 label; empty without join. */
+  hostName: string;
+  /** Rises whenever join, management_url or host_name change. Not below an earlier one of the same stream. */
+  revision: number;
+}
+
+/** What a host sees of its membership in the mesh. */
+export interface MeshReport {
+  /** Summary. */
+  state: MeshReport_State;
+  /** The state in NetBird's own words, also when unknown; empty when it gave none. At most 64 characters. */
+  rawState: string;
+  /** Id of the peer when NetBird tells it; empty otherwise. */
+  peerId: string;
+  /** WireGuard public key of the host; empty when not told. */
+  publicKey: string;
+  /** Address in the mesh without prefix length; empty when there is none. */
+  address: string;
+  /** Name in the mesh; empty when there is none. */
+  fqdn: string;
+  /** The management server is connected. */
+  managementConnected: boolean;
+  /** The signal server is connected. */
+  signalConnected: boolean;
+  /** Peers that are reached through a relay now. Connections are made on demand: 0 is healthy. */
+  peersRelayed: number;
+  /** Peers that are reached directly now. */
+  peersDirect: number;
+  /** What is wrong, for a person; empty when nothing is. At most 1024 characters; never a secret. */
+  problem: string;
+  /** The host can join as soon as it gets a key. Repeated with a growing delay until one comes. */
+  wantsKey: boolean;
+  /** Revision of the order that this report is about; 0: no order yet. */
+  orderRevision: number;
+  /**
+   * Highest memory of the netbird service since it started, bytes, rounded up to a power of two; 0: below
+   * 256 MiB, or not known.
+   */
+  daemonMemoryBytes: number;
+}
+
+/** Summary of the membership. */
+export const MeshReport_State = {
+  /** UNSPECIFIED - Never sent. */
+  UNSPECIFIED: 0,
+  /** NOT_CONFIGURED - No order to join, and not a member through the agent. */
+  NOT_CONFIGURED: 1,
+  /** MISSING - The netbird command is not there. */
+  MISSING: 2,
+  /** STOPPED - The netbird service does not answer. */
+  STOPPED: 3,
+  /** NEEDS_LOGIN - Logged out; a key is needed. */
+  NEEDS_LOGIN: 4,
+  /** CONNECTING - On its way. */
+  CONNECTING: 5,
+  /** CONNECTED - Member, with a connection to the management and the signal server. */
+  CONNECTED: 6,
+  /** FAILED - The last attempt failed, or NetBird is used for something else; see problem. */
+  FAILED: 7,
+  /** UNKNOWN - NetBird reports a state that this agent does not know; see raw_state. */
+  UNKNOWN: 8,
+  UNRECOGNIZED: -1,
+} as const;
+
+export type MeshReport_State = typeof MeshReport_State[keyof typeof MeshReport_State];
+
+export namespace MeshReport_State {
+  export type UNSPECIFIED = typeof MeshReport_State.UNSPECIFIED;
+  export type NOT_CONFIGURED = typeof MeshReport_State.NOT_CONFIGURED;
+  export type MISSING = typeof MeshReport_State.MISSING;
+  export type STOPPED = typeof MeshReport_State.STOPPED;
+  export type NEEDS_LOGIN = typeof MeshReport_State.NEEDS_LOGIN;
+  export type CONNECTING = typeof MeshReport_State.CONNECTING;
+  export type CONNECTED = typeof MeshReport_State.CONNECTED;
+  export type FAILED = typeof MeshReport_State.FAILED;
+  export type UNKNOWN = typeof MeshReport_State.UNKNOWN;
+  export type UNRECOGNIZED = typeof MeshReport_State.UNRECOGNIZED;
+}
+
+export function meshReport_StateFromJSON(object: any): MeshReport_State {
+  switch (object) {
+    case 0:
+    case "STATE_UNSPECIFIED":
+      return MeshReport_State.UNSPECIFIED;
+    case 1:
+    case "STATE_NOT_CONFIGURED":
+      return MeshReport_State.NOT_CONFIGURED;
+    case 2:
+    case "STATE_MISSING":
+      return MeshReport_State.MISSING;
+    case 3:
+    case "STATE_STOPPED":
+      return MeshReport_State.STOPPED;
+    case 4:
+    case "STATE_NEEDS_LOGIN":
+      return MeshReport_State.NEEDS_LOGIN;
+    case 5:
+    case "STATE_CONNECTING":
+      return MeshReport_State.CONNECTING;
+    case 6:
+    case "STATE_CONNECTED":
+      return MeshReport_State.CONNECTED;
+    case 7:
+    case "STATE_FAILED":
+      return MeshReport_State.FAILED;
+    case 8:
+    case "STATE_UNKNOWN":
+      return MeshReport_State.UNKNOWN;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return MeshReport_State.UNRECOGNIZED;
+  }
+}
+
+export function meshReport_StateToJSON(object: MeshReport_State): string {
+  switch (object) {
+    case MeshReport_State.UNSPECIFIED:
+      return "STATE_UNSPECIFIED";
+    case MeshReport_State.NOT_CONFIGURED:
+      return "STATE_NOT_CONFIGURED";
+    case MeshReport_State.MISSING:
+      return "STATE_MISSING";
+    case MeshReport_State.STOPPED:
+      return "STATE_STOPPED";
+    case MeshReport_State.NEEDS_LOGIN:
+      return "STATE_NEEDS_LOGIN";
+    case MeshReport_State.CONNECTING:
+      return "STATE_CONNECTING";
+    case MeshReport_State.CONNECTED:
+      return "STATE_CONNECTED";
+    case MeshReport_State.FAILED:
+      return "STATE_FAILED";
+    case MeshReport_State.UNKNOWN:
+      return "STATE_UNKNOWN";
+    case MeshReport_State.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
   }
@@ -2662,6 +2823,9 @@ export const HeartbeatRequest: MessageFns<HeartbeatRequest> = {
       case "facts":
         HostFacts.encode(message.message.value, writer.uint32(34).fork()).join();
         break;
+      case "mesh":
+        MeshReport.encode(message.message.value, writer.uint32(42).fork()).join();
+        break;
     }
     return writer;
   },
@@ -2711,6 +2875,14 @@ export const HeartbeatRequest: MessageFns<HeartbeatRequest> = {
             message.message = { $case: "facts", value: HostFacts.decode(reader, reader.uint32()) };
             continue;
           }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.message = { $case: "mesh", value: MeshReport.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2733,6 +2905,8 @@ export const HeartbeatRequest: MessageFns<HeartbeatRequest> = {
         ? { $case: "receipt", value: OperationReceipt.fromJSON(object.receipt) }
         : isSet(object.facts)
         ? { $case: "facts", value: HostFacts.fromJSON(object.facts) }
+        : isSet(object.mesh)
+        ? { $case: "mesh", value: MeshReport.fromJSON(object.mesh) }
         : undefined,
     };
   },
@@ -2747,6 +2921,8 @@ export const HeartbeatRequest: MessageFns<HeartbeatRequest> = {
       obj.receipt = OperationReceipt.toJSON(message.message.value);
     } else if (message.message?.$case === "facts") {
       obj.facts = HostFacts.toJSON(message.message.value);
+    } else if (message.message?.$case === "mesh") {
+      obj.mesh = MeshReport.toJSON(message.message.value);
     }
     return obj;
   },
@@ -2778,6 +2954,12 @@ export const HeartbeatRequest: MessageFns<HeartbeatRequest> = {
       case "facts": {
         if (object.message?.value !== undefined && object.message?.value !== null) {
           message.message = { $case: "facts", value: HostFacts.fromPartial(object.message.value) };
+        }
+        break;
+      }
+      case "mesh": {
+        if (object.message?.value !== undefined && object.message?.value !== null) {
+          message.message = { $case: "mesh", value: MeshReport.fromPartial(object.message.value) };
         }
         break;
       }
@@ -3256,6 +3438,9 @@ export const HeartbeatResponse: MessageFns<HeartbeatResponse> = {
       case "goodbye":
         Goodbye.encode(message.message.value, writer.uint32(42).fork()).join();
         break;
+      case "mesh":
+        MeshOrder.encode(message.message.value, writer.uint32(50).fork()).join();
+        break;
     }
     return writer;
   },
@@ -3313,6 +3498,14 @@ export const HeartbeatResponse: MessageFns<HeartbeatResponse> = {
             message.message = { $case: "goodbye", value: Goodbye.decode(reader, reader.uint32()) };
             continue;
           }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.message = { $case: "mesh", value: MeshOrder.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3337,6 +3530,8 @@ export const HeartbeatResponse: MessageFns<HeartbeatResponse> = {
         ? { $case: "cancel", value: CancelOperation.fromJSON(object.cancel) }
         : isSet(object.goodbye)
         ? { $case: "goodbye", value: Goodbye.fromJSON(object.goodbye) }
+        : isSet(object.mesh)
+        ? { $case: "mesh", value: MeshOrder.fromJSON(object.mesh) }
         : undefined,
     };
   },
@@ -3353,6 +3548,8 @@ export const HeartbeatResponse: MessageFns<HeartbeatResponse> = {
       obj.cancel = CancelOperation.toJSON(message.message.value);
     } else if (message.message?.$case === "goodbye") {
       obj.goodbye = Goodbye.toJSON(message.message.value);
+    } else if (message.message?.$case === "mesh") {
+      obj.mesh = MeshOrder.toJSON(message.message.value);
     }
     return obj;
   },
@@ -3390,6 +3587,12 @@ export const HeartbeatResponse: MessageFns<HeartbeatResponse> = {
       case "goodbye": {
         if (object.message?.value !== undefined && object.message?.value !== null) {
           message.message = { $case: "goodbye", value: Goodbye.fromPartial(object.message.value) };
+        }
+        break;
+      }
+      case "mesh": {
+        if (object.message?.value !== undefined && object.message?.value !== null) {
+          message.message = { $case: "mesh", value: MeshOrder.fromPartial(object.message.value) };
         }
         break;
       }
@@ -6311,6 +6514,483 @@ export const LogStream: MessageFns<LogStream> = {
     message.microvmId = object.microvmId ?? "";
     message.source = object.source ?? 0;
     message.incarnation = object.incarnation ?? 0;
+    return message;
+  },
+};
+
+function createBaseMeshOrder(): MeshOrder {
+  return { join: false, managementUrl: "", setupKey: "", hostName: "", revision: 0 };
+}
+
+export const MeshOrder: MessageFns<MeshOrder> = {
+  encode(message: MeshOrder, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.join !== false) {
+      writer.uint32(8).bool(message.join);
+    }
+    if (message.managementUrl !== "") {
+      writer.uint32(18).string(message.managementUrl);
+    }
+    if (message.setupKey !== "") {
+      writer.uint32(26).string(message.setupKey);
+    }
+    if (message.hostName !== "") {
+      writer.uint32(34).string(message.hostName);
+    }
+    if (message.revision !== 0) {
+      writer.uint32(40).uint64(message.revision);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): MeshOrder {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseMeshOrder();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.join = reader.bool();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.managementUrl = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.setupKey = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.hostName = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.revision = longToNumber(reader.uint64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): MeshOrder {
+    return {
+      join: isSet(object.join) ? globalThis.Boolean(object.join) : false,
+      managementUrl: isSet(object.managementUrl)
+        ? globalThis.String(object.managementUrl)
+        : isSet(object.management_url)
+        ? globalThis.String(object.management_url)
+        : "",
+      setupKey: isSet(object.setupKey)
+        ? globalThis.String(object.setupKey)
+        : isSet(object.setup_key)
+        ? globalThis.String(object.setup_key)
+        : "",
+      hostName: isSet(object.hostName)
+        ? globalThis.String(object.hostName)
+        : isSet(object.host_name)
+        ? globalThis.String(object.host_name)
+        : "",
+      revision: isSet(object.revision) ? globalThis.Number(object.revision) : 0,
+    };
+  },
+
+  toJSON(message: MeshOrder): unknown {
+    const obj: any = {};
+    if (message.join !== false) {
+      obj.join = message.join;
+    }
+    if (message.managementUrl !== "") {
+      obj.managementUrl = message.managementUrl;
+    }
+    if (message.setupKey !== "") {
+      obj.setupKey = message.setupKey;
+    }
+    if (message.hostName !== "") {
+      obj.hostName = message.hostName;
+    }
+    if (message.revision !== 0) {
+      obj.revision = Math.round(message.revision);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<MeshOrder>): MeshOrder {
+    return MeshOrder.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<MeshOrder>): MeshOrder {
+    const message = createBaseMeshOrder();
+    message.join = object.join ?? false;
+    message.managementUrl = object.managementUrl ?? "";
+    message.setupKey = object.setupKey ?? "";
+    message.hostName = object.hostName ?? "";
+    message.revision = object.revision ?? 0;
+    return message;
+  },
+};
+
+function createBaseMeshReport(): MeshReport {
+  return {
+    state: 0,
+    rawState: "",
+    peerId: "",
+    publicKey: "",
+    address: "",
+    fqdn: "",
+    managementConnected: false,
+    signalConnected: false,
+    peersRelayed: 0,
+    peersDirect: 0,
+    problem: "",
+    wantsKey: false,
+    orderRevision: 0,
+    daemonMemoryBytes: 0,
+  };
+}
+
+export const MeshReport: MessageFns<MeshReport> = {
+  encode(message: MeshReport, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.state !== 0) {
+      writer.uint32(8).int32(message.state);
+    }
+    if (message.rawState !== "") {
+      writer.uint32(18).string(message.rawState);
+    }
+    if (message.peerId !== "") {
+      writer.uint32(26).string(message.peerId);
+    }
+    if (message.publicKey !== "") {
+      writer.uint32(34).string(message.publicKey);
+    }
+    if (message.address !== "") {
+      writer.uint32(42).string(message.address);
+    }
+    if (message.fqdn !== "") {
+      writer.uint32(50).string(message.fqdn);
+    }
+    if (message.managementConnected !== false) {
+      writer.uint32(56).bool(message.managementConnected);
+    }
+    if (message.signalConnected !== false) {
+      writer.uint32(64).bool(message.signalConnected);
+    }
+    if (message.peersRelayed !== 0) {
+      writer.uint32(72).uint32(message.peersRelayed);
+    }
+    if (message.peersDirect !== 0) {
+      writer.uint32(80).uint32(message.peersDirect);
+    }
+    if (message.problem !== "") {
+      writer.uint32(90).string(message.problem);
+    }
+    if (message.wantsKey !== false) {
+      writer.uint32(96).bool(message.wantsKey);
+    }
+    if (message.orderRevision !== 0) {
+      writer.uint32(104).uint64(message.orderRevision);
+    }
+    if (message.daemonMemoryBytes !== 0) {
+      writer.uint32(112).uint64(message.daemonMemoryBytes);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): MeshReport {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseMeshReport();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.state = reader.int32() as any;
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.rawState = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.peerId = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.publicKey = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.address = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.fqdn = reader.string();
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.managementConnected = reader.bool();
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.signalConnected = reader.bool();
+            continue;
+          }
+          case 9: {
+            if (tag !== 72) {
+              break;
+            }
+
+            message.peersRelayed = reader.uint32();
+            continue;
+          }
+          case 10: {
+            if (tag !== 80) {
+              break;
+            }
+
+            message.peersDirect = reader.uint32();
+            continue;
+          }
+          case 11: {
+            if (tag !== 90) {
+              break;
+            }
+
+            message.problem = reader.string();
+            continue;
+          }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.wantsKey = reader.bool();
+            continue;
+          }
+          case 13: {
+            if (tag !== 104) {
+              break;
+            }
+
+            message.orderRevision = longToNumber(reader.uint64());
+            continue;
+          }
+          case 14: {
+            if (tag !== 112) {
+              break;
+            }
+
+            message.daemonMemoryBytes = longToNumber(reader.uint64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): MeshReport {
+    return {
+      state: isSet(object.state) ? meshReport_StateFromJSON(object.state) : 0,
+      rawState: isSet(object.rawState)
+        ? globalThis.String(object.rawState)
+        : isSet(object.raw_state)
+        ? globalThis.String(object.raw_state)
+        : "",
+      peerId: isSet(object.peerId)
+        ? globalThis.String(object.peerId)
+        : isSet(object.peer_id)
+        ? globalThis.String(object.peer_id)
+        : "",
+      publicKey: isSet(object.publicKey)
+        ? globalThis.String(object.publicKey)
+        : isSet(object.public_key)
+        ? globalThis.String(object.public_key)
+        : "",
+      address: isSet(object.address) ? globalThis.String(object.address) : "",
+      fqdn: isSet(object.fqdn) ? globalThis.String(object.fqdn) : "",
+      managementConnected: isSet(object.managementConnected)
+        ? globalThis.Boolean(object.managementConnected)
+        : isSet(object.management_connected)
+        ? globalThis.Boolean(object.management_connected)
+        : false,
+      signalConnected: isSet(object.signalConnected)
+        ? globalThis.Boolean(object.signalConnected)
+        : isSet(object.signal_connected)
+        ? globalThis.Boolean(object.signal_connected)
+        : false,
+      peersRelayed: isSet(object.peersRelayed)
+        ? globalThis.Number(object.peersRelayed)
+        : isSet(object.peers_relayed)
+        ? globalThis.Number(object.peers_relayed)
+        : 0,
+      peersDirect: isSet(object.peersDirect)
+        ? globalThis.Number(object.peersDirect)
+        : isSet(object.peers_direct)
+        ? globalThis.Number(object.peers_direct)
+        : 0,
+      problem: isSet(object.problem) ? globalThis.String(object.problem) : "",
+      wantsKey: isSet(object.wantsKey)
+        ? globalThis.Boolean(object.wantsKey)
+        : isSet(object.wants_key)
+        ? globalThis.Boolean(object.wants_key)
+        : false,
+      orderRevision: isSet(object.orderRevision)
+        ? globalThis.Number(object.orderRevision)
+        : isSet(object.order_revision)
+        ? globalThis.Number(object.order_revision)
+        : 0,
+      daemonMemoryBytes: isSet(object.daemonMemoryBytes)
+        ? globalThis.Number(object.daemonMemoryBytes)
+        : isSet(object.daemon_memory_bytes)
+        ? globalThis.Number(object.daemon_memory_bytes)
+        : 0,
+    };
+  },
+
+  toJSON(message: MeshReport): unknown {
+    const obj: any = {};
+    if (message.state !== 0) {
+      obj.state = meshReport_StateToJSON(message.state);
+    }
+    if (message.rawState !== "") {
+      obj.rawState = message.rawState;
+    }
+    if (message.peerId !== "") {
+      obj.peerId = message.peerId;
+    }
+    if (message.publicKey !== "") {
+      obj.publicKey = message.publicKey;
+    }
+    if (message.address !== "") {
+      obj.address = message.address;
+    }
+    if (message.fqdn !== "") {
+      obj.fqdn = message.fqdn;
+    }
+    if (message.managementConnected !== false) {
+      obj.managementConnected = message.managementConnected;
+    }
+    if (message.signalConnected !== false) {
+      obj.signalConnected = message.signalConnected;
+    }
+    if (message.peersRelayed !== 0) {
+      obj.peersRelayed = Math.round(message.peersRelayed);
+    }
+    if (message.peersDirect !== 0) {
+      obj.peersDirect = Math.round(message.peersDirect);
+    }
+    if (message.problem !== "") {
+      obj.problem = message.problem;
+    }
+    if (message.wantsKey !== false) {
+      obj.wantsKey = message.wantsKey;
+    }
+    if (message.orderRevision !== 0) {
+      obj.orderRevision = Math.round(message.orderRevision);
+    }
+    if (message.daemonMemoryBytes !== 0) {
+      obj.daemonMemoryBytes = Math.round(message.daemonMemoryBytes);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<MeshReport>): MeshReport {
+    return MeshReport.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<MeshReport>): MeshReport {
+    const message = createBaseMeshReport();
+    message.state = object.state ?? 0;
+    message.rawState = object.rawState ?? "";
+    message.peerId = object.peerId ?? "";
+    message.publicKey = object.publicKey ?? "";
+    message.address = object.address ?? "";
+    message.fqdn = object.fqdn ?? "";
+    message.managementConnected = object.managementConnected ?? false;
+    message.signalConnected = object.signalConnected ?? false;
+    message.peersRelayed = object.peersRelayed ?? 0;
+    message.peersDirect = object.peersDirect ?? 0;
+    message.problem = object.problem ?? "";
+    message.wantsKey = object.wantsKey ?? false;
+    message.orderRevision = object.orderRevision ?? 0;
+    message.daemonMemoryBytes = object.daemonMemoryBytes ?? 0;
     return message;
   },
 };
