@@ -158,6 +158,10 @@ export interface HostStatus {
    */
   meshAddress?: string;
   /**
+   * Range of the guests of this host in the mesh.
+   */
+  meshSubnet?: string;
+  /**
    * MicroVMs on the host that belong to no object any more. They are listed, never stopped by n-kudo.
    */
   orphans?: HostStatusOrphan[];

@@ -105,29 +105,66 @@ export interface SiteImages {
   prePull?: string[];
 }
 /**
- * Private network between the hosts and microVMs of the site.
+ * Private network between the hosts and microVMs of the site, and whoever is let in from outside.
  */
 export interface SiteMesh {
   /**
-   * None: no mesh. NetBird: one NetBird account; reserved.
+   * None: no mesh, and what n-kudo made for the site in one is removed. NetBird: the account of the token in secretRef.
    *
    * Default: "None".
    */
   provider?: 'None' | 'NetBird';
+  /**
+   * Address of the management server. https://api.netbird.io when left out.
+   */
+  managementURL?: string;
   secretRef?: SiteMeshSecretRef;
   /**
-   * Mesh groups that the hosts of the site join. Reserved.
+   * Names of groups of the account that the hosts of the site also join. n-kudo never makes, changes or removes them; one that does not exist is named in condition MeshReady.
    */
   groups?: string[];
+  /**
+   * Who may reach the hosts and guest subnets of the site, beside the hosts of the site themselves, which always reach each other.
+   */
+  policies?: SiteMeshPolicie[];
+  /**
+   * Range from which each host of the site gets one /24 for its guests. A subnet is given to one host only in the whole installation. 10.96.0.0/12 when left out; a change holds for hosts that join later. Choose a range that nothing else at the sites uses.
+   */
+  subnetPool?: string;
 }
 /**
- * Secret with the API token of the mesh. Reserved.
+ * Secret with the API token of the mesh account, in its key token.
  */
 export interface SiteMeshSecretRef {
   /**
    * Name of the Secret, in the same namespace.
    */
   name: string;
+}
+/**
+ * One permission.
+ */
+export interface SiteMeshPolicie {
+  /**
+   * Unique within the site.
+   */
+  name: string;
+  /**
+   * Names of groups of the account; n-kudo never makes, changes or removes them.
+   */
+  peers: string[];
+  /**
+   * In, also when left out: the peers may reach the site. Both: the site may also reach the peers.
+   */
+  direction?: 'In' | 'Both';
+  /**
+   * What is let through; all when left out.
+   */
+  protocol?: 'all' | 'tcp' | 'udp' | 'icmp';
+  /**
+   * Ports of the site that are let through; every port when left out.
+   */
+  ports?: number[];
 }
 /**
  * The most that the microVMs of the site may ask for together; no limit for what is left out. Reserved.

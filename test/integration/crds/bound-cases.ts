@@ -24,6 +24,7 @@ const cpu = (count: unknown): Spec => microvmSpec({ cpu: { count } });
 const matchLabels = (labels: unknown): Spec => microvmSpec({ placement: { hostSelector: { matchLabels: labels } } });
 const kernel = (fields: Spec): Spec => microvmSpec({ boot: { kernel: { path: '/srv/vmlinux', ...fields } } });
 const without = (spec: Spec, field: string): Spec => Object.fromEntries(Object.entries(spec).filter(([name]) => name !== field));
+const meshSpec = (fields: Spec): Spec => siteSpec({ mesh: { provider: 'NetBird', secretRef: { name: 'netbird' }, ...fields } });
 const maintenanceWindow = (fields: Spec): Spec => siteSpec({ maintenanceWindows: [{ name: 'night', start: '02:00', duration: '2h', ...fields }] });
 
 const shipped = (kind: Kind, field: string, accepted: readonly Spec[], refused: readonly Spec[]): BoundCase => ({
@@ -111,6 +112,15 @@ export const boundCases: readonly BoundCase[] = [
   unlocked('Site', 'spec.maintenanceWindows[0].days', [maintenanceWindow({ days: ['Mon', 'Sun'] })], [maintenanceWindow({ days: ['Mon', 'Mon'] }), maintenanceWindow({ days: ['Funday'] })]),
   unlocked('Site', 'spec.quota.microvms', [siteSpec({ quota: { microvms: 0 } })], [siteSpec({ quota: { microvms: -1 } })]),
   shipped('Site', 'spec.mesh.provider', [], [siteSpec({ mesh: { provider: 'Tailscale' } })]),
+  shipped('Site', 'spec.mesh.groups', [meshSpec({ groups: ['shops'] })], [meshSpec({ groups: many(17, (index) => `g${index}`) }), meshSpec({ groups: [''] })]),
+  shipped('Site', 'spec.mesh.policies', [], [meshSpec({ policies: many(17, (index) => ({ name: `p${index}`, peers: ['a'] })) })]),
+  shipped(
+    'Site',
+    'spec.mesh.policies[0].peers',
+    [meshSpec({ policies: [{ name: 'p', peers: ['a'], direction: 'Both' }] })],
+    [meshSpec({ policies: [{ name: 'p', peers: [] }] }), meshSpec({ policies: [{ name: 'p' }] })],
+  ),
+  shipped('Site', 'spec.mesh.policies[0].ports[0]', [], [meshSpec({ policies: [{ name: 'p', peers: ['a'], protocol: 'tcp', ports: [0] }] }), meshSpec({ policies: [{ name: 'p', peers: ['a'], protocol: 'tcp', ports: [65536] }] })]),
   shipped('EnrollmentToken', 'spec.siteRef', [tokenSpec()], [{}]),
   shipped('EnrollmentToken', 'spec.hostName', [tokenSpec({ hostName: 'edge-1' })], [tokenSpec({ hostName: 'edge_1' }), tokenSpec({ hostName: '' }), tokenSpec({ hostName: 'a/../b' })]),
   shipped('EnrollmentToken', 'spec.ttl', [], [tokenSpec({ ttl: 3600 })]),

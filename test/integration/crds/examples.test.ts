@@ -12,6 +12,9 @@ import { kinds, readCrds, schemaOf, walkSchema, type Kind } from './crd-source.t
 const directory = fileURLToPath(new URL('../../../examples/', import.meta.url));
 const files = readdirSync(directory).filter((file) => file.endsWith('.yaml'));
 
+/** Examples of one subject beside those of each kind. */
+const topics = ['site-mesh.yaml'];
+
 /** Fields that work and that the full example can't show, with the reason. */
 const leftOut: Readonly<Record<string, string>> = {
   'MicroVM .spec.className': 'there are no classes, so the microVM would not run',
@@ -35,7 +38,7 @@ beforeAll(async () => {
 describe('the examples', () => {
   it('are one minimal and one full manifest for each kind', () => {
     const expected = kinds.map((kind) => kind.toLowerCase()).flatMap((kind) => [`${kind}.yaml`, `${kind}-full.yaml`]);
-    expect(files.toSorted()).toEqual(expected.toSorted());
+    expect(files.toSorted()).toEqual([...expected, ...topics].toSorted());
   });
 
   it.each(files)('%s is applied by kubectl into any namespace, twice', async (file) => {

@@ -228,6 +228,50 @@ function disconnectRules(kind: Kind, base: (fields: Spec) => Spec): RuleCase[] {
   ];
 }
 
+const mesh = (fields: Spec): Spec => siteSpec({ mesh: { provider: 'NetBird', secretRef: { name: 'netbird' }, ...fields } });
+const policy = (fields: Spec): Spec => mesh({ policies: [{ name: 'admins', peers: ['admins'], ...fields }] });
+
+const meshCases: RuleCase[] = [
+  {
+    kind: 'Site',
+    variant: 'shipped',
+    rule: 'write mesh.secretRef.name with provider: NetBird',
+    accepted: [
+      { title: 'with it', spec: mesh({}) },
+      { title: 'no mesh', spec: siteSpec({ mesh: { provider: 'None' } }) },
+      { title: 'nothing said', spec: siteSpec({ mesh: {} }) },
+    ],
+    refused: [{ title: 'without it', spec: siteSpec({ mesh: { provider: 'NetBird' } }) }],
+  },
+  {
+    kind: 'Site',
+    variant: 'shipped',
+    rule: 'write mesh.managementURL as https://host',
+    accepted: samples((managementURL) => mesh({ managementURL }), ['https://api.netbird.io', 'https://netbird.example.com:8443', 'http://127.0.0.1:33073', 'http://localhost:80']),
+    refused: samples((managementURL) => mesh({ managementURL }), ['http://netbird.example.com', 'https://a.example/api', 'https://u:p@a.example', 'http://127.0.0.1.example.com', 'ftp://a.example', 'https://a b']),
+  },
+  {
+    kind: 'Site',
+    variant: 'shipped',
+    rule: 'write ports together with protocol: tcp or protocol: udp',
+    accepted: [
+      { title: 'tcp', spec: policy({ protocol: 'tcp', ports: [22, 443] }) },
+      { title: 'no ports', spec: policy({ protocol: 'icmp' }) },
+    ],
+    refused: [
+      { title: 'no protocol', spec: policy({ ports: [22] }) },
+      { title: 'icmp', spec: policy({ protocol: 'icmp', ports: [22] }) },
+    ],
+  },
+  {
+    kind: 'Site',
+    variant: 'shipped',
+    rule: 'write mesh.subnetPool as an IPv4 range',
+    accepted: samples((subnetPool) => mesh({ subnetPool }), ['10.96.0.0/12', '10.0.0.0/8', '192.168.7.0/24']),
+    refused: samples((subnetPool) => mesh({ subnetPool }), ['10.96.0.1/12', '10.96.0.0/25', '100.64.0.0/10', '100.80.0.0/16', '100.0.0.0/8', '300.1.1.0/24', '10.96.0.0/33', 'fd00::/8 ']),
+  },
+];
+
 const siteCases: RuleCase[] = [
   nameRule('Site'),
   reserved('Site', 'timeZone', siteSpec({ timeZone: 'Europe/Berlin' })),
@@ -236,9 +280,7 @@ const siteCases: RuleCase[] = [
   reserved('Site', 'images', siteSpec({ images: {} })),
   reserved('Site', 'quota', siteSpec({ quota: { microvms: 1 } })),
   reserved('Site', 'massDeletionGuard', siteSpec({ massDeletionGuard: 'Enabled' })),
-  reserved('Site', 'mesh.provider: NetBird', siteSpec({ mesh: { provider: 'NetBird' } }), { accepted: siteSpec({ mesh: { provider: 'None' } }) }),
-  reserved('Site', 'mesh.secretRef', siteSpec({ mesh: { secretRef: { name: 'netbird' } } }), { accepted: siteSpec({ mesh: {} }) }),
-  reserved('Site', 'mesh.groups', siteSpec({ mesh: { groups: ['shops'] } })),
+  ...meshCases,
   ...disconnectRules('Site', siteSpec),
   durationRule(
     {
