@@ -181,3 +181,48 @@ test('a journal that was put back from an older copy touches nothing, until an o
   settle(host);
   expect(host.vmm.kind).toBe('exited');
 });
+
+describe('a VMM whose API does not answer', () => {
+  const stuck = (): SimulatedHost => {
+    const host = running();
+    host.isStuck = true;
+    return host;
+  };
+
+  test('is left alone while it is wanted: it may only be busy', () => {
+    const host = stuck();
+    for (let turns = 0; turns < 100; turns += 1) host.turn();
+    expect([host.spawned, host.vmm.kind]).toEqual([1, 'live']);
+  });
+
+  test.each([
+    ['a deletion', (record: MicroVMRecord) => ({ ...record, isDeleting: true })],
+    ['Halted', (record: MicroVMRecord) => ({ ...record, revision: 2, desired: testDesired({ runPolicy: 'Halted' }) })],
+    ['a new restartNonce', (record: MicroVMRecord) => ({ ...record, revision: 2, desired: testDesired({ restartNonce: 1 }) })],
+  ])('is killed by %s, once the grace period is over and an orderly end was tried', (_name, change) => {
+    const host = stuck();
+    host.record = change(host.record);
+    host.turn();
+    expect([host.record.run.stop !== undefined, host.vmm.kind]).toEqual([true, 'live']);
+    settle(host);
+    expect(host.isStuck).toBe(false);
+    expect(host.record.desired?.restartNonce === 1 ? host.spawned : host.vmm.kind).toBe(host.record.isDeleting ? 'absent' : host.record.desired?.restartNonce === 1 ? 2 : 'exited');
+  });
+
+  test('is killed and started again when it hung while it booted', () => {
+    const host = running();
+    host.record = { ...host.record, run: { ...host.record.run, phase: 'abandoned' } };
+    host.isStuck = true;
+    settle(host);
+    expect([host.spawned, host.vmm]).toMatchObject([2, { kind: 'live', api: 'running' }]);
+  });
+
+  test('that answers again before the grace period is over gets its power button', () => {
+    const host = stuck();
+    host.record = { ...host.record, isDeleting: true };
+    for (let turns = 0; turns < 4; turns += 1) host.turn();
+    host.isStuck = false;
+    settle(host);
+    expect([host.buttonPresses, host.isGone]).toEqual([1, true]);
+  });
+});

@@ -95,7 +95,7 @@ function decide(view: View): Decision {
       // Somebody's spawn is under way: ours joins it, a stop waits for its process.
       return record.run.phase === 'starting' && record.run.stop === undefined && shouldRun(record)
         ? step('spawnVmm')
-        : { kind: 'wait', for: 'vmm', untilBootMs: now.bootMs + vmmRecheckMs };
+        : waitForVmm(now.bootMs + vmmRecheckMs);
     case 'live':
       return decideLive(view, vmm.api);
     case 'exited':
@@ -116,10 +116,10 @@ function isNewEnd(record: MicroVMRecord, exit: SeenExit): boolean {
 }
 
 function decideLive(view: View, api: 'none' | 'created' | 'running' | 'paused' | 'unreachable'): Decision {
-  const { record, now } = view;
+  const { record } = view;
   const { run } = record;
   if (run.stop !== undefined) return decideStop(view, api);
-  if (api === 'unreachable') return { kind: 'wait', for: 'vmm', untilBootMs: now.bootMs + vmmRecheckMs };
+  if (api === 'unreachable') return decideUnreachable(view);
   const isGuestUp = api === 'running' || api === 'paused';
   // Also a guest that no journal knows, and one whose boot call got no answer: adopted, never doubled.
   if (isGuestUp && run.phase !== 'started') return { kind: 'note', note: { kind: 'guestBooted' } };
@@ -130,6 +130,23 @@ function decideLive(view: View, api: 'none' | 'created' | 'running' | 'paused' |
   const { desired } = record;
   if (desired !== null && desired.paused !== (api === 'paused')) return step(desired.paused ? 'pauseVm' : 'resumeVm');
   return done(view);
+}
+
+/** It may be busy for a moment, so only what is to end anyway is ended: at last without its consent. */
+function decideUnreachable(view: View): Decision {
+  const { phase } = view.record.run;
+  if (phase === 'abandoned') return endOfVmm(view);
+  const cause = stopCause(view, phase === 'started');
+  return cause === undefined ? waitForVmm(view.now.bootMs + vmmRecheckMs) : { kind: 'note', note: { kind: 'stopBegun', cause } };
+}
+
+function waitForVmm(untilBootMs: number): Decision {
+  return { kind: 'wait', for: 'vmm', untilBootMs };
+}
+
+/** An orderly end leaves nothing behind; a VMM that does not take part in it is killed. */
+function endOfVmm({ attempt }: View): Decision {
+  return step(attempt.isShutdownFailed ? 'killVmm' : 'shutdownVmm');
 }
 
 function stopCause(view: View, isGuestUp: boolean): StopCause | undefined {
@@ -147,7 +164,7 @@ function stopCause(view: View, isGuestUp: boolean): StopCause | undefined {
 /** A VMM without a running guest. */
 function decideUnbooted(view: View, api: 'none' | 'created'): Decision {
   const { record, attempt } = view;
-  if (record.run.phase !== 'starting') return step('shutdownVmm');
+  if (record.run.phase !== 'starting') return endOfVmm(view);
   if (needsIdentity(view)) return step('writeIdentity');
   // A configuration that this process did not make may be that of an older desired state.
   if (api === 'none' || attempt.createdFor !== creationKey(record)) return step('createVm');
@@ -164,6 +181,7 @@ function decideStop(view: View, api: string): Decision {
   const { stop } = record.run;
   if (stop === undefined || attempt.isShutdownFailed) return step('killVmm');
   if (!stop.usesButton || isPast(stop.deadline, now)) return step('shutdownVmm');
+  if (api === 'unreachable') return waitForVmm(Math.min(now.bootMs + vmmRecheckMs, stop.deadline.ms));
   if (api === 'none' || api === 'created') return step('shutdownVmm');
   // A paused guest can't see the button.
   if (api === 'paused') return step('resumeVm');

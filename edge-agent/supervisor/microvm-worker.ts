@@ -69,6 +69,9 @@ export interface MicroVMWorker {
 
 /** Longest time for one step beyond the deadlines of the hypervisor itself, milliseconds. */
 const stepDeadlineMs = 120_000;
+/** After the file that a start waits for has changed: half of the first delay, and the longest, milliseconds. */
+const changedFileDelayMs = 50;
+const changedFileDelayMaxMs = 5_000;
 /** A running microVM is looked at this often although nothing told of a change, milliseconds. */
 const safetyLookMs = 60_000;
 /** Turns in one go before others get their chance; a create takes about ten. */
@@ -249,7 +252,11 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
     const path = error.details['path'];
     cancelFileWatch();
     cancelFileWatch = typeof path !== 'string' ? () => {} : deps.files.watchFor(path, () => {
-      if (attempt.failed !== undefined) attempt = { ...attempt, failed: { ...attempt.failed, retryAtBootMs: 0 } };
+      const { failed } = attempt;
+      if (failed === undefined) return;
+      // A file that is being written changes all the time, and a try costs a process.
+      const soonestMs = clock.now().bootMs + Math.min(changedFileDelayMaxMs, changedFileDelayMs * 2 ** Math.min(failed.count, 20));
+      attempt = { ...attempt, failed: { ...failed, retryAtBootMs: Math.min(failed.retryAtBootMs, soonestMs) } };
       wake();
     });
   }

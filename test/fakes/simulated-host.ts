@@ -22,6 +22,8 @@ export class SimulatedHost {
   isGone = false;
   /** A guest that does not react to its power button. */
   ignoresButton = false;
+  /** A VMM that never answers again; only a kill ends it. */
+  isStuck = false;
   #failNext = false;
   #isHung = false;
 
@@ -31,7 +33,7 @@ export class SimulatedHost {
   }
 
   view(): View {
-    const vmm: SeenVmm = this.#isHung && this.vmm.kind === 'live' ? { ...this.vmm, api: 'unreachable' } : this.vmm;
+    const vmm: SeenVmm = (this.#isHung || this.isStuck) && this.vmm.kind === 'live' ? { ...this.vmm, api: 'unreachable' } : this.vmm;
     this.#isHung = false;
     return { record: this.record, vmm, directory: this.directory, attempt: this.attempt, now: this.now };
   }
@@ -105,7 +107,7 @@ export class SimulatedHost {
 
   #step(name: StepName, view: View): void {
     if (name === 'pressPowerButton') this.attempt = { ...this.attempt, mayPressButton: false };
-    if (this.#failNext) return this.#fail(name);
+    if (this.#failNext || (this.isStuck && ['createVm', 'bootVm', 'pauseVm', 'resumeVm', 'pressPowerButton', 'shutdownVmm'].includes(name))) return this.#fail(name);
     switch (name) {
       case 'prepareDirectory':
         this.directory = { exists: true, identity: null };
@@ -143,6 +145,7 @@ export class SimulatedHost {
       case 'shutdownVmm':
         return this.#end({ reason: 'Operator', code: 0 });
       case 'killVmm':
+        this.isStuck = false;
         return this.#end({ reason: 'VMMCrash', signal: 'SIGKILL' });
       case 'removeDirectory':
         assert(this.vmm.kind !== 'live', 'the directory of a live VMM stays');

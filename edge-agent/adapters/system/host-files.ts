@@ -5,7 +5,7 @@
  */
 import { watch, type FSWatcher } from 'node:fs';
 import { realpath, stat } from 'node:fs/promises';
-import { dirname, normalize, sep } from 'node:path';
+import { basename, dirname, normalize, sep } from 'node:path';
 import { AppError, type ErrorCode } from '#api/model/error-codes.ts';
 import type { HostFiles } from '../../ports/host-files.ts';
 
@@ -59,9 +59,12 @@ function fileError(error: unknown, path: string, missing: ErrorCode): AppError {
 function watchNearest(path: string, callback: () => void): () => void {
   let watcher: FSWatcher | undefined;
   const stop = (): void => watcher?.close();
-  for (let directory = dirname(path); ; directory = dirname(directory)) {
+  // In each directory only the name on the way to the path counts: a busy directory is nobody's news.
+  for (let [directory, name] = [dirname(path), basename(path)]; ; [directory, name] = [dirname(directory), basename(directory)]) {
+    const awaited = name;
     try {
-      watcher = watch(directory, { persistent: false }, () => {
+      watcher = watch(directory, { persistent: false }, (_event, changed) => {
+        if (changed !== null && changed !== awaited) return;
         stop();
         callback();
       });

@@ -1,5 +1,5 @@
 /** What the agent does for its microVMs without any control plane, on the simulated Cloud Hypervisor. */
-import { existsSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { DesiredMicroVM } from '#api/model/microvm.ts';
@@ -141,6 +141,36 @@ test('a deletion leaves no process, no directory and a tombstone', async () => {
   await fixture.until('the teardown', () => fixture.record(id).isTombstone);
   expect(fixture.vmmPids(id)).toEqual([]);
   expect(existsSync(fixture.directory(id))).toBe(false);
+});
+
+test('a VMM that hangs is deleted all the same, after its grace period', async () => {
+  const { id, pid } = await runOne({ terminationGracePeriodMs: 300 }).then(async ({ agent, ...rest }) => (await agent.kill('SIGTERM'), rest));
+  process.kill(pid, 'SIGSTOP');
+  fixture.seed(id, null, 2);
+  await fixture.start();
+  await fixture.until('the teardown', () => fixture.record(id).isTombstone);
+  expect(fixture.vmmPids(id)).toEqual([]);
+  expect(existsSync(fixture.directory(id))).toBe(false);
+});
+
+test('neither a busy directory nor a kernel that is being written makes a start that failed busy', async () => {
+  const id = newMicroVM();
+  const directory = join(fixture.stateDirectory, '..', 'images');
+  mkdirSync(directory);
+  const path = join(directory, 'kernel');
+  fixture.seed(id, fixture.desired({ boot: { kind: 'kernel', path, cmdline: 'idle' } }));
+  const agent = await fixture.start();
+  const failures = (): number => agent.log().split('"msg":"a step failed"').length - 1;
+  await fixture.until('the first failure', () => failures() > 0);
+  for (let count = 0; count < 150; count += 1) {
+    writeFileSync(join(directory, `other-${count}`), '');
+    writeFileSync(path, 'not yet a kernel', { flag: 'a' });
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  // Each retry comes later than the one before.
+  expect(failures()).toBeLessThan(8);
+  copyFileSync(fixture.guestPath, path);
+  await fixture.until('the guest to run', () => isRunning(id));
 });
 
 test('the directory says whose it is before its VMM starts', async () => {
