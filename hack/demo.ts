@@ -79,7 +79,7 @@ async function runDemo(options: Options, logDirectory: string): Promise<string |
   const hello = await createMicroVM(stack, 'microvm.yaml', 'hello');
   screen.step(`hello: Running ${hello.createToRunningMs} ms after kubectl apply was started`);
   const full = await createMicroVM(stack, 'microvm-full.yaml', 'hello-full');
-  await showResult(stack, hello);
+  await showResult(stack, hello, 2);
   if (!options.isOnce) {
     showHowToGoOn(stack);
     screen.print('Ctrl-C takes everything down.');

@@ -64,9 +64,20 @@ export async function deleteMicroVM(stack: Stack, name: string): Promise<void> {
   }
 }
 
+/** The counts of the Site follow the microVMs at most once in an interval; a table before that would be out of date. */
+async function waitForCounts(stack: Stack, running: number): Promise<void> {
+  const watch = stack.context.kubernetes.client.watch(pathOf(stack, 'sites', 'shop-1'));
+  try {
+    await watch.waitFor(({ object }) => (object['status'] as { microvms?: { running?: number } } | undefined)?.microvms?.running === running, { what: `${running} running` });
+  } finally {
+    watch.stop();
+  }
+}
+
 /** The table and the console, as a user sees them. */
-export async function showResult(stack: Stack, microvm: RunningMicroVM): Promise<void> {
+export async function showResult(stack: Stack, microvm: RunningMicroVM, running: number): Promise<void> {
   const { screen } = stack;
+  await waitForCounts(stack, running);
   screen.print(`\n$ kubectl get sites,hosts,microvms\n${kubectl(stack, ['get', 'sites,hosts,microvms'])}`);
   screen.print(`first console lines of ${microvm.name}, as the control plane has them:`);
   for (const line of await readConsole(stack.postgres, microvm.uid)) {
