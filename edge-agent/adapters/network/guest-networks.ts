@@ -1,0 +1,317 @@
+/**
+ * The GuestNetworks port on Linux: taps and bridges with iproute2, rules with nftables, DHCP with
+ * dnsmasq when the host has it. What is true is read from the kernel at each call; nothing is stored
+ * (a boot of the host takes all of it away, and the next ensure makes it again).
+ *
+ * Order of making: bridge, rules, forwarding, tap; of removing: tap, rules, bridge, forwarding. So a
+ * crash leaves rights without a tap or a tap that may send nothing, never an open tap. Ownership is
+ * read from a tap's alias, `nkudo:<agent>:<microVM UID>:<network>`.
+ */
+import { AppError, isAppError } from '#api/model/error-codes.ts';
+import { isUuid, microVMId, type MicroVMId } from '#api/model/ids.ts';
+import type { NetworkSpec } from '#api/model/microvm.ts';
+import { stableHash } from '#api/model/stable-hash.ts';
+import { tapPrefix, tapPrefixOf } from '../../domain/tap-name.ts';
+import type { GuestNetworks, NetworkWarning } from '../../ports/network.ts';
+import { createDhcpServer, isMissingServer } from './dhcp-server.ts';
+import { deriveGuestPort, meshBridge, natBridge, networkOf, type GuestPort } from './guest-port.ts';
+import type { HostNetwork } from './host-network.ts';
+import { parseLinks, parseListeners, type Link } from './links.ts';
+import { elementsOf, identityOf, noRules, parseRules, renderChange, renderRemoval, renderWelcome, tableName, type ListedRules, type RuleElement } from './rules.ts';
+
+export interface GuestNetworksOptions {
+  readonly host: HostNetwork;
+  /** Tells the taps of several agents on one machine apart: letters, digits and hyphens. */
+  readonly owner: string;
+  /** For files that live as long as the boot; readable by other users. */
+  readonly runtimeDirectory: string;
+  /** The user that the VMMs run as; the taps are theirs. */
+  readonly vmmUserId: number;
+  /** Interface of the mesh software, such as wt0. */
+  readonly meshInterface: string;
+  readonly nameServers: readonly string[];
+  /** Whether IP forwarding may be switched on; else nat and mesh are refused while it is off. */
+  readonly mayEnableForwarding: boolean;
+}
+
+const forwardingSwitch = '/proc/sys/net/ipv4/ip_forward';
+const ownBridges = [natBridge, meshBridge] as const;
+
+interface Look {
+  readonly links: readonly Link[];
+  readonly rules: ListedRules;
+}
+
+export function createGuestNetworks(options: GuestNetworksOptions): GuestNetworks {
+  const { host, owner, meshInterface } = options;
+  const dhcp = createDhcpServer({ host, directory: options.runtimeDirectory, nameServers: options.nameServers });
+  let last: Promise<unknown> = Promise.resolve();
+
+  /** One change at a time: each is made from a look at the whole. */
+  function inTurn<Value>(work: () => Promise<Value>): Promise<Value> {
+    const turn = last.then(work, work);
+    last = turn.catch(() => {});
+    return turn;
+  }
+
+  const ip = (signal: AbortSignal, ...args: readonly string[]): Promise<string> => host.run('ip', args, { signal });
+
+  async function look(signal: AbortSignal): Promise<Look> {
+    const links = parseLinks(await ip(signal, '-json', '-details', 'address', 'show'));
+    return { links, rules: await lookAtRules(signal) };
+  }
+
+  async function lookAtRules(signal: AbortSignal): Promise<ListedRules> {
+    const tables = await host.run('nft', ['-j', 'list', 'tables'], { signal });
+    const families = (['bridge', 'inet'] as const).filter((family) => hasTable(tables, family));
+    if (families.length === 0) return noRules;
+    const listings: unknown[] = [];
+    for (const family of families) listings.push(JSON.parse(await host.run('nft', ['-j', 'list', 'table', family, tableName], { signal })));
+    return parseRules(listings);
+  }
+
+  async function applyRules(text: string, signal: AbortSignal): Promise<void> {
+    if (text !== '') await host.run('nft', ['-f', '-'], { signal, input: text });
+  }
+
+  async function ensure(microvmId: MicroVMId, networks: readonly NetworkSpec[], signal: AbortSignal): Promise<readonly NetworkWarning[]> {
+    const ports = networks.map((network) => deriveGuestPort(microvmId, network));
+    if (ports.length === 0) {
+      await remove(microvmId, signal);
+      return [];
+    }
+    const seen = await look(signal);
+    const plan = planRules(microvmId, ports, seen);
+    checkDevices(ports, seen.links, aliasOf);
+    checkAddresses(ports, seen.links);
+    await checkPorts(plan.add, signal);
+    const isRouted = ports.some(({ subnet }) => subnet !== undefined);
+    const needsForwarding = isRouted && (await host.readSwitch(forwardingSwitch)) === '0';
+    if (needsForwarding && !options.mayEnableForwarding) throw new AppError('NETWORK_UNAVAILABLE', `${forwardingSwitch} is 0, and the agent may not change it`);
+
+    await removeTaps(tapsOf(microvmId, seen.links).filter(({ name }) => !ports.some(({ tap }) => tap === name)), signal);
+    for (const port of ports) await ensureBridge(port, signal);
+    await applyRules(renderChange(seen.rules, { ...plan, refuseStrangers: needsForwarding }, meshInterface), signal);
+    if (needsForwarding) await host.writeSwitch(forwardingSwitch, '1');
+    for (const port of ports) await ensureTap(port, seen.links.find(({ name }) => name === port.tap), signal);
+    return removeUnused(signal);
+  }
+
+  /** What has to change in the sets. Rights of taps that are not there any more give way. */
+  function planRules(microvmId: MicroVMId, ports: readonly GuestPort[], { links, rules }: Look): { readonly add: readonly RuleElement[]; readonly remove: readonly RuleElement[] } {
+    const wanted = ports.flatMap(elementsOf);
+    const wantedIdentities = new Set(wanted.map(identityOf));
+    const listedIdentities = new Set(rules.elements.map(identityOf));
+    const isOwn = ({ tap }: RuleElement): boolean => tap.startsWith(tapPrefixOf(microvmId));
+    const isStale = ({ tap }: RuleElement): boolean => !links.some(({ name }) => name === tap);
+    const held = new Map(rules.elements.filter((element) => !isOwn(element) && !isStale(element)).map((element) => [`${element.set} ${element.key}`, element]));
+    for (const element of wanted) {
+      const other = held.get(`${element.set} ${element.key}`);
+      if (other === undefined) continue;
+      if (element.set === 'forwards') throw new AppError('PORT_IN_USE', `port ${element.key.replace(' . ', ' ')} of the host leads to another microVM`);
+      throw new AppError('ADDRESS_IN_USE', `address ${element.key} belongs to another microVM`);
+    }
+    return {
+      add: wanted.filter((element) => !rules.hasLayout || !listedIdentities.has(identityOf(element))),
+      remove: rules.elements.filter((element) => (isOwn(element) && (!wantedIdentities.has(identityOf(element)) || !rules.hasLayout)) || (isStale(element) && !isOwn(element))),
+    };
+  }
+
+  async function checkPorts(added: readonly RuleElement[], signal: AbortSignal): Promise<void> {
+    const wanted = added.filter(({ set }) => set === 'forwards');
+    if (wanted.length === 0) return;
+    const doubled = wanted.find(({ key }, index) => wanted.some((other, otherIndex) => otherIndex < index && other.key === key));
+    if (doubled !== undefined) throw new AppError('PORT_IN_USE', `port ${doubled.key.replace(' . ', ' ')} is asked for twice`);
+    const listeners = parseListeners(await host.run('ss', ['--no-header', '--listening', '--numeric', '--tcp', '--udp'], { signal }));
+    for (const { key } of wanted) {
+      const listener = listeners.find(({ protocol, port }) => key === `${protocol} . ${port}`);
+      if (listener !== undefined) throw new AppError('PORT_IN_USE', `a program of the host listens on ${listener.protocol} port ${listener.port}`);
+    }
+  }
+
+  async function ensureBridge({ bridge, subnet }: GuestPort, signal: AbortSignal): Promise<void> {
+    if (subnet === undefined) return;
+    const link = parseLinks(await ip(signal, '-json', '-details', 'address', 'show')).find(({ name }) => name === bridge);
+    if (link === undefined) {
+      // A hardware address of its own: else the bridge takes that of a port, and guests lose their gateway when the port goes.
+      await ip(signal, 'link', 'add', 'name', bridge, 'address', bridgeMac(bridge), 'type', 'bridge', 'stp_state', '0', 'forward_delay', '0', 'mcast_snooping', '0');
+    }
+    const hasAddress = link?.addresses.some(({ address, prefixLength }) => address === subnet.gateway && prefixLength === subnet.prefixLength) === true;
+    if (!hasAddress) await ip(signal, 'address', 'add', `${subnet.gateway}/${subnet.prefixLength}`, 'dev', bridge);
+    if (link?.isUp !== true) await ip(signal, 'link', 'set', 'dev', bridge, 'addrgenmode', 'none', 'up');
+  }
+
+  async function ensureTap(port: GuestPort, link: Link | undefined, signal: AbortSignal): Promise<void> {
+    const { tap, bridge, isIsolated, vlan } = port;
+    if (link === undefined) await ip(signal, 'tuntap', 'add', 'dev', tap, 'mode', 'tap', 'user', String(options.vmmUserId));
+    const isComplete = link?.alias === aliasOf(port) && link.master === bridge && link.isIsolated === isIsolated && link.isUp;
+    if (isComplete && vlan === undefined) return;
+    await ip(signal, 'link', 'set', 'dev', tap, 'alias', aliasOf(port), 'addrgenmode', 'none', 'master', bridge);
+    if (isIsolated) await ip(signal, 'link', 'set', 'dev', tap, 'type', 'bridge_slave', 'isolated', 'on');
+    if (vlan !== undefined) {
+      await host.run('bridge', ['vlan', 'add', 'dev', tap, 'vid', String(vlan), 'pvid', 'untagged'], { signal });
+      if (vlan !== 1) await host.run('bridge', ['vlan', 'del', 'dev', tap, 'vid', '1'], { signal });
+    }
+    // An unprivileged VMM can't set it up itself; a tap that is down makes its boot fail.
+    await ip(signal, 'link', 'set', 'dev', tap, 'up');
+  }
+
+  async function removeTaps(taps: readonly Link[], signal: AbortSignal): Promise<void> {
+    for (const { name } of taps) await ip(signal, 'link', 'delete', 'dev', name);
+  }
+
+  async function remove(microvmId: MicroVMId, signal: AbortSignal): Promise<void> {
+    const links = await linksOrNone(signal);
+    if (links === null) return;
+    await removeTaps(tapsOf(microvmId, links), signal);
+    await removeUnused(signal);
+  }
+
+  /** Null when the host has no iproute2: then nothing of ours can be there. */
+  async function linksOrNone(signal: AbortSignal): Promise<readonly Link[] | null> {
+    try {
+      return parseLinks(await ip(signal, '-json', '-details', 'address', 'show'));
+    } catch (error) {
+      if (isAppError(error) && error.code === 'NETWORK_UNAVAILABLE') return null;
+      throw error;
+    }
+  }
+
+  /** Takes away rights without a tap, bridges without a port, and with the last tap the rest; DHCP follows. */
+  async function removeUnused(signal: AbortSignal): Promise<readonly NetworkWarning[]> {
+    const links = parseLinks(await ip(signal, '-json', '-details', 'address', 'show'));
+    const rules = await rulesOrNone(signal);
+    const taps = links.filter(({ name }) => name.startsWith(tapPrefix));
+    const stale = rules.elements.filter(({ tap }) => !taps.some(({ name }) => name === tap));
+    if (stale.length > 0 && taps.length > 0) await applyRules(renderChange(rules, { remove: stale, add: [], refuseStrangers: false }, meshInterface), signal);
+    for (const bridge of ownBridges) {
+      const device = links.find(({ name }) => name === bridge);
+      const ports = links.filter(({ master }) => master === bridge);
+      if (ports.length > 0) {
+        if (device !== undefined) await removeUnusedSubnets(device, ports, rules, signal);
+        continue;
+      }
+      await dhcp.stop(bridge, signal);
+      if (device !== undefined) await ip(signal, 'link', 'delete', 'dev', bridge);
+    }
+    const isRouting = taps.some(({ master }) => ownBridges.some((bridge) => bridge === master));
+    if (rules.refusesStrangers && !isRouting) await host.writeSwitch(forwardingSwitch, '0');
+    if (taps.length === 0) {
+      if (rules.hasLayout || rules.elements.length > 0) await applyRules(renderRemoval(), signal);
+      return [];
+    }
+    if (isRouting) return serveDhcp(signal);
+    if (rules.refusesStrangers) await applyRules(renderWelcome(), signal);
+    return [];
+  }
+
+  async function removeUnusedSubnets(bridge: Link, ports: readonly Link[], rules: ListedRules, signal: AbortSignal): Promise<void> {
+    const guests = rules.elements.filter(({ set, tap }) => set === 'addresses' && ports.some(({ name }) => name === tap)).map(({ key }) => key.split(' . ')[1] ?? '');
+    for (const { address, prefixLength } of bridge.addresses) {
+      const isUsed = guests.some((guest) => networkOf(guest, prefixLength) === networkOf(address, prefixLength));
+      if (!isUsed) await ip(signal, 'address', 'delete', `${address}/${prefixLength}`, 'dev', bridge.name);
+    }
+  }
+
+  async function rulesOrNone(signal: AbortSignal): Promise<ListedRules> {
+    try {
+      return await lookAtRules(signal);
+    } catch (error) {
+      if (isAppError(error) && error.code === 'NETWORK_UNAVAILABLE') return noRules;
+      throw error;
+    }
+  }
+
+  /** The server's list is made from the rights, so that it can't tell a guest an address that the rules refuse. */
+  async function serveDhcp(signal: AbortSignal): Promise<readonly NetworkWarning[]> {
+    const { links, rules } = await look(signal);
+    for (const bridge of ownBridges) {
+      const device = links.find(({ name }) => name === bridge);
+      if (device === undefined) continue;
+      const taps = links.filter(({ master }) => master === bridge).map(({ name }) => name);
+      const secondOf = (set: 'macs' | 'addresses', tap: string): string | undefined => rules.elements.find((element) => element.set === set && element.tap === tap)?.key.split(' . ')[1];
+      const hosts = taps.flatMap((tap) => {
+        const [mac, address] = [secondOf('macs', tap), secondOf('addresses', tap)];
+        return mac === undefined || address === undefined ? [] : [{ mac, address }];
+      });
+      try {
+        await dhcp.serve(bridge, device.addresses, hosts, signal);
+      } catch (error) {
+        if (!isMissingServer(error)) throw error;
+        return [{ code: 'DHCP_UNAVAILABLE', message: 'the host has no dnsmasq, so guests get no address by DHCP: install dnsmasq-base, or give the guest its address by kernel command line or cloud-init' }];
+      }
+    }
+    return [];
+  }
+
+  function sweep(kept: ReadonlySet<MicroVMId>, signal: AbortSignal): Promise<readonly string[]> {
+    return inTurn(async () => {
+      const links = await linksOrNone(signal);
+      if (links === null) return [];
+      const keptPrefixes = new Set([...kept].map(tapPrefixOf));
+      const lost = links.filter((link) => link.name.startsWith(tapPrefix) && isLost(link, kept, keptPrefixes));
+      await removeTaps(lost, signal);
+      await removeUnused(signal);
+      return lost.map(({ name }) => name);
+    });
+  }
+
+  /** A tap without an alias was left by a crash between two calls of iproute2. */
+  function isLost({ name, alias }: Link, kept: ReadonlySet<MicroVMId>, keptPrefixes: ReadonlySet<string>): boolean {
+    if (alias === undefined) return ![...keptPrefixes].some((prefix) => name.startsWith(prefix));
+    const [product, agent, uid = ''] = alias.split(':');
+    return product === 'nkudo' && agent === owner && isUuid(uid) && !kept.has(microVMId(uid));
+  }
+
+  const aliasOf = ({ microvmId, networkName }: GuestPort): string => `nkudo:${owner}:${microvmId}:${networkName}`;
+
+  return {
+    ensure: (microvmId, networks, signal) => inTurn(() => ensure(microvmId, networks, signal)),
+    remove: (microvmId, signal) => inTurn(() => remove(microvmId, signal)),
+    sweep,
+  };
+}
+
+/** Taps with another microVM's alias are not its own, although their names begin alike. */
+function tapsOf(microvmId: MicroVMId, links: readonly Link[]): readonly Link[] {
+  return links.filter(({ name, alias }) => name.startsWith(tapPrefixOf(microvmId)) && (alias === undefined || alias.split(':')[2] === microvmId));
+}
+
+function checkDevices(ports: readonly GuestPort[], links: readonly Link[], aliasOf: (port: GuestPort) => string): void {
+  for (const port of ports) {
+    const { tap, bridge, subnet, vlan, networkName } = port;
+    const device = links.find(({ name }) => name === tap);
+    if (device?.alias !== undefined && device.alias !== aliasOf(port)) throw new AppError('NETWORK_UNAVAILABLE', `device ${tap} belongs to ${device.alias}`);
+    if (device !== undefined && device.kind !== 'tun') throw new AppError('NETWORK_UNAVAILABLE', `device ${tap} is not a tap`);
+    const master = links.find(({ name }) => name === bridge);
+    if (master !== undefined && master.kind !== 'bridge') throw new AppError('NETWORK_UNAVAILABLE', `network ${networkName}: ${bridge} is not a bridge`);
+    if (subnet === undefined && master === undefined) throw new AppError('NETWORK_UNAVAILABLE', `network ${networkName}: the host has no bridge ${bridge}`);
+    if (vlan !== undefined && master?.filtersVlans !== true) throw new AppError('NETWORK_UNAVAILABLE', `network ${networkName}: bridge ${bridge} does not filter VLANs (vlan_filtering)`);
+  }
+}
+
+/** A guest's subnet that the host also has elsewhere would cut the host off from the other one. */
+function checkAddresses(ports: readonly GuestPort[], links: readonly Link[]): void {
+  for (const { address, subnet, bridge, networkName } of ports) {
+    if (address === undefined) continue;
+    for (const { name, addresses } of links) for (const other of addresses) {
+      if (other.address === address) throw new AppError('ADDRESS_IN_USE', `network ${networkName}: the host has ${address} on ${name}`);
+      if (subnet === undefined || name === bridge) continue;
+      const shorter = Math.min(other.prefixLength, subnet.prefixLength);
+      if (networkOf(other.address, shorter) === networkOf(address, shorter)) {
+        throw new AppError('ADDRESS_IN_USE', `network ${networkName}: subnet of ${address}/${subnet.prefixLength} overlaps ${other.address}/${other.prefixLength} on ${name}`);
+      }
+    }
+  }
+}
+
+function hasTable(json: string, family: string): boolean {
+  const listing = JSON.parse(json) as { nftables?: readonly { table?: { family?: string; name?: string } }[] }; // nft's JSON; absent parts are passed over.
+  return (listing.nftables ?? []).some(({ table }) => table?.family === family && table.name === tableName);
+}
+
+/** Locally administered, the same on every host: it is never seen outside of it. */
+function bridgeMac(bridge: string): string {
+  const hash = stableHash(bridge, 0x811c9dc5);
+  return ['02', '6e', ...[24, 16, 8, 0].map((shift) => ((hash >>> shift) & 0xff).toString(16).padStart(2, '0'))].join(':');
+}

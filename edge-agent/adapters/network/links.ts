@@ -1,0 +1,75 @@
+/** Network devices of the host as iproute2 shows them. Pure parsing; what to do about them is the caller's. */
+
+export interface LinkAddress {
+  readonly address: string;
+  readonly prefixLength: number;
+}
+
+export interface Link {
+  readonly name: string;
+  /** Such as bridge, tun, veth; empty for real hardware. */
+  readonly kind: string;
+  /** The bridge it is a port of. */
+  readonly master?: string;
+  readonly alias?: string;
+  readonly isUp: boolean;
+  /** As a port of a bridge. */
+  readonly isIsolated: boolean;
+  /** As a bridge. */
+  readonly filtersVlans: boolean;
+  /** IPv4 only. */
+  readonly addresses: readonly LinkAddress[];
+}
+
+/** From `ip -json -details address show`. Entries without a name are passed over. */
+export function parseLinks(json: string): readonly Link[] {
+  const listed: unknown = JSON.parse(json === '' ? '[]' : json);
+  return Array.isArray(listed) ? listed.flatMap(parseLink) : [];
+}
+
+function parseLink(listed: unknown): readonly Link[] {
+  const link = asRecord(listed);
+  const name = link['ifname'];
+  if (typeof name !== 'string') return [];
+  const info = asRecord(link['linkinfo']);
+  const flags = link['flags'];
+  const { master, ifalias } = link;
+  const addresses = Array.isArray(link['addr_info']) ? link['addr_info'] : [];
+  return [
+    {
+      name,
+      kind: typeof info['info_kind'] === 'string' ? info['info_kind'] : '',
+      ...(typeof master === 'string' ? { master } : {}),
+      ...(typeof ifalias === 'string' ? { alias: ifalias } : {}),
+      isUp: Array.isArray(flags) && flags.includes('UP'),
+      isIsolated: asRecord(info['info_slave_data'])['isolated'] === true,
+      filtersVlans: asRecord(info['info_data'])['vlan_filtering'] === 1,
+      addresses: addresses.flatMap(parseAddress),
+    },
+  ];
+}
+
+function parseAddress(listed: unknown): readonly LinkAddress[] {
+  const { family, local, prefixlen } = asRecord(listed);
+  return family === 'inet' && typeof local === 'string' && typeof prefixlen === 'number' ? [{ address: local, prefixLength: prefixlen }] : [];
+}
+
+/** The one place where iproute2's answer gets a shape; each value is checked where it is used. */
+function asRecord(value: unknown): Record<string, unknown> {
+  return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : {};
+}
+
+export interface Listener {
+  readonly protocol: 'tcp' | 'udp';
+  readonly port: number;
+}
+
+/** From `ss --no-header --listening --numeric --tcp --udp`: programs that would lose their port to a guest. Those on loopback keep it. */
+export function parseListeners(text: string): readonly Listener[] {
+  return text.split('\n').flatMap((line) => {
+    const [protocol, , , , local = ''] = line.trim().split(/\s+/);
+    const port = Number(local.slice(local.lastIndexOf(':') + 1));
+    if ((protocol !== 'tcp' && protocol !== 'udp') || !Number.isInteger(port) || port < 1) return [];
+    return /^(127\.|\[::1\]|\[::ffff:127\.)/.test(local) ? [] : [{ protocol, port }];
+  });
+}
