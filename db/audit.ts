@@ -7,8 +7,9 @@ import { contentHash } from './canonical-json.ts';
 import type { Tx } from './tx.ts';
 
 export type SubjectKind =
+  | 'meshSite' | 'meshHost'
   | 'tenant' | 'site' | 'host' | 'agent' | 'certificate' | 'enrollmentToken' | 'microvm' | 'binding' | 'plan' | 'operation'
-  | 'leadership';
+  | 'planAction' | 'leadership';
 
 export interface AuditEntry {
   /** A past participle, such as `published`. */

@@ -36,5 +36,7 @@ const statement = {
       union select 'microvm', tenant_id, id, null::timestamptz from nkudo.microvms where changed_at > ${since}
       union select 'host', tenant_id, id, null::timestamptz from nkudo.hosts where changed_at > ${since}
       union select 'host', tenant_id, host_id, null::timestamptz from nkudo.host_liveness where session_changed_at > ${since}
+      union select 'host', tenant_id, id, null::timestamptz from nkudo.mesh_hosts where changed_at > ${since}
+      union select 'host', tenant_id, id, null::timestamptz from nkudo.mesh_reports where received_at > ${since}
     )`,
 };

@@ -4,6 +4,7 @@
  */
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { MeshReport } from '#api/model/mesh.ts';
 import type { Database } from '#db/database.ts';
 import { useDatabase, type TestDatabase } from '#test/harness/postgres.ts';
 import { actor, execution, makeFleet, makeHost, observation, openTestDatabase, publishAndClaim, publishInput, type Fleet, type TestHost } from './builders.ts';
@@ -11,6 +12,10 @@ import { actor, execution, makeFleet, makeHost, observation, openTestDatabase, p
 /** Rows of these belong to no tenant. */
 const tablesWithoutTenant = ['installation', 'leadership', 'migrations', 'transitions'];
 const permissionDenied = '42501';
+const meshReport: MeshReport = {
+  state: 'Connected', rawState: 'Connected', peerId: '', publicKey: 'k', address: '100.64.0.1', fqdn: 'edge-1.netbird', isManagementConnected: true,
+  isSignalConnected: true, peersRelayed: 0, peersDirect: 0, problem: '', wantsKey: false, orderRevision: 1, daemonMemoryBytes: 0,
+};
 
 let server: TestDatabase;
 let db: Database;
@@ -31,6 +36,10 @@ beforeAll(async () => {
     const { record, operationId } = await publishAndClaim(fleet, host);
     await db.dispatch.recordReports({ tenantId: fleet.tenantId, hostId: host.hostId, executions: [execution(operationId)], observations: [observation(record)] }, actor);
     await db.logs.append(fleet.tenantId, host.hostId, { microvmId: record.microvmId, source: 'serial', incarnation: 1, offset: 0, data: Buffer.from('hello'), gapBytes: 0 });
+    await db.mesh.saveSite(fleet.tenantId, fleet.siteId, { managementUrl: 'https://mesh.example', secretName: 'mesh', groupIds: {} }, fleet.epoch, actor);
+    const order = { join: true, managementUrl: 'https://mesh.example', hostName: 'edge-1' };
+    await db.mesh.saveHost({ tenantId: fleet.tenantId, siteId: fleet.siteId, hostId: host.hostId, order }, fleet.epoch, actor);
+    await db.mesh.recordReport({ tenantId: fleet.tenantId, hostId: host.hostId, sessionId: host.sessionId }, meshReport);
     theirHost = host;
   }
   app = new pg.Client({ connectionString: server.appUrl });
@@ -93,7 +102,7 @@ describe('row level security', () => {
         expect(typeof result === 'string' ? result : result.rowCount, table).toBe(0);
       }
     }
-    const filled = ['tenants', 'sites', 'hosts', 'host_liveness', 'agents', 'certificates', 'enrollment_tokens', 'microvms', 'microvm_counters', 'bindings', 'plans', 'operations', 'executions', 'observations', 'audit_events', 'log_cursors', 'logs'];
+    const filled = ['tenants', 'sites', 'hosts', 'host_liveness', 'agents', 'certificates', 'enrollment_tokens', 'microvms', 'microvm_counters', 'bindings', 'plans', 'operations', 'executions', 'observations', 'audit_events', 'log_cursors', 'logs', 'mesh_sites', 'mesh_hosts', 'mesh_reports'];
     for (const table of filled) {
       const own = await asTenant(mine.tenantId, `select * from nkudo.${table}`);
       expect(typeof own === 'string' ? 0 : own.rowCount, table).toBeGreaterThan(0);
@@ -151,7 +160,7 @@ describe('the cross-tenant role', () => {
       'host_liveness.last_beat_at', 'installation.incarnation', 'installation.system_identifier', 'installation.timeline',
       'leadership.acquired_at', 'leadership.epoch', 'leadership.holder',
     ]);
-    for (const sql of ['select desired from nkudo.microvms', 'select content from nkudo.plans', 'select data from nkudo.logs', 'select chain_pem from nkudo.certificates', 'select facts from nkudo.hosts', 'delete from nkudo.host_liveness', 'select * from nkudo.audit_events']) {
+    for (const sql of ['select desired from nkudo.microvms', 'select content from nkudo.plans', 'select data from nkudo.logs', 'select chain_pem from nkudo.certificates', 'select facts from nkudo.hosts', 'select report from nkudo.mesh_reports', 'select key_id from nkudo.mesh_hosts', 'delete from nkudo.host_liveness', 'select * from nkudo.audit_events']) {
       await expect(system.query(sql), sql).rejects.toMatchObject({ code: permissionDenied });
     }
   });

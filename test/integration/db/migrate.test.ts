@@ -1,5 +1,5 @@
 /** The migrator: once, twice, from many places, and refusing what was edited. */
-import { cpSync, rmSync, writeFileSync, appendFileSync } from 'node:fs';
+import { cpSync, mkdirSync, readdirSync, rmSync, writeFileSync, appendFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { executionTransitions, operationTransitions, planTransitions } from '#api/model/plan.ts';
@@ -10,10 +10,13 @@ import { useDatabase, type TestDatabase } from '#test/harness/postgres.ts';
 const passwords = { appPassword: 'app-password', systemPassword: 'system-password' };
 const migrationsDir = join(import.meta.dirname, '../../../db/migrations');
 
-/** A folder of its own, so that it can be edited. */
-function copyMigrations(name: string): string {
+const files = readdirSync(migrationsDir).filter((name) => name.endsWith('.sql')).toSorted();
+
+/** A folder of its own with the first migration, so that it can be edited. */
+function copyFirstMigration(name: string): string {
   const copy = join(fileScope().makeDirectory(name), 'sql');
-  cpSync(migrationsDir, copy, { recursive: true });
+  mkdirSync(copy);
+  cpSync(join(migrationsDir, '0001_mvp1.sql'), join(copy, '0001_mvp1.sql'));
   return copy;
 }
 
@@ -21,8 +24,8 @@ describe('the migrator', () => {
   it('runs once when it is started in several databases and several times in each at the same time', async () => {
     const databases = await Promise.all([useDatabase({ migrated: false }), useDatabase({ migrated: false })]);
     const results = await Promise.all([...databases, ...databases, ...databases].map(({ adminUrl }) => migrate({ adminUrl, ...passwords })));
-    expect(results.flatMap((result) => result.applied)).toEqual(['0001_mvp1.sql', '0001_mvp1.sql']);
-    for (const database of databases) expect(await database.query('select name from nkudo.migrations')).toEqual([{ name: '0001_mvp1.sql' }]);
+    expect(results.flatMap((result) => result.applied).toSorted()).toEqual([...files, ...files].toSorted());
+    for (const database of databases) expect(await database.query('select name from nkudo.migrations order by name')).toEqual(files.map((name) => ({ name })));
   });
 
   it('changes nothing when it runs again', async () => {
@@ -44,7 +47,7 @@ describe('the migrator', () => {
 
   it('refuses a migration that was edited, is missing or comes late, and then runs nothing', async () => {
     const database = await useDatabase({ migrated: false });
-    const edited = copyMigrations('edited');
+    const edited = copyFirstMigration('edited');
     writeFileSync(join(edited, '0002_more.sql'), 'create table nkudo.more (id integer primary key);');
     await migrate({ adminUrl: database.adminUrl, ...passwords, migrationsDir: edited });
     appendFileSync(join(edited, '0001_mvp1.sql'), '\n-- one more line\n');
@@ -61,7 +64,7 @@ describe('the migrator', () => {
 
   it('rolls a failing migration back as a whole and names it', async () => {
     const database = await useDatabase({ migrated: false });
-    const broken = copyMigrations('broken');
+    const broken = copyFirstMigration('broken');
     writeFileSync(join(broken, '0002_broken.sql'), 'create table nkudo.half (id integer); select * from nkudo.nothing;');
     await expect(migrate({ adminUrl: database.adminUrl, ...passwords, migrationsDir: broken })).rejects.toThrow(/0002_broken\.sql failed and was rolled back/);
     expect(await database.query(`select to_regclass('nkudo.half') as half, (select count(*)::int from nkudo.migrations) as files`)).toEqual([{ half: null, files: 1 }]);
