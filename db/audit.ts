@@ -7,7 +7,6 @@ import { contentHash } from './canonical-json.ts';
 import type { Tx } from './tx.ts';
 
 export type SubjectKind =
-  | 'meshSite' | 'meshHost'
   | 'tenant' | 'site' | 'host' | 'agent' | 'certificate' | 'enrollmentToken' | 'microvm' | 'binding' | 'plan' | 'operation'
   | 'planAction' | 'leadership';
 

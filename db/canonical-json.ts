@@ -1,18 +1,18 @@
-/** Canonical JSON and hashes over it: keys sorted, no white space, absent and undefined alike. */
+/** Hashes over canonical JSON, each with the version of the rule that it was made by. */
 import { createHash } from 'node:crypto';
+import { canonicalJson } from '#api/model/canonical-json.ts';
 
 /** Version of the rule by which content hashes are made; stored beside each hash. */
 export const contentHashVersion = 1;
 
-/** The same text for values that are equal as JSON, whatever the order of their keys. */
-export function canonicalJson(value: unknown): string {
-  return JSON.stringify(value, (_key, part: unknown) => {
-    if (typeof part !== 'object' || part === null || Array.isArray(part)) return part;
-    return Object.fromEntries(Object.entries(part).toSorted(([left], [right]) => (left < right ? -1 : 1)));
-  });
-}
-
 /** SHA-256 over canonical JSON, lower-case hexadecimal. */
 export function contentHash(value: unknown): string {
   return createHash('sha256').update(canonicalJson(value)).digest('hex');
+}
+
+const rules: Readonly<Record<number, (value: unknown) => string>> = { [contentHashVersion]: contentHash };
+
+/** The hash of the value under the rule of a stored hash; null when this version does not know that rule. */
+export function contentHashUnder(version: number, value: unknown): string | null {
+  return rules[version]?.(value) ?? null;
 }

@@ -2,7 +2,7 @@
  * Changes of the status of operations and the roll-up to their plans, in one place, so that every path writes the
  * same audit rows. Which change is right is the caller's decision; which is allowed, the database's.
  */
-import { derivePlanStatus, isTerminal, type OperationStatus, type PlanStatus } from '#api/model/plan.ts';
+import { countsAs, derivePlanStatus, isTerminal, type OperationStatus, type PlanActionStatus, type PlanStatus } from '#api/model/plan.ts';
 import type { AuditEntry } from './audit.ts';
 import type { Tx } from './tx.ts';
 
@@ -53,7 +53,12 @@ export async function writeOperationChanges(tx: Tx, tenantId: string, changes: r
     }));
 }
 
-/** Brings the plans to what their operations say. Locks them, in order of id. */
+/** What an operation, or an action without one, counts as in its plan. */
+function partStatus(status: OperationStatus | PlanActionStatus): PlanStatus | null {
+  return status === 'Dispatched' || status === 'Running' || status === 'Expired' ? status : countsAs(status);
+}
+
+/** Brings the plans to what their operations, and their actions without one, say. Locks them, in order of id. */
 export async function rollUpPlans(tx: Tx, tenantId: string, planIds: readonly string[]): Promise<readonly AuditEntry[]> {
   const ids = [...new Set(planIds)].toSorted();
   if (ids.length === 0) return [];
@@ -65,12 +70,17 @@ export async function rollUpPlans(tx: Tx, tenantId: string, planIds: readonly st
     },
     [tenantId, ids],
   );
-  const operations = await tx.query<{ plan_id: string; status: OperationStatus }>(
-    { name: 'read-plan-operations', isHot: true, text: 'select plan_id, status from nkudo.operations where tenant_id = $1 and plan_id = any($2)' },
+  const parts = await tx.query<{ plan_id: string; status: OperationStatus | PlanActionStatus; is_action: boolean }>(
+    {
+      name: 'read-plan-parts',
+      isHot: true,
+      text: `select plan_id, status from nkudo.operations where tenant_id = $1 and plan_id = any($2)
+        union all select plan_id, status from nkudo.plan_actions where tenant_id = $1 and plan_id = any($2) and operation_id is null`,
+    },
     [tenantId, ids],
   );
   const changes = plans.rows.flatMap(({ id, status }) => {
-    const derived = derivePlanStatus(operations.rows.filter((row) => row.plan_id === id).map((row) => row.status));
+    const derived = derivePlanStatus(parts.rows.filter((row) => row.plan_id === id).flatMap(({ status: part }) => partStatus(part) ?? []));
     return derived === status || isTerminal(status) ? [] : [{ id, from: status, to: derived }];
   });
   if (changes.length === 0) return [];

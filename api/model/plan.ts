@@ -110,6 +110,46 @@ export interface ExecutionReport {
   readonly isFinal: boolean;
 }
 
+export const planActionKinds = ['Create', 'Start', 'Stop', 'Delete'] as const;
+/** What a caller can ask of one microVM. It is made true by a change of the custom resource, never past it. */
+export type PlanActionKind = (typeof planActionKinds)[number];
+
+export const planActionStatuses = ['Pending', 'Writing', 'Written', 'Published', 'Succeeded', 'Failed', 'Superseded', 'Cancelled'] as const;
+/**
+ * How far an action of a caller's plan is. `Writing`: the intent is committed, the outcome of the write is unknown.
+ * `Written`: the API server has it, no operation was published for it yet. `Published`: its operation says the rest.
+ * `Succeeded`: nothing had to change.
+ */
+export type PlanActionStatus = (typeof planActionStatuses)[number];
+
+export const planActionTransitions: Readonly<Record<PlanActionStatus, readonly PlanActionStatus[]>> = {
+  Pending: ['Writing', 'Succeeded', 'Failed', 'Superseded', 'Cancelled'],
+  Writing: ['Written', 'Published', 'Succeeded', 'Failed', 'Superseded', 'Cancelled'],
+  Written: ['Published', 'Succeeded', 'Failed', 'Superseded', 'Cancelled'],
+  Published: [],
+  Succeeded: [],
+  Failed: [],
+  Superseded: [],
+  Cancelled: [],
+};
+
+/** What an action without an operation counts as in its plan; null when its operation counts. */
+export function countsAs(status: PlanActionStatus): PlanStatus | null {
+  switch (status) {
+    case 'Pending':
+    case 'Writing':
+    case 'Written':
+      return 'Pending';
+    case 'Published':
+      return null;
+    case 'Succeeded':
+    case 'Failed':
+    case 'Superseded':
+    case 'Cancelled':
+      return status;
+  }
+}
+
 export function isTerminal(status: PlanStatus): boolean {
   return planTransitions[status].length === 0;
 }

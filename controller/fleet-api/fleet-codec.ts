@@ -2,16 +2,18 @@
 import { encodeOptionalTimestamp, encodeTimestamp } from '#api/codec/timestamp.ts';
 import { enumMap, integer, invalid, text } from '#api/codec/validate.ts';
 import {
+  PlanAction_Kind,
   PlanStatus as PlanStatusNumber,
   type Execution,
   type HostStatus,
   type MicroVMStatus,
   type Plan,
+  type PlanActionProgress,
   type SiteStatus,
   type TailLogsResponse,
 } from '#api/gen/nkudo/v1/fleet.pb.ts';
 import type { HostPhase } from '#api/model/host.ts';
-import type { PlanStatus } from '#api/model/plan.ts';
+import type { PlanActionKind, PlanStatus } from '#api/model/plan.ts';
 import type { ExecutionView, HostView, MicroVMView, PlanView, SiteView } from '#controller/ports/fleet-store.ts';
 import type { LogSource, StoredLogChunk } from '#controller/ports/log-store.ts';
 
@@ -30,8 +32,37 @@ function encodePlanStatus(status: PlanStatus): PlanStatusNumber {
   return planStatusMap.encode(status) as PlanStatusNumber; // The table holds nothing else.
 }
 
-export function encodePlan(plan: PlanView): Plan {
+export const actionKindMap = enumMap<PlanActionKind>({
+  Create: PlanAction_Kind.CREATE,
+  Start: PlanAction_Kind.START,
+  Stop: PlanAction_Kind.STOP,
+  Delete: PlanAction_Kind.DELETE,
+});
+
+export type ActionView = PlanView['actions'][number];
+
+export function encodeAction(action: ActionView): PlanActionProgress {
   return {
+    kind: actionKindMap.encode(action.kind) as PlanAction_Kind, // The table holds nothing else.
+    name: action.name,
+    uid: action.microvmId ?? '',
+    state: action.status,
+    generation: action.generation ?? 0,
+    operationId: action.operationId ?? '',
+    errorCode: action.error?.code ?? '',
+    errorMessage: action.error?.message ?? '',
+  };
+}
+
+const forceWarning = 'fields were taken over from other field managers; a GitOps tool that owns them may put them back';
+
+export function encodePlan(plan: PlanView): Plan {
+  const failure = [...plan.actions, ...plan.operations].find((part) => part.error !== null && (part.status === 'Failed' || part.status === 'Superseded'))?.error;
+  return {
+    actions: plan.actions.map(encodeAction),
+    errorCode: failure?.code ?? '',
+    errorMessage: failure?.message ?? '',
+    warnings: plan.isForced ? [forceWarning] : [],
     id: plan.id,
     site: plan.siteName,
     idempotencyKey: plan.idempotencyKey,

@@ -2,7 +2,7 @@
  * What the gateway of one replica needs to hand operations to hosts and to take their reports. Runs on
  * every replica, so it is not fenced by leadership but by the identity of the host.
  */
-import type { HostId, MicroVMId, OperationId, SessionId, TenantId } from '#api/model/ids.ts';
+import type { HostId, MicroVMId, OperationId, PlanId, SessionId, TenantId } from '#api/model/ids.ts';
 import type { MicroVMObservation, ObservedState } from '#api/model/microvm.ts';
 import type { ExecutionReport, Operation } from '#api/model/plan.ts';
 import type { Actor } from './audit.ts';
@@ -11,7 +11,9 @@ import type { Actor } from './audit.ts';
 export type ChangeHint =
   | { readonly kind: 'operations'; readonly hostId: HostId }
   | { readonly kind: 'microvm'; readonly tenantId: TenantId; readonly microvmId: MicroVMId }
-  | { readonly kind: 'host'; readonly tenantId: TenantId; readonly hostId: HostId };
+  | { readonly kind: 'host'; readonly tenantId: TenantId; readonly hostId: HostId }
+  /** A plan of a caller was accepted, or moved. */
+  | { readonly kind: 'plan'; readonly tenantId: TenantId; readonly planId: PlanId };
 
 export interface ReportOutcome {
   /** Items refused for good. */
@@ -27,9 +29,11 @@ export interface DispatchStore {
    * pending. With `includeDispatched` (after a connect) also those handed out before: the host drops duplicates.
    */
   claim(input: { readonly tenantId: TenantId; readonly hostId: HostId; readonly sessionId: SessionId; readonly includeDispatched: boolean }): Promise<readonly Operation[]>;
-  /** Hosts connected to `replica` that have pending operations: the 2 s safety read. Reads only. */
+  /** Hosts connected to `replica` that have pending operations or unanswered cancels: the 2 s safety read. Reads only. */
   listHostsWithPending(replica: string): Promise<readonly { readonly tenantId: TenantId; readonly hostId: HostId }[]>;
-  /** Records the host's answer: ACCEPTED makes it Running, REFUSED Failed, DROPPED Superseded or Cancelled. Idempotent; unknown ids are ignored. */
+  /** Operations of the host for which a cancel waits for its answer; at most 256. Reads only. */
+  listCancels(tenantId: TenantId, hostId: HostId): Promise<readonly OperationId[]>;
+  /** Records the host's answer: ACCEPTED makes it Running, REFUSED Failed, DROPPED Superseded or Cancelled, TOO_LATE ends the cancel. Idempotent; unknown ids are ignored. */
   recordReceipt(input: {
     readonly tenantId: TenantId;
     readonly hostId: HostId;

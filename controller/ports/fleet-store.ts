@@ -1,6 +1,6 @@
 /** Read side of the tenants' API; everything is limited to one tenant by the database itself. */
 import type { MicroVMId, PlanId, TenantId } from '#api/model/ids.ts';
-import type { ExecutionStatus, OperationKind, OperationStatus, PlanStatus } from '#api/model/plan.ts';
+import type { ExecutionStatus, OperationKind, OperationStatus, PlanActionKind, PlanActionStatus, PlanStatus } from '#api/model/plan.ts';
 
 export interface PlanView {
   readonly id: PlanId;
@@ -20,6 +20,17 @@ export interface PlanView {
     readonly status: OperationStatus;
     readonly error: { readonly code: string; readonly message: string } | null;
   }[];
+  /** Of a caller's plan, in the order of its request; else empty. */
+  readonly actions: readonly {
+    readonly kind: PlanActionKind;
+    readonly name: string;
+    readonly microvmId: string | null;
+    readonly status: PlanActionStatus;
+    readonly generation: number | null;
+    readonly operationId: string | null;
+    readonly error: { readonly code: string; readonly message: string } | null;
+  }[];
+  readonly isForced: boolean;
 }
 
 export interface SiteView { readonly id: string; readonly name: string; readonly hosts: number; readonly hostsOnline: number; readonly microvms: number; readonly microvmsRunning: number }
@@ -33,6 +44,8 @@ export interface FleetStore {
   /** UID of the tenant whose namespace has that name; null when there is none. */
   findTenant(namespace: string): Promise<TenantId | null>;
   loadPlan(tenantId: TenantId, planId: PlanId): Promise<PlanView | null>;
+  /** Callers' plans that are open, or that were accepted since the time or ended since; at most 500, newest first. */
+  listPlans(tenantId: TenantId, siteName: string | null, sinceMs: number): Promise<readonly PlanView[]>;
   listSites(tenantId: TenantId, siteName: string | null, silentBeforeMs: number): Promise<readonly SiteView[]>;
   listHosts(tenantId: TenantId, siteName: string | null, silentBeforeMs: number): Promise<readonly HostView[]>;
   /** @throws INVALID_REQUEST on a cursor that this store did not make */

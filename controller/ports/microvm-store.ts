@@ -48,6 +48,13 @@ export interface PublishInput {
   /** Binds it there under a new epoch when it has no binding; ignored when it has one. */
   readonly placeOn: HostId | null;
   readonly tryNumber: number;
+  /** What shows whether a caller's plan made this generation; absent: none did. */
+  readonly source?: {
+    /** Hash of the object's spec, as the plan's action has it. */
+    readonly specHash: string;
+    /** The plan that created the object, as its annotation says. */
+    readonly createdBy: PlanId | null;
+  };
 }
 
 export type PublishResult =
@@ -59,14 +66,15 @@ export interface MicroVMStore {
   load(tenantId: TenantId, microvmId: MicroVMId): Promise<MicroVMRecord | null>;
   /**
    * Publishes the intent of one generation: row, binding with capacity check (locks the host's row), plan with
-   * key `cr/<uid>/<generation>/<epoch>/<try>`, one operation with the next revision, audit. What has not been
-   * handed to a stream is superseded. The same key again changes nothing and returns `alreadyPublished`.
+   * key `cr/<uid>/<generation>/<epoch>/<try>`, one operation with the next revision, audit. The first try of a generation
+   * that a caller's plan made belongs to that plan instead; when that plan was cancelled, the operation is too. What has
+   * not been handed to a stream is superseded. The same key again changes nothing and returns `alreadyPublished`.
    * @throws STALE_GENERATION when a newer generation was published; LEADERSHIP_LOST
    */
   publish(input: PublishInput, epoch: number, actor: Actor): Promise<PublishResult>;
   /**
    * Publishes the deletion: plan with one `Delete` operation under the binding's epoch. A microVM that was never
-   * bound is torn down at once. Idempotent; `tryNumber` as in publish.
+   * bound is torn down at once. The first try belongs to the caller's plan that asked for the deletion, if one did. Idempotent; `tryNumber` as in publish.
    */
   publishDeletion(input: { readonly tenantId: TenantId; readonly microvmId: MicroVMId; readonly generation: number; readonly tryNumber: number }, epoch: number, actor: Actor): Promise<MicroVMRecord | null>;
   /** After the confirmed teardown: releases binding and resources. Idempotent. @throws CONFLICT unless the Delete operation succeeded */

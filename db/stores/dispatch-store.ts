@@ -26,8 +26,14 @@ export function createDispatchStore(transactions: Transactions): DispatchStore {
       const { rows } = await transactions.systemQuery<{ tenant_id: string; host_id: string }>(pendingHostsStatement, [replica]);
       return rows.map((row) => ({ tenantId: tenantId(row.tenant_id), hostId: hostId(row.host_id) }));
     },
+    listCancels: async (tenant, host) =>
+      transactions.tenant(tenant, async (tx) => {
+        const { rows } = await tx.query<{ id: string }>(cancelsStatement, [tenant, host]);
+        return rows.map((row) => operationId(row.id));
+      }),
     recordReceipt: (input, actor) =>
       transactions.tenant(input.tenantId, async (tx) => {
+        if (input.disposition === 'TooLate') await endCancel(tx, input);
         const change = await decideReceipt(tx, input);
         if (change === null) return [];
         const entries = [...(await writeOperationChanges(tx, input.tenantId, [change])), ...(await rollUpPlans(tx, input.tenantId, [change.planId]))];
@@ -41,10 +47,35 @@ export function createDispatchStore(transactions: Transactions): DispatchStore {
 const pendingHostsStatement = {
   name: 'list-hosts-with-pending',
   isHot: true,
-  text: `select distinct l.tenant_id, l.host_id from nkudo.host_liveness l
+  text: `select l.tenant_id, l.host_id from nkudo.host_liveness l
     join nkudo.operations o on o.tenant_id = l.tenant_id and o.host_id = l.host_id and o.status = 'Pending'
-    where l.replica = $1 and l.session_id is not null`,
+    where l.replica = $1 and l.session_id is not null
+    union
+    select l.tenant_id, l.host_id from nkudo.host_liveness l
+    join nkudo.operations o on o.tenant_id = l.tenant_id and o.host_id = l.host_id and o.cancel_requested_at is not null
+    where l.replica = $1 and l.session_id is not null and o.status in ('Dispatched', 'Running')`,
 };
+
+/** Most cancels that one look gives. */
+const cancelsMax = 256;
+
+const cancelsStatement = {
+  name: 'list-cancels',
+  isHot: true,
+  text: `select id from nkudo.operations
+    where tenant_id = $1 and host_id = $2 and cancel_requested_at is not null and status in ('Dispatched', 'Running') order by revision limit ${cancelsMax}`,
+};
+
+/** The host has answered: it is not asked again, and the report of the operation says how it ends. */
+async function endCancel(tx: Tx, input: ReceiptInput): Promise<void> {
+  await tx.query(
+    {
+      name: 'end-cancel',
+      text: 'update nkudo.operations set cancel_requested_at = null where tenant_id = $1 and id = $2 and host_id = $3 and cancel_requested_at is not null',
+    },
+    [input.tenantId, input.operationId, input.hostId],
+  );
+}
 
 interface OperationRow {
   readonly id: string;

@@ -1,6 +1,6 @@
 /** Read side of the tenants' API. Every read runs as the tenant, so that the database itself keeps others' rows out. */
-import { tenantId, type PlanId, type TenantId } from '#api/model/ids.ts';
-import type { ExecutionStatus, OperationKind, OperationStatus, PlanStatus } from '#api/model/plan.ts';
+import { planId, tenantId, type PlanId, type TenantId } from '#api/model/ids.ts';
+import type { ExecutionStatus, OperationKind, OperationStatus, PlanActionKind, PlanActionStatus, PlanStatus } from '#api/model/plan.ts';
 import type { ExecutionView, FleetStore, HostView, MicroVMView, Page, PlanView, SiteView } from '#controller/ports/fleet-store.ts';
 import { AppError } from '#api/model/error-codes.ts';
 import type { Transactions, Tx } from '../tx.ts';
@@ -19,7 +19,8 @@ export function createFleetStore(transactions: Transactions): FleetStore {
       );
       return rows[0] === undefined ? null : tenantId(rows[0].tenant_id);
     },
-    loadPlan: (tenant, planId) => transactions.tenant(tenant, (tx) => loadPlan(tx, tenant, planId)),
+    loadPlan: (tenant, id) => transactions.tenant(tenant, (tx) => loadPlan(tx, tenant, id)),
+    listPlans: (tenant, siteName, sinceMs) => transactions.tenant(tenant, (tx) => listPlans(tx, { tenant, siteName, sinceMs })),
     listSites: (tenant, siteName, silentBeforeMs) =>
       transactions.tenant(tenant, async (tx) => {
         const { rows } = await tx.query<SiteView>(sitesStatement, [tenant, siteName, new Date(silentBeforeMs)]);
@@ -61,16 +62,19 @@ function toPage<Row>(rows: readonly Row[], size: number, keys: (row: Row) => rea
 }
 
 interface PlanRow {
+  readonly id: string;
   readonly site_name: string;
   readonly idempotency_key: string;
   readonly content_hash: string;
   readonly status: PlanStatus;
+  readonly is_forced: boolean;
   readonly created_at: number;
   readonly finished_at: number | null;
 }
 
 interface PlanOperationRow {
   readonly id: string;
+  readonly plan_id: string;
   readonly microvm_id: string;
   readonly host_name: string;
   readonly kind: OperationKind;
@@ -81,37 +85,83 @@ interface PlanOperationRow {
   readonly error_message: string | null;
 }
 
+interface PlanActionRow {
+  readonly plan_id: string;
+  readonly kind: PlanActionKind;
+  readonly name: string;
+  readonly microvm_id: string | null;
+  readonly status: PlanActionStatus;
+  readonly generation: number | null;
+  readonly operation_id: string | null;
+  readonly error_code: string | null;
+  readonly error_message: string | null;
+}
+
+const planColumns = 'p.id, s.name as site_name, p.idempotency_key, p.content_hash, p.status, p.is_forced, p.created_at, p.finished_at';
+
 async function loadPlan(tx: Tx, tenant: TenantId, id: PlanId): Promise<PlanView | null> {
-  const plans = await tx.query<PlanRow>(
+  const { rows } = await tx.query<PlanRow>(
     {
       name: 'load-plan',
       isHot: true,
-      text: `select s.name as site_name, p.idempotency_key, p.content_hash, p.status, p.created_at, p.finished_at
-        from nkudo.plans p join nkudo.sites s on s.tenant_id = p.tenant_id and s.id = p.site_id
+      text: `select ${planColumns} from nkudo.plans p join nkudo.sites s on s.tenant_id = p.tenant_id and s.id = p.site_id
         where p.tenant_id = $1 and p.id = $2`,
     },
     [tenant, id],
   );
-  const [plan] = plans.rows;
-  if (plan === undefined) return null;
+  return (await withParts(tx, tenant, rows))[0] ?? null;
+}
+
+/** Most plans of one look of a watch. */
+const plansMax = 500;
+
+async function listPlans(tx: Tx, input: { readonly tenant: TenantId; readonly siteName: string | null; readonly sinceMs: number }): Promise<readonly PlanView[]> {
+  const { rows } = await tx.query<PlanRow>(
+    {
+      name: 'list-plans',
+      isHot: true,
+      text: `select ${planColumns} from nkudo.plans p join nkudo.sites s on s.tenant_id = p.tenant_id and s.id = p.site_id
+        where p.tenant_id = $1 and p.origin = 'caller' and ($2::text is null or s.name = $2) and (p.finished_at is null or p.finished_at >= $3 or p.created_at >= $3)
+        order by p.created_at desc limit ${plansMax}`,
+    },
+    [input.tenant, input.siteName, new Date(input.sinceMs)],
+  );
+  return withParts(tx, input.tenant, rows);
+}
+
+async function withParts(tx: Tx, tenant: TenantId, plans: readonly PlanRow[]): Promise<readonly PlanView[]> {
+  if (plans.length === 0) return [];
+  const ids = plans.map((plan) => plan.id);
   const operations = await tx.query<PlanOperationRow>(
     {
       name: 'load-plan-operations',
       isHot: true,
-      text: `select o.id, o.microvm_id, h.name as host_name, o.kind, o.epoch, o.revision, o.status, o.error_code, o.error_message
+      text: `select o.id, o.plan_id, o.microvm_id, h.name as host_name, o.kind, o.epoch, o.revision, o.status, o.error_code, o.error_message
         from nkudo.operations o join nkudo.hosts h on h.tenant_id = o.tenant_id and h.id = o.host_id
-        where o.tenant_id = $1 and o.plan_id = $2 order by o.revision, o.id`,
+        where o.tenant_id = $1 and o.plan_id = any($2) order by o.revision, o.id`,
     },
-    [tenant, id],
+    [tenant, ids],
   );
-  return {
-    id, siteName: plan.site_name, idempotencyKey: plan.idempotency_key, contentHash: plan.content_hash, status: plan.status,
-    createdAtMs: plan.created_at, finishedAtMs: plan.finished_at,
-    operations: operations.rows.map((row) => ({
+  const actions = await tx.query<PlanActionRow>(
+    {
+      name: 'load-plan-actions',
+      isHot: true,
+      text: `select plan_id, kind, name, microvm_id, status, generation, operation_id, error_code, error_message
+        from nkudo.plan_actions where tenant_id = $1 and plan_id = any($2) order by position`,
+    },
+    [tenant, ids],
+  );
+  return plans.map((plan) => ({
+    id: planId(plan.id), siteName: plan.site_name, idempotencyKey: plan.idempotency_key, contentHash: plan.content_hash, status: plan.status,
+    createdAtMs: plan.created_at, finishedAtMs: plan.finished_at, isForced: plan.is_forced,
+    operations: operations.rows.filter((row) => row.plan_id === plan.id).map((row) => ({
       id: row.id, microvmId: row.microvm_id, hostName: row.host_name, kind: row.kind, epoch: row.epoch, revision: row.revision, status: row.status,
       error: toError(row),
     })),
-  };
+    actions: actions.rows.filter((row) => row.plan_id === plan.id).map((row) => ({
+      kind: row.kind, name: row.name, microvmId: row.microvm_id, status: row.status, generation: row.generation, operationId: row.operation_id, error: toError(row),
+    })),
+  }));
 }
 
 function toError(row: { readonly error_code: string | null; readonly error_message: string | null }): { readonly code: string; readonly message: string } | null {

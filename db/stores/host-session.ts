@@ -8,7 +8,7 @@ import { isUuid } from '#api/model/ids.ts';
 import type { Actor } from '#controller/ports/audit.ts';
 import type { HostStore, KnownMicroVM } from '#controller/ports/host-store.ts';
 import { appendAudit } from '../audit.ts';
-import { canonicalJson } from '../canonical-json.ts';
+import { canonicalJson } from '#api/model/canonical-json.ts';
 import type { Tx } from '../tx.ts';
 
 type SessionInput = Parameters<HostStore['openSession']>[0];

@@ -20,6 +20,7 @@ import {
   type Counters, type LiveBinding,
 } from './microvm-binding.ts';
 import { loadMicroVM } from './microvm-record.ts';
+import { findAskedFor, linkOperation, type AskedFor } from './plan-link.ts';
 
 type DeletionInput = Parameters<MicroVMStore['publishDeletion']>[0];
 
@@ -86,10 +87,19 @@ function deletionKey(input: DeletionInput, epoch: Epoch): string {
   return `cr/${input.microvmId}/${input.generation}/${epoch}/delete-${input.tryNumber}`;
 }
 
-async function hasPlan(tx: Tx, tenantId: TenantId, key: string): Promise<boolean> {
+/** True when that try was published, under a plan of its own or for a caller's. */
+async function hasTry(tx: Tx, key: string, input: DeletionInput, epoch: Epoch): Promise<boolean> {
   const { rowCount } = await tx.query(
-    { name: 'find-plan-by-key', isHot: true, text: 'select from nkudo.plans where tenant_id = $1 and idempotency_key = $2' },
-    [tenantId, key],
+    {
+      name: 'find-try',
+      isHot: true,
+      text: `select from nkudo.plans where tenant_id = $1 and idempotency_key = $2
+        union all
+        select from nkudo.plan_actions a join nkudo.operations o on o.tenant_id = a.tenant_id and o.id = a.operation_id
+          where a.tenant_id = $1 and a.microvm_id = $3 and o.generation = $4 and o.epoch = $5 and o.try_number = $6 and (o.kind = 'Delete') = $7
+        limit 1`,
+    },
+    [input.tenantId, key, input.microvmId, input.generation, epoch, input.tryNumber, !('desired' in input)],
   );
   return rowCount === 1;
 }
@@ -105,7 +115,7 @@ async function isOutrun(tx: Tx, tenantId: TenantId, microvmId: MicroVMId, epoch:
 
 async function findPublished(tx: Tx, input: PublishInput): Promise<PublishResult | undefined> {
   const binding = await readBinding(tx, input.tenantId, input.microvmId);
-  if (binding === null || !(await hasPlan(tx, input.tenantId, planKey(input, binding.epoch)))) return undefined;
+  if (binding === null || !(await hasTry(tx, planKey(input, binding.epoch), input, binding.epoch))) return undefined;
   if (await isOutrun(tx, input.tenantId, input.microvmId, binding.epoch)) return undefined;
   const record = await loadMicroVM(tx, input.tenantId, input.microvmId);
   return record === null || record.isDeleting || record.generation > input.generation ? undefined : { outcome: 'alreadyPublished', record };
@@ -122,6 +132,7 @@ async function publish(tx: LeaderTx, ids: IdSource, input: PublishInput, actor: 
   const found = await readBinding(tx, tenantId, microvmId);
   const chosen = found === null ? await bindAnew(tx, input, counters) : await currentBinding(tx, { tenantId, microvmId, counters, found });
   if (chosen === null) return { outcome: 'hostUnavailable' };
+  const asked = await findAskedFor(tx, input);
   const revision = counters.revision + 1;
   await saveCounters(tx, tenantId, microvmId, { epoch: Math.max(counters.epoch, chosen.binding.epoch), revision });
   const entries: AuditEntry[] = [await saveMicroVM(tx, input, state), ...chosen.entries];
@@ -132,7 +143,7 @@ async function publish(tx: LeaderTx, ids: IdSource, input: PublishInput, actor: 
   entries.push(
     ...(await insertPlan(tx, ids, {
       tenantId, siteId: input.siteId, microvmId, key: planKey(input, chosen.binding.epoch), kind: input.kind, binding: chosen.binding,
-      revision, generation: input.generation, tryNumber: input.tryNumber, desired: input.desired,
+      revision, generation: input.generation, tryNumber: input.tryNumber, desired: input.desired, asked, specHash: input.source?.specHash ?? null,
     })),
   );
   await appendAudit(tx, tenantId, actor, entries);
@@ -193,12 +204,34 @@ interface PlanInput {
   readonly generation: number;
   readonly tryNumber: number;
   readonly desired: DesiredMicroVM | null;
+  /** The action of a caller's plan that this carries out. */
+  readonly asked: AskedFor | null;
+  readonly specHash: string | null;
 }
 
-/** A plan of one operation. */
+/** One operation with a plan of its own, or for the caller's plan that asked for it. */
 async function insertPlan(tx: Tx, ids: IdSource, input: PlanInput): Promise<readonly AuditEntry[]> {
-  const planId = ids.uuid();
+  const planId = input.asked?.plan_id ?? ids.uuid();
   const operationId = ids.uuid();
+  const entries: AuditEntry[] = input.asked === null ? [await insertOwnPlan(tx, planId, input)] : [];
+  await tx.query(
+    {
+      name: 'insert-operation',
+      isHot: true,
+      text: `insert into nkudo.operations (tenant_id, id, plan_id, microvm_id, host_id, kind, epoch, revision, generation, try_number, desired)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+    },
+    [
+      input.tenantId, operationId, planId, input.microvmId, input.binding.hostId, input.kind, input.binding.epoch, input.revision,
+      input.generation, input.tryNumber, input.desired === null ? null : JSON.stringify(input.desired),
+    ],
+  );
+  entries.push({ action: 'created', subject: 'operation', id: operationId, before: null, after: { kind: input.kind, epoch: input.binding.epoch, revision: input.revision } });
+  if (input.asked !== null) entries.push(...(await linkOperation(tx, input, { operationId, asked: input.asked })));
+  return entries;
+}
+
+async function insertOwnPlan(tx: Tx, planId: string, input: PlanInput): Promise<AuditEntry> {
   const content = {
     operations: [{ microvmId: input.microvmId, hostId: input.binding.hostId, kind: input.kind, epoch: input.binding.epoch, generation: input.generation, desired: input.desired }],
   };
@@ -212,22 +245,7 @@ async function insertPlan(tx: Tx, ids: IdSource, input: PlanInput): Promise<read
     },
     [input.tenantId, planId, input.siteId, input.key, JSON.stringify(content), hash, contentHashVersion, input.revision],
   );
-  await tx.query(
-    {
-      name: 'insert-operation',
-      isHot: true,
-      text: `insert into nkudo.operations (tenant_id, id, plan_id, microvm_id, host_id, kind, epoch, revision, generation, try_number, desired)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
-    },
-    [
-      input.tenantId, operationId, planId, input.microvmId, input.binding.hostId, input.kind, input.binding.epoch, input.revision,
-      input.generation, input.tryNumber, input.desired === null ? null : JSON.stringify(input.desired),
-    ],
-  );
-  return [
-    { action: 'created', subject: 'plan', id: planId, before: null, after: { key: input.key, hash } },
-    { action: 'created', subject: 'operation', id: operationId, before: null, after: { kind: input.kind, epoch: input.binding.epoch, revision: input.revision } },
-  ];
+  return { action: 'created', subject: 'plan', id: planId, before: null, after: { key: input.key, hash } };
 }
 
 async function loadExisting(tx: Tx, tenantId: TenantId, microvmId: MicroVMId): Promise<MicroVMRecord> {
@@ -241,7 +259,7 @@ async function findPublishedDeletion(tx: Tx, input: DeletionInput): Promise<Micr
   const record = await loadMicroVM(tx, input.tenantId, input.microvmId);
   if (record === null || record.isTornDown) return record;
   if (!record.isDeleting || record.binding === null) return undefined;
-  if (!(await hasPlan(tx, input.tenantId, deletionKey(input, record.binding.epoch)))) return undefined;
+  if (!(await hasTry(tx, deletionKey(input, record.binding.epoch), input, record.binding.epoch))) return undefined;
   return (await isOutrun(tx, input.tenantId, input.microvmId, record.binding.epoch)) ? undefined : record;
 }
 
@@ -252,9 +270,10 @@ async function publishDeletion(tx: LeaderTx, ids: IdSource, input: DeletionInput
   const state = await readState(tx, tenantId, microvmId);
   if (published !== undefined || state === undefined) return published ?? null;
   const found = await readBinding(tx, tenantId, microvmId);
+  const asked = found === null ? null : await findAskedFor(tx, input);
   const entries: AuditEntry[] = [await markDeleting(tx, input, { state, isBound: found !== null })];
   entries.push(...(await supersedePending(tx, tenantId, microvmId)));
-  if (found !== null) entries.push(...(await insertDeletion(tx, ids, { input, deletion: state, counters, found })));
+  if (found !== null) entries.push(...(await insertDeletion(tx, ids, { input, deletion: state, counters, found, asked })));
   await appendAudit(tx, tenantId, actor, entries);
   return loadExisting(tx, tenantId, microvmId);
 }
@@ -280,7 +299,7 @@ async function markDeleting(tx: Tx, input: DeletionInput, found: { readonly stat
 async function insertDeletion(
   tx: LeaderTx,
   ids: IdSource,
-  from: { readonly input: DeletionInput; readonly deletion: MicroVMState; readonly counters: Counters; readonly found: LiveBinding },
+  from: { readonly input: DeletionInput; readonly deletion: MicroVMState; readonly counters: Counters; readonly found: LiveBinding; readonly asked: AskedFor | null },
 ): Promise<readonly AuditEntry[]> {
   const { input, counters } = from;
   const { tenantId, microvmId } = input;
@@ -289,7 +308,7 @@ async function insertDeletion(
   await saveCounters(tx, tenantId, microvmId, { epoch: Math.max(counters.epoch, chosen.binding.epoch), revision });
   const plan = await insertPlan(tx, ids, {
     tenantId, siteId: from.deletion.site_id, microvmId, key: deletionKey(input, chosen.binding.epoch), kind: 'Delete', binding: chosen.binding,
-    revision, generation: input.generation, tryNumber: input.tryNumber, desired: null,
+    revision, generation: input.generation, tryNumber: input.tryNumber, desired: null, asked: from.asked, specHash: null,
   });
   return [...chosen.entries, ...plan];
 }
@@ -323,7 +342,7 @@ async function forceDelete(tx: LeaderTx, ids: IdSource, tenantId: TenantId, micr
     if (!(await hasOpenDeletion(tx, tenantId, microvmId))) {
       entries.push(...(await supersedePending(tx, tenantId, microvmId)));
       const input = { tenantId, microvmId, generation: state.generation, tryNumber: counters.revision + 1 };
-      entries.push(...(await insertDeletion(tx, ids, { input, deletion: state, counters, found })));
+      entries.push(...(await insertDeletion(tx, ids, { input, deletion: state, counters, found, asked: null })));
     }
     entries.push(await releaseBinding(tx, tenantId, microvmId, found));
   }

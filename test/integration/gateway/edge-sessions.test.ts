@@ -75,6 +75,7 @@ function recordingStores() {
           pending.delete(input.hostId);
           return claimed;
         }),
+      listCancels: () => Promise.resolve([]),
       listHostsWithPending: () => (failure === null ? Promise.resolve([...pending.keys()].map((each) => ({ tenantId: tenant, hostId: each }))) : Promise.reject(failure)),
       recordReceipt: (input: unknown) => record('recordReceipt', input, () => []),
       recordReports: (input: unknown) => record('recordReports', input, () => ({ refused: [], changed: [microVMId('00000000-0000-4000-8000-00000000000a')] })),

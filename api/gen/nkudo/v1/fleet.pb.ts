@@ -128,13 +128,13 @@ export interface ApplyPlanRequest {
   namespace: string;
   /** Name of the site. */
   site: string;
-  /** 1 to 128 characters; kept for 24 hours at least. Empty with dry_run only. */
+  /** 1 to 128 printable ASCII characters, not beginning with `cr/`; kept for 24 hours at least. Empty with dry_run only. */
   idempotencyKey: string;
-  /** 1 to 256 actions. */
+  /** 1 to 256 actions, one for each microVM. */
   actions: PlanAction[];
   /** Check everything and change nothing. */
   dryRun: boolean;
-  /** Take over fields that another field manager owns. Needs the admin role; audited. */
+  /** Take over fields that another field manager owns. Needs the verb `force` on microvms; audited. */
   force: boolean;
 }
 
@@ -274,6 +274,37 @@ export interface Plan {
     | undefined;
   /** Its operations. */
   operations: PlanOperation[];
+  /** What was asked for and how far it is, in the order of the request; empty for plans that the controller made. */
+  actions: PlanActionProgress[];
+  /** Code of the catalogue of the first failure; empty when there is none. */
+  errorCode: string;
+  /** Sentence for a person on the first failure; empty when there is none. */
+  errorMessage: string;
+  /** What the caller should know although nothing failed. */
+  warnings: string[];
+}
+
+/** How far one action of a plan is. */
+export interface PlanActionProgress {
+  /** What to do. */
+  kind: PlanAction_Kind;
+  /** Name of the microVM. */
+  name: string;
+  /** UID of the microVM; with CREATE empty until it was made. */
+  uid: string;
+  /**
+   * Pending, Writing (the object is being written), Written (waiting for a host), Published (see the operation), Succeeded
+   * (nothing had to change), Failed, Superseded or Cancelled.
+   */
+  state: string;
+  /** Generation of the object that the action made; 0 while there is none. */
+  generation: number;
+  /** UUID of the operation that carries it out; empty while there is none. */
+  operationId: string;
+  /** Code of the catalogue when it failed or was superseded; else empty. */
+  errorCode: string;
+  /** Sentence for a person when it failed or was superseded; else empty. */
+  errorMessage: string;
 }
 
 /** What one host must do for one microVM. */
@@ -409,6 +440,9 @@ export interface WatchStatusResponse {
     | //
     /** The first list is complete. */
     { $case: "isSynced"; value: boolean }
+    | //
+    /** A plan of a caller, whole: those that were open when the watch began, and those accepted since. */
+    { $case: "plan"; value: Plan }
     | undefined;
 }
 
@@ -1155,6 +1189,10 @@ function createBasePlan(): Plan {
     createdAt: undefined,
     finishedAt: undefined,
     operations: [],
+    actions: [],
+    errorCode: "",
+    errorMessage: "",
+    warnings: [],
   };
 }
 
@@ -1183,6 +1221,18 @@ export const Plan: MessageFns<Plan> = {
     }
     for (const v of message.operations) {
       PlanOperation.encode(v!, writer.uint32(66).fork()).join();
+    }
+    for (const v of message.actions) {
+      PlanActionProgress.encode(v!, writer.uint32(74).fork()).join();
+    }
+    if (message.errorCode !== "") {
+      writer.uint32(82).string(message.errorCode);
+    }
+    if (message.errorMessage !== "") {
+      writer.uint32(90).string(message.errorMessage);
+    }
+    for (const v of message.warnings) {
+      writer.uint32(98).string(v!);
     }
     return writer;
   },
@@ -1264,6 +1314,38 @@ export const Plan: MessageFns<Plan> = {
             message.operations.push(PlanOperation.decode(reader, reader.uint32()));
             continue;
           }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.actions.push(PlanActionProgress.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.errorCode = reader.string();
+            continue;
+          }
+          case 11: {
+            if (tag !== 90) {
+              break;
+            }
+
+            message.errorMessage = reader.string();
+            continue;
+          }
+          case 12: {
+            if (tag !== 98) {
+              break;
+            }
+
+            message.warnings.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1304,6 +1386,22 @@ export const Plan: MessageFns<Plan> = {
       operations: globalThis.Array.isArray(object?.operations)
         ? object.operations.map((e: any) => PlanOperation.fromJSON(e))
         : [],
+      actions: globalThis.Array.isArray(object?.actions)
+        ? object.actions.map((e: any) => PlanActionProgress.fromJSON(e))
+        : [],
+      errorCode: isSet(object.errorCode)
+        ? globalThis.String(object.errorCode)
+        : isSet(object.error_code)
+        ? globalThis.String(object.error_code)
+        : "",
+      errorMessage: isSet(object.errorMessage)
+        ? globalThis.String(object.errorMessage)
+        : isSet(object.error_message)
+        ? globalThis.String(object.error_message)
+        : "",
+      warnings: globalThis.Array.isArray(object?.warnings)
+        ? object.warnings.map((e: any) => globalThis.String(e))
+        : [],
     };
   },
 
@@ -1333,6 +1431,18 @@ export const Plan: MessageFns<Plan> = {
     if (message.operations?.length) {
       obj.operations = message.operations.map((e) => PlanOperation.toJSON(e));
     }
+    if (message.actions?.length) {
+      obj.actions = message.actions.map((e) => PlanActionProgress.toJSON(e));
+    }
+    if (message.errorCode !== "") {
+      obj.errorCode = message.errorCode;
+    }
+    if (message.errorMessage !== "") {
+      obj.errorMessage = message.errorMessage;
+    }
+    if (message.warnings?.length) {
+      obj.warnings = message.warnings;
+    }
     return obj;
   },
 
@@ -1353,6 +1463,203 @@ export const Plan: MessageFns<Plan> = {
       ? Timestamp.fromPartial(object.finishedAt)
       : undefined;
     message.operations = object.operations?.map((e) => PlanOperation.fromPartial(e)) || [];
+    message.actions = object.actions?.map((e) => PlanActionProgress.fromPartial(e)) || [];
+    message.errorCode = object.errorCode ?? "";
+    message.errorMessage = object.errorMessage ?? "";
+    message.warnings = object.warnings?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBasePlanActionProgress(): PlanActionProgress {
+  return { kind: 0, name: "", uid: "", state: "", generation: 0, operationId: "", errorCode: "", errorMessage: "" };
+}
+
+export const PlanActionProgress: MessageFns<PlanActionProgress> = {
+  encode(message: PlanActionProgress, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.kind !== 0) {
+      writer.uint32(8).int32(message.kind);
+    }
+    if (message.name !== "") {
+      writer.uint32(18).string(message.name);
+    }
+    if (message.uid !== "") {
+      writer.uint32(26).string(message.uid);
+    }
+    if (message.state !== "") {
+      writer.uint32(34).string(message.state);
+    }
+    if (message.generation !== 0) {
+      writer.uint32(40).uint64(message.generation);
+    }
+    if (message.operationId !== "") {
+      writer.uint32(50).string(message.operationId);
+    }
+    if (message.errorCode !== "") {
+      writer.uint32(58).string(message.errorCode);
+    }
+    if (message.errorMessage !== "") {
+      writer.uint32(66).string(message.errorMessage);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): PlanActionProgress {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBasePlanActionProgress();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.kind = reader.int32() as any;
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.uid = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.state = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.generation = longToNumber(reader.uint64());
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.operationId = reader.string();
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.errorCode = reader.string();
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.errorMessage = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): PlanActionProgress {
+    return {
+      kind: isSet(object.kind) ? planAction_KindFromJSON(object.kind) : 0,
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      uid: isSet(object.uid) ? globalThis.String(object.uid) : "",
+      state: isSet(object.state) ? globalThis.String(object.state) : "",
+      generation: isSet(object.generation) ? globalThis.Number(object.generation) : 0,
+      operationId: isSet(object.operationId)
+        ? globalThis.String(object.operationId)
+        : isSet(object.operation_id)
+        ? globalThis.String(object.operation_id)
+        : "",
+      errorCode: isSet(object.errorCode)
+        ? globalThis.String(object.errorCode)
+        : isSet(object.error_code)
+        ? globalThis.String(object.error_code)
+        : "",
+      errorMessage: isSet(object.errorMessage)
+        ? globalThis.String(object.errorMessage)
+        : isSet(object.error_message)
+        ? globalThis.String(object.error_message)
+        : "",
+    };
+  },
+
+  toJSON(message: PlanActionProgress): unknown {
+    const obj: any = {};
+    if (message.kind !== 0) {
+      obj.kind = planAction_KindToJSON(message.kind);
+    }
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.uid !== "") {
+      obj.uid = message.uid;
+    }
+    if (message.state !== "") {
+      obj.state = message.state;
+    }
+    if (message.generation !== 0) {
+      obj.generation = Math.round(message.generation);
+    }
+    if (message.operationId !== "") {
+      obj.operationId = message.operationId;
+    }
+    if (message.errorCode !== "") {
+      obj.errorCode = message.errorCode;
+    }
+    if (message.errorMessage !== "") {
+      obj.errorMessage = message.errorMessage;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<PlanActionProgress>): PlanActionProgress {
+    return PlanActionProgress.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<PlanActionProgress>): PlanActionProgress {
+    const message = createBasePlanActionProgress();
+    message.kind = object.kind ?? 0;
+    message.name = object.name ?? "";
+    message.uid = object.uid ?? "";
+    message.state = object.state ?? "";
+    message.generation = object.generation ?? 0;
+    message.operationId = object.operationId ?? "";
+    message.errorCode = object.errorCode ?? "";
+    message.errorMessage = object.errorMessage ?? "";
     return message;
   },
 };
@@ -2481,6 +2788,9 @@ export const WatchStatusResponse: MessageFns<WatchStatusResponse> = {
       case "isSynced":
         writer.uint32(40).bool(message.change.value);
         break;
+      case "plan":
+        Plan.encode(message.change.value, writer.uint32(50).fork()).join();
+        break;
     }
     return writer;
   },
@@ -2538,6 +2848,14 @@ export const WatchStatusResponse: MessageFns<WatchStatusResponse> = {
             message.change = { $case: "isSynced", value: reader.bool() };
             continue;
           }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.change = { $case: "plan", value: Plan.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2566,6 +2884,8 @@ export const WatchStatusResponse: MessageFns<WatchStatusResponse> = {
         ? { $case: "isSynced", value: globalThis.Boolean(object.isSynced) }
         : isSet(object.is_synced)
         ? { $case: "isSynced", value: globalThis.Boolean(object.is_synced) }
+        : isSet(object.plan)
+        ? { $case: "plan", value: Plan.fromJSON(object.plan) }
         : undefined,
     };
   },
@@ -2582,6 +2902,8 @@ export const WatchStatusResponse: MessageFns<WatchStatusResponse> = {
       obj.removedUid = message.change.value;
     } else if (message.change?.$case === "isSynced") {
       obj.isSynced = message.change.value;
+    } else if (message.change?.$case === "plan") {
+      obj.plan = Plan.toJSON(message.change.value);
     }
     return obj;
   },
@@ -2619,6 +2941,12 @@ export const WatchStatusResponse: MessageFns<WatchStatusResponse> = {
       case "isSynced": {
         if (object.change?.value !== undefined && object.change?.value !== null) {
           message.change = { $case: "isSynced", value: object.change.value };
+        }
+        break;
+      }
+      case "plan": {
+        if (object.change?.value !== undefined && object.change?.value !== null) {
+          message.change = { $case: "plan", value: Plan.fromPartial(object.change.value) };
         }
         break;
       }
