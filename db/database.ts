@@ -8,7 +8,6 @@ import type { HostStore } from '#controller/ports/host-store.ts';
 import type { LeadershipStore } from '#controller/ports/leadership-store.ts';
 import type { LogStore } from '#controller/ports/log-store.ts';
 import type { MicroVMStore } from '#controller/ports/microvm-store.ts';
-import type { PlanStore } from '#controller/ports/plan-store.ts';
 import type { SiteStore } from '#controller/ports/site-store.ts';
 import { silentLog, type DatabaseLog } from './log.ts';
 import { createPool } from './pool.ts';
@@ -20,7 +19,6 @@ import { createHostStore } from './stores/host-store.ts';
 import { createLeadershipStore } from './stores/leadership-store.ts';
 import { createLogStore } from './stores/log-store.ts';
 import { createMicroVMStore } from './stores/microvm-store.ts';
-import { createPlanStore } from './stores/plan-store.ts';
 import { createSiteStore } from './stores/site-store.ts';
 import { createTransactions } from './tx.ts';
 
@@ -43,7 +41,6 @@ export interface Database {
   readonly sites: SiteStore;
   readonly hosts: HostStore;
   readonly microvms: MicroVMStore;
-  readonly plans: PlanStore;
   readonly dispatch: DispatchStore;
   readonly logs: LogStore;
   readonly fleet: FleetStore;
@@ -67,7 +64,6 @@ export function openDatabase(options: DatabaseOptions): Database {
     sites: createSiteStore(transactions),
     hosts: createHostStore(transactions),
     microvms: createMicroVMStore(deps),
-    plans: createPlanStore(deps),
     dispatch: createDispatchStore(transactions),
     logs: createLogStore(transactions),
     fleet: createFleetStore(transactions),
