@@ -7,6 +7,7 @@ import { contentHash } from './canonical-json.ts';
 import type { Tx } from './tx.ts';
 
 export type SubjectKind =
+  | 'meshSite' | 'meshHost'
   | 'tenant' | 'site' | 'host' | 'agent' | 'certificate' | 'enrollmentToken' | 'microvm' | 'binding' | 'plan' | 'operation'
   | 'planAction' | 'leadership';
 

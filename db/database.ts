@@ -7,7 +7,9 @@ import type { ChangeReader } from '#controller/ports/hints.ts';
 import type { HostStore } from '#controller/ports/host-store.ts';
 import type { LeadershipStore } from '#controller/ports/leadership-store.ts';
 import type { LogStore } from '#controller/ports/log-store.ts';
+import type { MeshStore } from '#controller/ports/mesh-store.ts';
 import type { MicroVMStore } from '#controller/ports/microvm-store.ts';
+import type { PlanStore } from '#controller/ports/plan-store.ts';
 import type { SiteStore } from '#controller/ports/site-store.ts';
 import { silentLog, type DatabaseLog } from './log.ts';
 import { createPool } from './pool.ts';
@@ -18,7 +20,9 @@ import { createFleetStore } from './stores/fleet-store.ts';
 import { createHostStore } from './stores/host-store.ts';
 import { createLeadershipStore } from './stores/leadership-store.ts';
 import { createLogStore } from './stores/log-store.ts';
+import { createMeshStore } from './stores/mesh-store.ts';
 import { createMicroVMStore } from './stores/microvm-store.ts';
+import { createPlanStore } from './stores/plan-store.ts';
 import { createSiteStore } from './stores/site-store.ts';
 import { createTransactions } from './tx.ts';
 
@@ -41,10 +45,12 @@ export interface Database {
   readonly sites: SiteStore;
   readonly hosts: HostStore;
   readonly microvms: MicroVMStore;
+  readonly plans: PlanStore;
   readonly dispatch: DispatchStore;
   readonly logs: LogStore;
   readonly fleet: FleetStore;
   readonly changes: ChangeReader;
+  readonly mesh: MeshStore;
   /** Reads through both pools, for readiness. @throws DATABASE_UNAVAILABLE, INTERNAL when the schema is missing */
   ping(): Promise<void>;
   close(): Promise<void>;
@@ -64,10 +70,12 @@ export function openDatabase(options: DatabaseOptions): Database {
     sites: createSiteStore(transactions),
     hosts: createHostStore(transactions),
     microvms: createMicroVMStore(deps),
+    plans: createPlanStore(deps),
     dispatch: createDispatchStore(transactions),
     logs: createLogStore(transactions),
     fleet: createFleetStore(transactions),
     changes: createChangeReader(transactions),
+    mesh: createMeshStore(transactions),
     ping: () => transactions.ping(),
     close: () => transactions.close(),
   };
