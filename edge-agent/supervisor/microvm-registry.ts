@@ -2,7 +2,7 @@
  * All microVMs of the host: one worker for each, and the gate through which operations enter.
  * Owns the promise of a receipt: ACCEPTED is answered only when the operation is durable.
  */
-import { AppError } from '#api/model/error-codes.ts';
+import { AppError, isAppError } from '#api/model/error-codes.ts';
 import { executionId, type MicroVMId, type OperationId } from '#api/model/ids.ts';
 import type { Operation } from '#api/model/plan.ts';
 import { decideAcceptance, decideCancellation } from '../domain/acceptance.ts';
@@ -101,10 +101,20 @@ export function createMicroVMRegistry(deps: WorkerDeps): MicroVMRegistry {
     for (const microvmId of await directories.list()) {
       if (workers.has(microvmId)) continue;
       const { identity } = await directories.look(microvmId);
-      const vmm = await deps.hypervisor.observe(directories.path(microvmId), AbortSignal.timeout(orphanLookMs));
-      found.push({ microvmId, epoch: fenceOf(identity).epoch, revision: fenceOf(identity).revision, isLive: vmm.kind === 'live', isOrphan: true });
+      found.push({ microvmId, epoch: fenceOf(identity).epoch, revision: fenceOf(identity).revision, isLive: await isOrphanLive(microvmId), isOrphan: true });
     }
     return found;
+  }
+
+  /** One that can't be looked at in time counts as live: nobody may take it for gone. */
+  async function isOrphanLive(microvmId: MicroVMId): Promise<boolean> {
+    const signal = AbortSignal.timeout(orphanLookMs);
+    try {
+      return (await deps.hypervisor.observe(directories.path(microvmId), signal)).kind === 'live';
+    } catch (error) {
+      if (!signal.aborted && !isAppError(error)) throw error;
+      return true;
+    }
   }
 
   return {

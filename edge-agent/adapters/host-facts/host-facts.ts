@@ -36,6 +36,8 @@ async function readHypervisor(hypervisor: Hypervisor, signal: AbortSignal): Prom
     const kind = /simulat/i.test(version) ? 'simulated' : 'cloud-hypervisor';
     return { facts: { kind, version, problem: '' }, hasKvm: isKvmUsable };
   } catch (error) {
+    // A host whose disk or hypervisor is stuck is a host with a problem, not a reason to end the agent.
+    if (signal.aborted) return { facts: { kind: 'none', version: '', problem: 'the hypervisor did not tell its version in time' }, hasKvm: false };
     if (!isAppError(error)) throw error;
     return { facts: { kind: 'none', version: '', problem: error.message.slice(0, 1024) }, hasKvm: false };
   }
