@@ -226,3 +226,11 @@ describe('a VMM whose API does not answer', () => {
     expect([host.buttonPresses, host.isGone]).toEqual([1, true]);
   });
 });
+
+test('a start that the VMM refused is begun anew and counts as no restart', () => {
+  const host = new SimulatedHost(testRecord(), testNow);
+  while (host.spawned === 0) host.turn();
+  host.disturb('stepFails');
+  settle(host);
+  expect([host.spawned, host.vmm.kind, host.record.run.restarts, host.record.run.lastExit]).toEqual([2, 'live', 0, undefined]);
+});
