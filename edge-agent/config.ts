@@ -24,14 +24,28 @@ export interface RunConfig {
   readonly bootsAtOnce: number;
   /** Environment of each VMM: the shell's needs and the VMM's own diagnostics, nothing else of ours. */
   readonly vmmEnvironment: Readonly<Record<string, string>>;
+  readonly mesh: MeshConfig;
   readonly faultSocket: string | undefined;
 }
 
+export interface MeshConfig {
+  /** Path or name of the netbird command. */
+  readonly command: string;
+  /** Environment of the command: what it needs to find itself and its service. A key has no place in it. */
+  readonly environment: Readonly<Record<string, string>>;
+  /** Time between two looks, milliseconds. */
+  readonly pollMs: number;
+  /** Bound on one command, milliseconds. */
+  readonly commandDeadlineMs: number;
+}
+
 const bootsAtOnceDefault = 4;
+const meshPollDefaultMs = 30_000;
+const meshCommandDeadlineDefaultMs = 60_000;
 
 /** @throws INVALID_REQUEST that names the flag */
 export function parseRunConfig(
-  flags: { readonly stateDir: string; readonly hypervisor: string; readonly logLevel: string; readonly allowPath: readonly string[] },
+  flags: { readonly stateDir: string; readonly hypervisor: string; readonly netbird: string; readonly logLevel: string; readonly allowPath: readonly string[] },
   environment: Readonly<Record<string, string | undefined>>,
 ): RunConfig {
   const logLevel = logLevels.find((level) => level === flags.logLevel);
@@ -45,13 +59,36 @@ export function parseRunConfig(
     allowedPaths: flags.allowPath.length === 0 ? ['/'] : flags.allowPath,
     hostMemoryBytes: totalmem(),
     bootsAtOnce: bootsAtOnceDefault,
-    vmmEnvironment: pickVmmEnvironment(environment),
+    vmmEnvironment: pickEnvironment(environment, (name) => name === 'PATH' || name.startsWith('RUST_') || name.startsWith('MOCK_CH_')),
+    mesh: Object.freeze({
+      command: flags.netbird,
+      environment: pickEnvironment(environment, (name) => meshVariables.has(name) || name.startsWith('MOCK_NETBIRD_')),
+      pollMs: durationMs('NKUDO_MESH_POLL_MS', environment, meshPollDefaultMs),
+      commandDeadlineMs: durationMs('NKUDO_MESH_COMMAND_TIMEOUT_MS', environment, meshCommandDeadlineDefaultMs),
+    }),
     faultSocket: environment['NKUDO_FAULT_SOCKET'],
   });
 }
 
-function pickVmmEnvironment(environment: Readonly<Record<string, string | undefined>>): Record<string, string> {
-  const picked = Object.entries(environment).filter(([name]) => name === 'PATH' || name.startsWith('RUST_') || name.startsWith('MOCK_CH_'));
+/** `NB_SETUP_KEY` and the like are left out on purpose: netbird takes any flag from its environment. */
+const meshVariables: ReadonlySet<string> = new Set(['PATH', 'HOME', 'USER', 'XDG_CONFIG_HOME', 'NB_DAEMON_ADDR']);
+
+function pickEnvironment(environment: Readonly<Record<string, string | undefined>>, isWanted: (name: string) => boolean): Record<string, string> {
+  const picked = Object.entries(environment).filter(([name]) => isWanted(name));
   // Entries without a value can't come from a real environment; the type allows them.
   return Object.fromEntries(picked.flatMap(([name, value]) => (value === undefined ? [] : [[name, value]])));
 }
+
+/** @throws INVALID_REQUEST that names the variable */
+function durationMs(name: string, environment: Readonly<Record<string, string | undefined>>, otherwise: number): number {
+  const text = environment[name];
+  if (text === undefined || text === '') return otherwise;
+  const value = Number(text);
+  if (!Number.isSafeInteger(value) || value < durationMinMs || value > durationMaxMs) {
+    throw new AppError('INVALID_REQUEST', `${name} must be a whole number of milliseconds from ${durationMinMs} to ${durationMaxMs}`);
+  }
+  return value;
+}
+
+const durationMinMs = 50;
+const durationMaxMs = 3_600_000;

@@ -26,11 +26,23 @@ export const edgeFaultSteps = [
   /** A batch of reports goes out and is acknowledged. */
   'report.send',
 ] as const;
-export type EdgeFaultStep = (typeof edgeFaultSteps)[number];
+
+/** Beside the life of microVMs, so in a list of its own: the way into the mesh and out of it. */
+export const meshFaultSteps = [
+  /** The order becomes durable, without a key. */
+  'journal.meshOrder',
+  /** The note that the agent joined becomes durable, before it does; or that it left, after it did. */
+  'journal.meshMembership',
+  'mesh.up',
+  'mesh.down',
+  'mesh.report',
+] as const;
+export type EdgeFaultStep = (typeof edgeFaultSteps)[number] | (typeof meshFaultSteps)[number];
 export type EdgeFaultPoint = PointOf<EdgeFaultStep>;
 export type EdgeFaultPoints = FaultPoints<EdgeFaultPoint>;
 
 export const edgeFaultPoints: readonly EdgeFaultPoint[] = pointsOf(edgeFaultSteps);
+export const meshFaultPoints: readonly EdgeFaultPoint[] = pointsOf(meshFaultSteps);
 
 /** Runs an effect between its two points. */
 export async function around<Value>(faults: EdgeFaultPoints, step: EdgeFaultStep, effect: () => Value | Promise<Value>): Promise<Value> {

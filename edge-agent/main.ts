@@ -14,6 +14,7 @@ interface InspectFlags {
 const stateDirOption = () => new Option('--state-dir <directory>', 'where the agent keeps its identity, its journal and the microVMs').makeOptionMandatory();
 const outputOption = () => new Option('--output <format>', 'how to print').choices(['table', 'json']).default('table');
 const hypervisorOption = () => new Option('--hypervisor <path>', 'path or name of the cloud-hypervisor executable').default('cloud-hypervisor');
+const netbirdOption = () => new Option('--netbird <path>', 'path or name of the netbird command, for sites with a mesh').default('netbird');
 const collect = (value: string, earlier: string[]): string[] => [...earlier, value];
 
 const program = new Command('nkudo-edge').description('runs the microVMs of this host as the control plane asks').version(agentVersion);
@@ -36,9 +37,10 @@ program
   .description('run the agent in the foreground; the microVMs outlive it')
   .addOption(stateDirOption())
   .addOption(hypervisorOption())
+  .addOption(netbirdOption())
   .addOption(new Option('--log-level <level>', 'least level that is logged').choices(logLevels).default('info'))
   .option('--allow-path <directory>', 'directory below which kernels and disks may lie; repeat for more; default: everywhere', collect, [])
-  .action(async (flags: { stateDir: string; hypervisor: string; logLevel: string; allowPath: string[] }) => {
+  .action(async (flags: { stateDir: string; hypervisor: string; netbird: string; logLevel: string; allowPath: string[] }) => {
     const { runAgent } = await import('./commands/run.ts');
     await runAgent(parseRunConfig(flags, process.env));
   });

@@ -14,6 +14,7 @@ import { createControlPlaneGrpc } from '../adapters/control-plane-grpc/control-p
 import { createHostFacts } from '../adapters/host-facts/host-facts.ts';
 import { createIdentityFiles } from '../adapters/identity-files/identity-files.ts';
 import { openJournal } from '../adapters/journal-sqlite/journal-sqlite.ts';
+import { createNetbird } from '../adapters/netbird/netbird.ts';
 import { createSystemClock, systemEntropy as entropy } from '../adapters/system/clock.ts';
 import { ensureDirectory } from '../adapters/system/durable-file.ts';
 import { createHostFiles } from '../adapters/system/host-files.ts';
@@ -21,11 +22,12 @@ import { systemLogFiles } from '../adapters/system/log-files.ts';
 import { lockStateDirectory } from '../adapters/system/state-lock.ts';
 import { createVmDirectories } from '../adapters/vm-directories/vm-directories.ts';
 import { agentVersion, type RunConfig } from '../config.ts';
-import { edgeFaultPoints, type EdgeFaultPoint } from '../fault-points.ts';
+import { edgeFaultPoints, meshFaultPoints, type EdgeFaultPoint } from '../fault-points.ts';
 import type { Journal } from '../ports/journal.ts';
 import { createCertificateRenewal } from '../supervisor/certificate-renewal.ts';
 import { createLinkLoop } from '../supervisor/link-loop.ts';
 import { createLogShipper } from '../supervisor/log-shipper.ts';
+import { createMeshKeeper } from '../supervisor/mesh-membership.ts';
 import { createMicroVMRegistry } from '../supervisor/microvm-registry.ts';
 import { createObservationReporter } from '../supervisor/observation-reporter.ts';
 import { createReportSender } from '../supervisor/report-sender.ts';
@@ -43,7 +45,7 @@ export async function runAgent(config: RunConfig): Promise<void> {
   const clock = createSystemClock();
   const store = createIdentityFiles(config.stateDirectory);
   const journal = openJournal(join(config.stateDirectory, journalFile));
-  const faults = createFaultPoints<EdgeFaultPoint>({ socketPath: config.faultSocket, processName: 'edge', known: edgeFaultPoints });
+  const faults = createFaultPoints<EdgeFaultPoint>({ socketPath: config.faultSocket, processName: 'edge', known: [...edgeFaultPoints, ...meshFaultPoints] });
   const hypervisor = createCloudHypervisor({ binaryPath: config.hypervisorPath, environment: config.vmmEnvironment });
   const directories = createVmDirectories(config.stateDirectory);
   const files = createHostFiles(config);
@@ -104,6 +106,17 @@ export async function runAgent(config: RunConfig): Promise<void> {
     entropy,
     logger,
   });
+  const mesh = createMeshKeeper({
+    mesh: createNetbird({ ...config.mesh, stateDirectory: config.stateDirectory }),
+    journal,
+    hostId: () => identity?.hostId,
+    pollMs: config.mesh.pollMs,
+    clock,
+    entropy,
+    faults,
+    logger,
+    onFatal,
+  });
   const link = createLinkLoop({
     controlPlane: createControlPlaneGrpc(),
     registry,
@@ -114,11 +127,13 @@ export async function runAgent(config: RunConfig): Promise<void> {
       const isNew = (endpoints.length > 0 && endpoints.join() !== known.endpoints.join()) || (trustBundlePem !== '' && trustBundlePem !== known.trustBundlePem);
       if (isNew) replaceIdentity({ ...(endpoints.length > 0 ? { endpoints } : {}), ...(trustBundlePem === '' ? {} : { trustBundlePem }) });
     },
+    onMeshOrder: ({ order, revealKey }) => mesh.ordered(order, revealKey),
     onSession(session) {
       if (session !== undefined) reporter.repeatAll();
       sender.use(session);
       shipper.use(session);
       renewal.use(session);
+      mesh.use(session);
     },
     clock,
     entropy,
@@ -133,12 +148,14 @@ export async function runAgent(config: RunConfig): Promise<void> {
   checkFacts();
   if (identity === null) logger.warn({}, 'this host is not enrolled: it keeps its microVMs and talks to nobody');
   else link.start();
+  mesh.start();
   logger.info({ version: agentVersion, pid: process.pid }, 'running');
 
   const signal = await nextSignal();
   logger.info({ signal }, 'stopping; the microVMs go on');
   await link.stop();
   shipper.stop();
+  await mesh.stop();
   await registry.stop();
   journal.close();
   lock.release();

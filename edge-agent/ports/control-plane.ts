@@ -4,6 +4,7 @@
  */
 import type { HostFacts } from '#api/model/host.ts';
 import type { ErrorCode } from '#api/model/error-codes.ts';
+import type { MeshOrder, MeshReport } from '#api/model/mesh.ts';
 import type { MicroVMId, OperationId, SessionId } from '#api/model/ids.ts';
 import type { MicroVMObservation } from '#api/model/microvm.ts';
 import type { ExecutionReport, Operation } from '#api/model/plan.ts';
@@ -33,7 +34,8 @@ export interface Receipt {
 export type AgentMessage =
   | { readonly kind: 'beat'; readonly sequence: number }
   | { readonly kind: 'receipt'; readonly receipt: Receipt }
-  | { readonly kind: 'facts'; readonly facts: HostFacts };
+  | { readonly kind: 'facts'; readonly facts: HostFacts }
+  | { readonly kind: 'mesh'; readonly report: MeshReport };
 
 export type { GoodbyeReason } from '../domain/link-delay.ts';
 
@@ -41,8 +43,10 @@ export type ControlMessage =
   | { readonly kind: 'welcome'; readonly heartbeatIntervalMs: number; readonly endpoints: readonly string[]; readonly trustBundlePem: string }
   | { readonly kind: 'beatAck'; readonly sequence: number }
   | { readonly kind: 'operation'; readonly operation: Operation }
-  /** An operation that could not be read: answered with REFUSED when its id could. */
+  /** A message that could not be read; an operation is answered with REFUSED when its id could. */
   | { readonly kind: 'unreadable'; readonly operationId: OperationId | null; readonly message: string }
+  /** `revealKey` gives the secret setup key that came along; null: none did. */
+  | { readonly kind: 'mesh'; readonly order: MeshOrder; readonly revealKey: (() => string) | null }
   | { readonly kind: 'cancel'; readonly operationId: OperationId }
   | { readonly kind: 'goodbye'; readonly reason: GoodbyeReason; readonly retryAfterMs: number };
 

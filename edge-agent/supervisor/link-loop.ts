@@ -25,6 +25,8 @@ export interface LinkLoopDeps {
   readonly identity: () => Identity;
   /** A welcome may bring other endpoints and roots. */
   readonly onWelcome: (welcome: ControlMessage & { kind: 'welcome' }) => void;
+  /** Takes an order about the mesh; never waits for it. */
+  readonly onMeshOrder: (message: ControlMessage & { kind: 'mesh' }) => void;
   /** Told of each session when it is online, and of its end. */
   readonly onSession: (session: ControlSession | undefined) => void;
   readonly clock: Clock;
@@ -135,8 +137,10 @@ export function createLinkLoop(deps: LinkLoopDeps): LinkLoop {
       }
       case 'cancel':
         return answer(await deps.registry.cancel(message.operationId), target);
+      case 'mesh':
+        return deps.onMeshOrder(message);
       case 'unreadable':
-        logger.error({ operationId: message.operationId, reason: message.message }, 'an operation can not be read');
+        logger.error({ operationId: message.operationId, reason: message.message }, 'a message of the control plane can not be read');
         if (message.operationId === null) return;
         return answer({ operationId: message.operationId, disposition: 'Refused', error: { code: 'INVALID_REQUEST', message: message.message } }, target);
       case 'goodbye':

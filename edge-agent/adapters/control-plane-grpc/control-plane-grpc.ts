@@ -1,6 +1,7 @@
 /** The ControlPlane port over gRPC with mutual TLS. One channel for each session, so that a renewed certificate is used at once. */
 import { credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
 import { decodeOperation, dispositionMap, encodeExecution, encodeHostFacts, encodeObservation, logSourceMap } from '#api/codec/edge-codec.ts';
+import { decodeMeshOrder, encodeMeshReport } from '#api/codec/mesh-codec.ts';
 import { encodeTimestamp } from '#api/codec/timestamp.ts';
 import {
   EdgeServiceClient,
@@ -87,6 +88,8 @@ function encodeMessage(message: AgentMessage): HeartbeatRequest {
       return { message: { $case: 'beat', value: { sequence: message.sequence } } };
     case 'facts':
       return { message: { $case: 'facts', value: encodeHostFacts(message.facts) } };
+    case 'mesh':
+      return { message: { $case: 'mesh', value: encodeMeshReport(message.report) } };
     case 'receipt': {
       const { operationId: id, disposition, error } = message.receipt;
       return {
@@ -135,6 +138,13 @@ function decodeMessage({ message }: HeartbeatResponse, self: HostId): ControlMes
         if (!isAppError(error)) throw error;
         const id = message.value.operationId;
         return { kind: 'unreadable', operationId: isUuid(id) ? operationId(id) : null, message: error.message };
+      }
+    case 'mesh':
+      try {
+        return { kind: 'mesh', ...decodeMeshOrder(message.value) };
+      } catch (error) {
+        if (!isAppError(error)) throw error;
+        return { kind: 'unreadable', operationId: null, message: error.message };
       }
     case 'cancel':
       return isUuid(message.value.operationId) ? { kind: 'cancel', operationId: operationId(message.value.operationId) } : null;
