@@ -1,7 +1,7 @@
 /**
  * Opens the session of a connected host. Of one boot the newer session wins. A certificate older than one that was
- * used, or another machine while the first one still beats, means two machines with one identity: the host is
- * quarantined, and neither is trusted.
+ * used, another machine while the first one still beats, or a boot that comes back after another one replaced it, means
+ * two machines with one identity: the host is quarantined, and neither is trusted.
  */
 import { AppError } from '#api/model/error-codes.ts';
 import { isUuid } from '#api/model/ids.ts';
@@ -28,6 +28,7 @@ interface SessionRow {
   readonly counter: number | null;
   readonly is_certificate_revoked: boolean;
   readonly machine_id: string | null;
+  readonly replaced_boot_id: string | null;
   readonly is_alive: boolean;
 }
 
@@ -51,7 +52,8 @@ export async function openSession(tx: Tx, input: SessionInput, actor: Actor): Pr
         values ($1, $2, $3, $4, now(), now(), $5, $6)
         on conflict (tenant_id, host_id) do update
         set session_id = excluded.session_id, replica = excluded.replica, session_changed_at = excluded.session_changed_at,
-          last_beat_at = excluded.last_beat_at, boot_id = excluded.boot_id, machine_id = excluded.machine_id`,
+          last_beat_at = excluded.last_beat_at, boot_id = excluded.boot_id, machine_id = excluded.machine_id,
+          replaced_boot_id = case when nkudo.host_liveness.boot_id = excluded.boot_id then nkudo.host_liveness.replaced_boot_id else nkudo.host_liveness.boot_id end`,
     },
     [input.tenantId, input.hostId, input.sessionId, input.replica, input.facts.bootId, input.facts.machineId],
   );
@@ -64,7 +66,7 @@ async function lockHost(tx: Tx, input: SessionInput): Promise<SessionRow> {
       name: 'lock-host-for-session',
       isHot: true,
       text: `select h.facts, h.orphan_ids, h.certificate_counter_used, h.revoked_at is not null as is_revoked,
-          h.quarantined_at is not null as is_quarantined, c.counter, c.revoked_at is not null as is_certificate_revoked, l.machine_id,
+          h.quarantined_at is not null as is_quarantined, c.counter, c.revoked_at is not null as is_certificate_revoked, l.machine_id, l.replaced_boot_id,
           coalesce(l.session_id is not null and l.last_beat_at > now() - make_interval(secs => ${aliveSeconds}), false) as is_alive
         from nkudo.hosts h
         left join nkudo.certificates c on c.tenant_id = h.tenant_id and c.host_id = h.id and c.serial = $3
@@ -81,14 +83,15 @@ async function lockHost(tx: Tx, input: SessionInput): Promise<SessionRow> {
 function isClone(row: SessionRow, input: SessionInput): boolean {
   if (row.counter !== null && row.counter < row.certificate_counter_used) return true;
   const isOtherMachine = row.machine_id !== null && row.machine_id !== '' && input.facts.machineId !== '' && row.machine_id !== input.facts.machineId;
-  return row.is_alive && isOtherMachine;
+  const isBootThatWasReplaced = input.facts.bootId !== '' && input.facts.bootId === row.replaced_boot_id;
+  return isBootThatWasReplaced || (row.is_alive && isOtherMachine);
 }
 
 async function quarantine(tx: Tx, input: SessionInput, actor: Actor): Promise<void> {
   const key = [input.tenantId, input.hostId];
   await tx.query({ name: 'quarantine-host', text: 'update nkudo.hosts set quarantined_at = now(), changed_at = now() where tenant_id = $1 and id = $2' }, key);
   await tx.query(
-    { name: 'quarantine-session', text: 'update nkudo.host_liveness set session_id = null, replica = null, session_changed_at = now() where tenant_id = $1 and host_id = $2' },
+    { name: 'quarantine-session', text: `update nkudo.host_liveness set session_id = null, replica = null, session_changed_at = now(), replaced_boot_id = '' where tenant_id = $1 and host_id = $2` },
     key,
   );
   await appendAudit(tx, input.tenantId, actor, [

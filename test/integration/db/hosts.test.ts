@@ -52,6 +52,12 @@ describe('a session', () => {
     expect(await db.enrollment.identify(host.serial)).toMatchObject({ isQuarantined: true, isRevoked: false });
     await expect(db.hosts.openSession(session(host), actor)).rejects.toMatchObject({ code: 'HOST_QUARANTINED' });
 
+    // Two machines from one image: the boot ids differ, and a boot that was replaced never comes back on one machine.
+    const image = await makeHost(fleet, 'clone-image');
+    const boot = (bootId: string) => db.hosts.openSession(session(image, { facts: facts({ bootId }) }), actor);
+    for (const bootId of ['boot-a', 'boot-a', 'boot-b', 'boot-b', 'boot-c']) await boot(bootId);
+    await expect(boot('boot-b')).rejects.toMatchObject({ code: 'HOST_QUARANTINED' });
+
     const renewing = await makeHost(fleet, 'clone-certificate');
     const identity = await db.enrollment.identify(renewing.serial);
     if (identity === null) throw new Error('unreachable');
