@@ -4,7 +4,7 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import { repositoryRoot } from '#hack/build-cache.ts';
 import { fileScope } from '#test/harness/file-scope.ts';
 import { until } from '#test/harness/until.ts';
-import { createWorld, type TestHost, type World } from './world.ts';
+import { createWorld, statusOf, type TestHost, type World } from './world.ts';
 
 let world: World;
 let host: TestHost;
@@ -27,6 +27,11 @@ function fullExample(): string {
 }
 
 describe('the life of a microVM', () => {
+  it('says of its host whether the hypervisor is a real one', async () => {
+    const { hypervisor } = statusOf(await world.get('hosts', 'edge-1')) as { hypervisor: { kind: string } };
+    expect(hypervisor.kind).toBe(process.env['NKUDO_TEST_HYPERVISOR'] === undefined ? 'simulated' : 'cloud-hypervisor');
+  });
+
   it('[S1] goes from kubectl apply of the full example to Running, reads well, and leaves nothing after kubectl delete', async () => {
     const kubectl = (args: readonly string[], input?: string) =>
       world.kubernetes.kubectl(args, { namespace: world.namespace, ...(input === undefined ? {} : { input }) });

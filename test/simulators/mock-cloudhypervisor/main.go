@@ -17,7 +17,8 @@ import (
 )
 
 const (
-	buildVersion = "v53.0-246-gae44c2971"
+	// The suffix is the one thing that tells the simulator from the real one: hosts report it.
+	buildVersion = "v53.0-246-gae44c2971-simulated"
 	version      = "54.0.0"
 	// sun_path holds 108 bytes with the terminating zero.
 	socketPathMax = 107
