@@ -17,6 +17,9 @@ const hypervisorOption = () => new Option('--hypervisor <path>', 'path or name o
 const netbirdOption = () => new Option('--netbird <path>', 'path or name of the netbird command, for sites with a mesh').default('netbird');
 const collect = (value: string, earlier: string[]): string[] => [...earlier, value];
 
+/** Specs and logs of guests lie in the state directory, which a service manager may have made readable. */
+process.umask(0o077);
+
 const program = new Command('nkudo-edge').description('runs the microVMs of this host as the control plane asks').version(agentVersion);
 
 program

@@ -1,5 +1,5 @@
 /** What the agent does for its microVMs without any control plane, on the simulated Cloud Hypervisor. */
-import { copyFileSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { DesiredMicroVM } from '#api/model/microvm.ts';
@@ -195,6 +195,13 @@ test.each([
   await fixture.until('the failure', () => fixture.record(id).operation?.state === 'done');
   expect(fixture.record(id)).toMatchObject({ problem: { code }, operation: { result: { status: 'Failed', error: { code } } } });
   await fixture.until('nothing half-made', () => fixture.vmmPids(id).length === 0);
+});
+
+test('nothing that the agent and its VMMs write can be read by others, whatever the umask', async () => {
+  const { id } = await runOne();
+  const names = readdirSync(fixture.stateDirectory, { recursive: true, encoding: 'utf8' });
+  expect(names).toEqual(expect.arrayContaining(['journal.db', 'agent.lock', join('vms', id, 'vm.json')]));
+  expect(names.filter((name) => (lstatSync(join(fixture.stateDirectory, name)).mode & 0o077) !== 0)).toEqual([]);
 });
 
 test('a second agent on the same state directory is refused', async () => {
