@@ -33,9 +33,34 @@ export const reconcilerSteps = [
   'k8s.finalizer.remove',
 ] as const;
 
+/** Beside the life of microVMs, so in a list of its own: what the gateway does for the mesh. */
+export const meshGatewaySteps = [
+  /** Stores what a host says of its membership. */
+  'db.meshReport',
+  /** Writes an order, with a key or without, to the stream of its host. */
+  'gateway.meshPush',
+] as const;
+
 export const controllerSteps = [...gatewaySteps, ...reconcilerSteps] as const;
+
+/** On the path of a caller's plan, which not every create takes; the tests of plans walk this list. */
+export const planSteps = [
+  /** Commits plan, key and actions: the acknowledgement. */
+  'db.plan.accept',
+  /** Commits that the object is about to be written. */
+  'db.plan.intent',
+  /** Makes, changes or deletes the object. */
+  'k8s.plan.write',
+  /** Records that the API server has it. */
+  'db.plan.written',
+] as const;
+
+export const planFaultPoints = pointsOf(planSteps);
+
+export type PlanStep = (typeof planSteps)[number];
+export type PlanFaultPoints = FaultPoints<PointOf<PlanStep>>;
 
 export const controllerFaultPoints = pointsOf(controllerSteps);
 
-export type ControllerStep = (typeof controllerSteps)[number];
+export type ControllerStep = (typeof controllerSteps)[number] | (typeof meshGatewaySteps)[number];
 export type ControllerFaultPoints = FaultPoints<PointOf<ControllerStep>>;

@@ -6,6 +6,7 @@ import type { EnrollmentStore } from '#controller/ports/enrollment-store.ts';
 import type { HintBus } from '#controller/ports/hints.ts';
 import type { HostStore } from '#controller/ports/host-store.ts';
 import type { IdSource } from '#controller/ports/ids.ts';
+import type { MeshOrders, MeshReports } from '#controller/ports/mesh-orders.ts';
 import type { LogStore } from '#controller/ports/log-store.ts';
 import type { MicroVMId } from '#api/model/ids.ts';
 import type { ControllerFaultPoints } from '#controller/fault-points.ts';
@@ -32,6 +33,8 @@ export interface GatewayDeps {
   readonly hosts: Pick<HostStore, 'openSession' | 'closeSession' | 'saveFacts' | 'flushBeats'>;
   readonly dispatch: DispatchStore;
   readonly logs: Pick<LogStore, 'append'>;
+  /** Absent: reports on the mesh are dropped, and no order is sent. */
+  readonly mesh?: (MeshOrders & MeshReports) | undefined;
   readonly hints: Pick<HintBus, 'publish' | 'onHint' | 'onRemoteChange'>;
   readonly faults: ControllerFaultPoints;
   readonly metrics: GatewayMetrics;

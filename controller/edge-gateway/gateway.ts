@@ -12,6 +12,7 @@ import { createEnrollmentService } from './enrollment-service.ts';
 import { refusalOf, serveHeartbeat } from './heartbeat-service.ts';
 import type { HostSession } from './host-session.ts';
 import { streamLogs } from './log-service.ts';
+import { createMeshPush, type MeshPush } from './mesh-push.ts';
 import { createAuthenticator, type HostCaller } from './peer-identity.ts';
 import { reportExecutions } from './report-service.ts';
 import { createSessionRegistry, type SessionRegistry } from './session-registry.ts';
@@ -54,11 +55,16 @@ export function createEdgeGateway(deps: GatewayDeps, calls: CallDeps): EdgeGatew
     reportExecutions: unary(calls, async (request, context) => reportExecutions(deps, request, { peer: context.peer, caller: callers.of(context.auth) })),
     streamLogs: duplex(calls, async (stream, context) => streamLogs(deps, stream, callers.of(context.auth))),
   };
-  const safetyRead = createSafetyRead(deps, sessions);
+  const meshPush = createMeshPush(deps);
+  const safetyRead = createSafetyRead(deps, sessions, meshPush);
   const timers: NodeJS.Timeout[] = [];
   deps.hints.onHint((hint) => {
     if (hint.kind === 'operations') sessions.get(hint.hostId)?.wake();
-    if (hint.kind === 'host') void safetyRead.checkIdentity(sessions.get(hint.hostId));
+    if (hint.kind === 'host') {
+      const session = sessions.get(hint.hostId);
+      void safetyRead.checkIdentity(session);
+      if (session !== undefined) void meshPush.refresh([session]);
+    }
   });
   deps.hints.onRemoteChange(() => void safetyRead.run());
   return {
@@ -84,7 +90,7 @@ interface SafetyRead {
   checkIdentity(session: HostSession | undefined): Promise<void>;
 }
 
-function createSafetyRead(deps: GatewayDeps, sessions: SessionRegistry): SafetyRead {
+function createSafetyRead(deps: GatewayDeps, sessions: SessionRegistry, meshPush: MeshPush): SafetyRead {
   let isRunning = false;
   const checkIdentity = async (session: HostSession | undefined): Promise<void> => {
     if (session === undefined) return;
@@ -124,7 +130,7 @@ function createSafetyRead(deps: GatewayDeps, sessions: SessionRegistry): SafetyR
       isRunning = true;
       try {
         endSilent();
-        await Promise.all([wakeWaiting(), checkAll()]);
+        await Promise.all([wakeWaiting(), checkAll(), meshPush.refresh(sessions.all())]);
       } finally {
         isRunning = false;
       }

@@ -6,13 +6,15 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { decodeHostFacts, dispositionMap, encodeOperation, type Disposition } from '#api/codec/edge-codec.ts';
+import { decodeMeshReport } from '#api/codec/mesh-codec.ts';
 import { id, present, text } from '#api/codec/validate.ts';
-import { Goodbye_Reason, type HeartbeatRequest, type HeartbeatResponse, type OperationReceipt } from '#api/gen/nkudo/edge/v1/edge.pb.ts';
+import { Goodbye_Reason, type HeartbeatRequest, type HeartbeatResponse, type MeshReport, type OperationReceipt } from '#api/gen/nkudo/edge/v1/edge.pb.ts';
 import { isAppError } from '#api/model/error-codes.ts';
 import { operationId, type OperationId, type SessionId } from '#api/model/ids.ts';
 import type { Stream } from '#controller/grpc/calls.ts';
 import type { Beats } from './beats.ts';
 import type { GatewayDeps } from './deps.ts';
+import { createMeshChannel, type MeshChannel } from './mesh-channel.ts';
 import type { HostCaller } from './peer-identity.ts';
 
 export type HostStream = Stream<HeartbeatRequest, HeartbeatResponse>;
@@ -54,11 +56,12 @@ function decodeReceipt(message: OperationReceipt): Receipt {
   };
 }
 
-export type SessionDeps = Pick<GatewayDeps, 'log' | 'clock' | 'dispatch' | 'hosts' | 'hints' | 'faults' | 'metrics'> & { readonly beats: Beats };
+export type SessionDeps = Pick<GatewayDeps, 'log' | 'clock' | 'dispatch' | 'hosts' | 'hints' | 'faults' | 'metrics' | 'mesh'> & { readonly beats: Beats };
 
 export class HostSession {
   readonly caller: HostCaller;
   readonly sessionId: SessionId;
+  readonly mesh: MeshChannel;
   readonly #deps: SessionDeps;
   readonly #stream: HostStream;
   readonly #peer: string;
@@ -78,6 +81,8 @@ export class HostSession {
     this.sessionId = input.sessionId;
     this.#stream = input.stream;
     this.#peer = input.peer;
+    const { tenantId, hostId } = input.caller.identity;
+    this.mesh = createMeshChannel(deps, { tenantId, hostId, sessionId: input.sessionId }, input.stream);
     this.#lastReceivedMs = deps.clock.monotonicMs();
     this.#finished = new Promise((resolve) => {
       this.#finish = resolve;
@@ -171,11 +176,24 @@ export class HostSession {
         await this.#deps.hosts.saveFacts({ tenantId, hostId, sessionId: this.sessionId, facts: decodeHostFacts('facts', message.value) });
         this.#deps.hints.publish({ kind: 'host', tenantId, hostId });
         return;
+      case 'mesh':
+        this.#takeMeshReport(message.value);
+        return;
       case 'hello':
         this.dismiss('REPLACED'); // A second hello on one stream: let the agent begin anew.
         return;
       default:
         return; // A newer agent says something that we do not know.
+    }
+  }
+
+  /** The mesh is no reason to end a stream that carries the work on microVMs. */
+  #takeMeshReport(message: MeshReport): void {
+    try {
+      this.mesh.report(decodeMeshReport(message));
+    } catch (error) {
+      if (!isAppError(error)) throw error;
+      this.#deps.log.warn({ code: error.code, reason: error.message, hostId: this.hostId }, 'a report on the mesh can not be read');
     }
   }
 
