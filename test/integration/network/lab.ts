@@ -147,7 +147,7 @@ export async function openLab(): Promise<Lab> {
     await connect('wt0', { namespace: namespaces.mesh, address: `${meshPeerAddress}/16` }, []);
     await run(namespaces.host, 'ip', 'address', 'add', '100.64.0.1/16', 'dev', 'wt0');
     await run(namespaces.mesh, 'ip', 'route', 'add', meshSubnet, 'via', '100.64.0.1');
-    await run(namespaces.host, 'ip', 'link', 'add', 'lan0', 'type', 'bridge', 'forward_delay', '0');
+    await run(namespaces.host, 'ip', 'link', 'add', 'lan0', 'address', '02:00:00:00:01:00', 'type', 'bridge', 'forward_delay', '0');
     await run(namespaces.host, 'ip', 'link', 'set', 'lan0', 'up');
     await connect('lanport', { namespace: namespaces.lan, address: `${lanPeerAddress}/24` }, ['master', 'lan0']);
     // The world tries every way: it also knows the guests' subnets behind the host.
@@ -206,8 +206,16 @@ export async function openLab(): Promise<Lab> {
       const forwarding = await run(host, 'cat', '/proc/sys/net/ipv4/ip_forward');
       const servers = (await run(host, 'ip', 'netns', 'pids', host)).split('\n').length;
       const files = existsSync(runtimeDirectory) ? (await run(host, 'find', runtimeDirectory, '-type', 'f')).split('\n').sort().join('\n') : '';
-      // Numbers of devices and the hardware addresses of taps differ from one making to the next.
-      const stable = (text: string): string => text.replace(/^\d+: /gm, '').replace(/@if\d+|@\w+/g, '').replace(/^(nkt\S+\s+\S+\s+)\S+/gm, '$1').split('\n').map((line) => line.trimEnd()).sort().join('\n');
+      // Numbers of devices, hardware addresses of taps and how far the kernel is with a link differ from one making to the next.
+      const stable = (text: string): string =>
+        text
+          .replace(/^\d+: | tentative|@\w+|NO-CARRIER,|,LOWER_UP/gm, '')
+          .replace(/^(\S+\s+)(UP|DOWN|UNKNOWN)\b/gm, '$1')
+          .replace(/^(nkt\S+\s+)[0-9a-f:]{17}/gm, '$1')
+          .split('\n')
+          .map((line) => line.replace(/\s+/g, ' ').trim())
+          .sort()
+          .join('\n');
       return [stable(links), stable(devices), rules, forwarding, `${servers}`, files].join('\n---\n');
     },
     close,
