@@ -1,0 +1,3 @@
+module mock-netbird/command
+
+go 1.19
