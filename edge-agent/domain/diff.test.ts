@@ -182,6 +182,17 @@ test('a journal that was put back from an older copy touches nothing, until an o
   expect(host.vmm.kind).toBe('exited');
 });
 
+test('a wall clock that is set back does not make an earlier reboot of the guest count again', () => {
+  const host = running({ desired: testDesired({ runPolicy: 'Once' }) });
+  host.disturb('guestReboots');
+  settle(host);
+  expect(host.vmm.kind).toBe('exited');
+  host.now = { ...host.now, wallMs: host.now.wallMs - 3_600_000 };
+  host.record = { ...host.record, revision: 2, desired: testDesired({ runPolicy: 'Once', restartNonce: 1 }) };
+  settle(host);
+  expect([host.spawned, host.vmm]).toMatchObject([2, { kind: 'live', api: 'running' }]);
+});
+
 describe('a VMM whose API does not answer', () => {
   const stuck = (): SimulatedHost => {
     const host = running();
