@@ -27,7 +27,7 @@ import { type Answer, apiGet, apiPut, type CallOptions } from './api-client.ts';
 import { isErrno } from './errno.ts';
 import { followEvents } from './event-stream.ts';
 import { decideExitReason, readLogVerdict, splitStatus } from './exit-reason.ts';
-import { identify, isAlive, readBootId } from './process-table.ts';
+import { findByDirectory, identify, isAlive, readBootId } from './process-table.ts';
 import { claimHeldStatus, completeProcessRecord, isClaimHeld, readExitRecord, readProcessRecord, startReaper } from './reaper.ts';
 import { bootRefusalError, findFileProblem, refusalError } from './refusal.ts';
 import { deriveVmConfig } from './vm-config.ts';
@@ -332,7 +332,11 @@ async function lookOnce(vmDirectory: string, signal: AbortSignal): Promise<Prese
   const bootId = await readBootId();
   const record = await readProcessRecord(vmDirectory);
   if (record === null) {
-    if (!(await isClaimHeld(vmDirectory))) return { kind: 'absent' };
+    if (!(await isClaimHeld(vmDirectory))) {
+      // Nothing in the directory, yet a VMM may live: somebody may have removed the directory under it.
+      const stray = await findByDirectory(vmDirectory, bootId);
+      return stray === null ? { kind: 'absent' } : { kind: 'live', process: stray, isRecorded: true, reaperPid: undefined };
+    }
     const orphan = await findUnrecorded(vmDirectory, bootId, signal);
     return orphan === null ? { kind: 'starting' } : { kind: 'live', process: orphan, isRecorded: false, reaperPid: undefined };
   }

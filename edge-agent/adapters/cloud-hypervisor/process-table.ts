@@ -2,7 +2,7 @@
  * Looks at processes through /proc. Owns the rule that a process is the one we mean
  * only when pid, start time and boot id all agree. Changes nothing.
  */
-import { readFile } from 'node:fs/promises';
+import { readdir, readFile, readlink } from 'node:fs/promises';
 import type { ProcessIdentity } from '../../ports/hypervisor.ts';
 import { isErrno } from './errno.ts';
 
@@ -42,5 +42,31 @@ export async function identify(pid: number, bootId: string): Promise<ProcessIden
   } catch (error) {
     if (isErrno(error, 'ENOENT') || isErrno(error, 'ESRCH')) return null;
     throw error;
+  }
+}
+
+/**
+ * The VMM that was started in this directory, also when the directory was removed or replaced under it: its working
+ * directory still tells. Reads the whole process table, so it is for the moment before something new is started.
+ */
+export async function findByDirectory(vmDirectory: string, bootId: string): Promise<ProcessIdentity | null> {
+  for (const name of await readdir('/proc')) {
+    if (/^\d+$/.test(name) && (await isVmmOf(name, vmDirectory))) {
+      const identity = await identify(Number(name), bootId);
+      if (identity !== null && (await isAlive(identity, bootId))) return identity;
+    }
+  }
+  return null;
+}
+
+async function isVmmOf(pid: string, vmDirectory: string): Promise<boolean> {
+  try {
+    const directory = await readlink(`/proc/${pid}/cwd`);
+    if (directory !== vmDirectory && directory !== `${vmDirectory} (deleted)`) return false;
+    // The reaper has the same words behind its script; in the VMM they come first.
+    return (await readFile(`/proc/${pid}/cmdline`, 'utf8')).split('\0')[1] === '--api-socket';
+  } catch {
+    // It ended meanwhile, or it is another user's: not one that we started.
+    return false;
   }
 }

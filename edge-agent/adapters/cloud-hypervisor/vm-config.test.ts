@@ -33,3 +33,12 @@ test('translates initramfs, firmware, disks and a console that is not logged', (
     { id: 'disk---x', path: '/d/x.raw', readonly: true },
   ]);
 });
+
+test('translates networks to cards on their taps, in their order', () => {
+  expect(deriveVmConfig(spec({ networks: [] })).net).toBeUndefined();
+  const networks = [{ name: 'lan', tap: 'nktaaaaaaabbbbb', mac: '52:54:00:00:00:01' }, { name: 'mesh', tap: 'nktaaaaaaaccccc', mac: '52:54:00:00:00:02' }];
+  expect(deriveVmConfig(spec({ networks })).net).toEqual([
+    { id: 'net-lan', tap: 'nktaaaaaaabbbbb', mac: '52:54:00:00:00:01' },
+    { id: 'net-mesh', tap: 'nktaaaaaaaccccc', mac: '52:54:00:00:00:02' },
+  ]);
+});

@@ -15,6 +15,7 @@ export function deriveVmConfig(spec: VmSpec): VmConfig {
     memory: { size: spec.memoryBytes },
     payload: derivePayload(spec),
     ...(spec.disks.length === 0 ? {} : { disks: spec.disks.map((disk) => ({ id: diskId(disk.name), path: disk.path, readonly: disk.readOnly })) }),
+    ...(spec.networks === undefined || spec.networks.length === 0 ? {} : { net: spec.networks.map(({ name, tap, mac }) => ({ id: `net-${name}`, tap, mac })) }),
     serial: spec.serialLog ? { mode: 'File', file: vmFiles.serialLog } : { mode: 'Null' },
     console: { mode: 'Off' },
     // The guest's panic becomes an event of its own, the only witness that tells it from a power-off.

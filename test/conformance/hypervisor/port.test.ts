@@ -122,6 +122,19 @@ describeOnTargets('Hypervisor port', (target) => {
     expect(await hypervisor.observe(directory, never)).toMatchObject({ kind: 'exited', exit: { reason: 'Unknown', process: { pid } } });
   });
 
+  test('finds a VMM whose directory was removed under it, starts no second one, and ends it', async () => {
+    const hypervisor = connect(target);
+    const directory = await makeVmDirectory();
+    const pid = await bootGuest(hypervisor, directory, specFor(target, 'idle'));
+    await rm(directory, { recursive: true });
+    expect(await hypervisor.observe(directory, never)).toMatchObject({ kind: 'live', process: { pid }, api: 'unreachable' });
+    await mkdir(directory, { mode: 0o700 });
+    expect(await hypervisor.observe(directory, never)).toMatchObject({ kind: 'live', process: { pid }, api: 'unreachable' });
+    await hypervisor.kill(directory, never);
+    expect(await hypervisor.observe(directory, never)).toEqual({ kind: 'absent' });
+    await until('the end of the VMM', 10_000, async () => (await vmmsOf(directory)).length === 0);
+  });
+
   test('reports Unknown for an end that nobody saw, and can spawn again', async () => {
     const directory = await makeVmDirectory();
     const hypervisor = connect(target);
