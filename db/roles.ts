@@ -10,6 +10,9 @@ export const ownerRole = 'nkudo_owner';
 export const maintenanceRole = 'nkudo_maintenance';
 export const appRole = 'nkudo_app';
 export const systemRole = 'nkudo_system';
+export const chainerRole = 'nkudo_chainer';
+
+const loginRoles = [appRole, systemRole, chainerRole];
 
 /** Times that a statement on a role is tried while another migrator changes the same role. */
 const roleAttempts = 10;
@@ -20,16 +23,36 @@ const scramIterations = 4096;
 export interface LoginPasswords {
   readonly appPassword: string;
   readonly systemPassword: string;
+  /** Default: derived from the one of the cross-tenant role, as in {@link deriveChainerUrl}. */
+  readonly chainerPassword?: string;
+}
+
+/**
+ * Connection string of the chainer's role for an installation that has set no password of its own for it; null when
+ * the given string holds no password to derive from.
+ */
+export function deriveChainerUrl(systemUrl: string): string | null {
+  const url = URL.parse(systemUrl);
+  if (url === null || url.password === '') return null;
+  url.password = derivePassword(decodeURIComponent(url.password), chainerRole);
+  url.username = chainerRole;
+  return url.href;
+}
+
+/** One way: who knows the result does not learn the password that it came from. */
+function derivePassword(password: string, role: string): string {
+  return createHmac('sha256', password).update(`password of ${role}`).digest('base64url');
 }
 
 /** Makes the roles that are missing and gives the login roles their passwords. Idempotent. */
 export async function ensureRoles(admin: pg.Client, adminUrl: string, passwords: LoginPasswords): Promise<void> {
   for (const role of [ownerRole, maintenanceRole]) await createRole(admin, role, 'nologin');
-  for (const role of [appRole, systemRole]) await createRole(admin, role, 'login');
+  for (const role of loginRoles) await createRole(admin, role, 'login');
   await refuseStrongRoles(admin);
   await joinOwners(admin);
   await ensurePassword(admin, adminUrl, appRole, passwords.appPassword);
   await ensurePassword(admin, adminUrl, systemRole, passwords.systemPassword);
+  await ensurePassword(admin, adminUrl, chainerRole, passwords.chainerPassword ?? derivePassword(passwords.systemPassword, chainerRole));
 }
 
 async function createRole(admin: pg.Client, role: string, login: 'login' | 'nologin'): Promise<void> {
@@ -47,7 +70,7 @@ async function refuseStrongRoles(admin: pg.Client): Promise<void> {
   const { rows } = await admin.query<{ rolname: string }>(
     `select rolname from pg_roles
      where rolname = any($1) and (rolsuper or rolbypassrls or rolcreaterole or rolcreatedb or rolreplication)`,
-    [[ownerRole, maintenanceRole, appRole, systemRole]],
+    [[ownerRole, maintenanceRole, ...loginRoles]],
   );
   const [strong] = rows;
   if (strong !== undefined) {
@@ -56,7 +79,7 @@ async function refuseStrongRoles(admin: pg.Client): Promise<void> {
   const members = await admin.query<{ rolname: string }>(
     `select m.rolname from pg_auth_members a join pg_roles m on m.oid = a.member join pg_roles r on r.oid = a.roleid
      where m.rolname = any($1) and r.rolname = any($2)`,
-    [[appRole, systemRole], [ownerRole, maintenanceRole]],
+    [loginRoles, [ownerRole, maintenanceRole]],
   );
   const [member] = members.rows;
   if (member !== undefined) throw new Error(`the role ${member.rolname} is a member of an owner of the tables: revoke that first`);

@@ -4,18 +4,14 @@
  */
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { MeshReport } from '#api/model/mesh.ts';
 import type { Database } from '#db/database.ts';
 import { useDatabase, type TestDatabase } from '#test/harness/postgres.ts';
+import { probeShared, probeTenants, readCatalogue, runAsTenant, type Relation } from './tenant-probes.ts';
 import { actor, execution, makeFleet, makeHost, observation, openTestDatabase, publishAndClaim, publishInput, type Fleet, type TestHost } from './builders.ts';
 
 /** Rows of these belong to no tenant. */
-const tablesWithoutTenant = ['installation', 'leadership', 'migrations', 'transitions'];
+const tablesWithoutTenant = ['audit_chain', 'installation', 'leadership', 'migrations', 'transitions'];
 const permissionDenied = '42501';
-const meshReport: MeshReport = {
-  state: 'Connected', rawState: 'Connected', peerId: '', publicKey: 'k', address: '100.64.0.1', fqdn: 'edge-1.netbird', isManagementConnected: true,
-  isSignalConnected: true, peersRelayed: 0, peersDirect: 0, problem: '', wantsKey: false, orderRevision: 1, daemonMemoryBytes: 0,
-};
 
 let server: TestDatabase;
 let db: Database;
@@ -24,57 +20,62 @@ let theirs: Fleet;
 let theirHost: TestHost;
 let app: pg.Client;
 let system: pg.Client;
-let tables: string[];
+let relations: readonly Relation[];
+
+/** Two tenants with rows in every table. */
+async function makeTwoTenants(at: TestDatabase, stores: Database): Promise<{ readonly mine: Fleet; readonly theirs: Fleet; readonly theirHost: TestHost }> {
+  const first = await makeFleet(stores);
+  const second = await makeFleet(stores, first.epoch);
+  const hosts: TestHost[] = [];
+  for (const fleet of [first, second]) {
+    const host = await makeHost(fleet);
+    const { record, operationId } = await publishAndClaim(fleet, host);
+    await stores.dispatch.recordReports({ tenantId: fleet.tenantId, hostId: host.hostId, executions: [execution(operationId)], observations: [observation(record)] }, actor);
+    await stores.logs.append(fleet.tenantId, host.hostId, { microvmId: record.microvmId, source: 'serial', incarnation: 1, offset: 0, data: Buffer.from('hello'), gapBytes: 0 });
+    await at.query(`do $$ begin
+      set local session_replication_role = replica;
+      insert into nkudo.api_keys (tenant_id, id, name, key_hash, access) values ('${fleet.tenantId}', gen_random_uuid(), 'ci', sha256('key'), 'read');
+      insert into nkudo.plan_actions (tenant_id, id, plan_id, position, kind, name) select tenant_id, gen_random_uuid(), id, 0, 'Create', 'web' from nkudo.plans where tenant_id = '${fleet.tenantId}' limit 1;
+      insert into nkudo.mesh_sites (tenant_id, id, management_url, secret_name, group_ids) values ('${fleet.tenantId}', '${fleet.siteId}', 'https://mesh', 'mesh', '{}');
+      insert into nkudo.mesh_hosts (tenant_id, id, site_id, is_joined, management_url, host_name) values ('${fleet.tenantId}', '${host.hostId}', '${fleet.siteId}', false, '', '');
+      insert into nkudo.mesh_reports (tenant_id, id, report) values ('${fleet.tenantId}', '${host.hostId}', '{}');
+      insert into nkudo.audit_links (tenant_id, position, event_id, previous_hash, hash) select tenant_id, 1, min(id), sha256(''), sha256('a') from nkudo.audit_events where tenant_id = '${fleet.tenantId}' group by 1;
+      insert into nkudo.audit_checkpoints (tenant_id, position, previous_position, root, signature, key_id) values ('${fleet.tenantId}', 1, 0, sha256('a'), 'x', 'x');
+    end $$`);
+    hosts.push(host);
+  }
+  const [, theirHost] = hosts;
+  if (theirHost === undefined) throw new Error('unreachable');
+  return { mine: first, theirs: second, theirHost };
+}
+
+async function connect(url: string): Promise<pg.Client> {
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  return client;
+}
 
 beforeAll(async () => {
   server = await useDatabase();
   db = openTestDatabase(server);
-  mine = await makeFleet(db);
-  theirs = await makeFleet(db, mine.epoch);
-  for (const fleet of [mine, theirs]) {
-    const host = await makeHost(fleet);
-    const { record, operationId } = await publishAndClaim(fleet, host);
-    await db.dispatch.recordReports({ tenantId: fleet.tenantId, hostId: host.hostId, executions: [execution(operationId)], observations: [observation(record)] }, actor);
-    await db.logs.append(fleet.tenantId, host.hostId, { microvmId: record.microvmId, source: 'serial', incarnation: 1, offset: 0, data: Buffer.from('hello'), gapBytes: 0 });
-    await db.mesh.saveSite(fleet.tenantId, fleet.siteId, { managementUrl: 'https://mesh.example', secretName: 'mesh', groupIds: {} }, fleet.epoch, actor);
-    const order = { join: true, managementUrl: 'https://mesh.example', hostName: 'edge-1' };
-    await db.mesh.saveHost({ tenantId: fleet.tenantId, siteId: fleet.siteId, hostId: host.hostId, order }, fleet.epoch, actor);
-    await db.mesh.recordReport({ tenantId: fleet.tenantId, hostId: host.hostId, sessionId: host.sessionId }, meshReport);
-    theirHost = host;
-  }
-  app = new pg.Client({ connectionString: server.appUrl });
-  system = new pg.Client({ connectionString: server.systemUrl });
-  await Promise.all([app.connect(), system.connect()]);
-  const rows = await server.query(`select relname from pg_class c join pg_namespace n on n.oid = c.relnamespace where nspname = 'nkudo' and relkind in ('r', 'p', 'v', 'm')`);
-  tables = rows.map((row) => String(row['relname'])).filter((name) => !tablesWithoutTenant.includes(name));
+  ({ mine, theirs, theirHost } = await makeTwoTenants(server, db));
+  [app, system] = await Promise.all([connect(server.appUrl), connect(server.systemUrl)]);
+  relations = await readCatalogue(server);
 });
 afterAll(async () => {
   await Promise.all([app.end(), system.end(), db.close()]);
 });
-
-/** Runs under a tenant and rolls back; the SQLSTATE when it was refused. */
-async function asTenant(tenant: string | null, sql: string): Promise<pg.QueryResult | string> {
-  await app.query('begin');
-  try {
-    if (tenant !== null) await app.query(`select set_config('app.tenant_id', $1, true)`, [tenant]);
-    return await app.query(sql);
-  } catch (error) {
-    return error instanceof pg.DatabaseError ? String(error.code) : 'no SQLSTATE';
-  } finally {
-    await app.query('rollback');
-  }
-}
 
 describe('the roles', () => {
   it('have no superuser, bypass no policy, own nothing and belong to no owner', async () => {
     const roles = await server.query(`select rolname, rolsuper, rolbypassrls, rolcreaterole, rolcreatedb, rolcanlogin from pg_roles where rolname like 'nkudo\\_%' order by 1`);
     const weak = { rolsuper: false, rolbypassrls: false, rolcreaterole: false, rolcreatedb: false };
     expect(roles).toEqual([
-      { rolname: 'nkudo_app', ...weak, rolcanlogin: true }, { rolname: 'nkudo_maintenance', ...weak, rolcanlogin: false },
+      { rolname: 'nkudo_app', ...weak, rolcanlogin: true }, { rolname: 'nkudo_chainer', ...weak, rolcanlogin: true }, { rolname: 'nkudo_maintenance', ...weak, rolcanlogin: false },
       { rolname: 'nkudo_owner', ...weak, rolcanlogin: false }, { rolname: 'nkudo_system', ...weak, rolcanlogin: true },
     ]);
-    expect(await server.query(`select relname from pg_class where pg_get_userbyid(relowner) in ('nkudo_app', 'nkudo_system')`)).toEqual([]);
-    expect(await server.query(`select 1 from pg_auth_members where pg_get_userbyid(member) in ('nkudo_app', 'nkudo_system')`)).toEqual([]);
+    expect(await server.query(`select relname from pg_class where pg_get_userbyid(relowner) in ('nkudo_app', 'nkudo_system', 'nkudo_chainer')`)).toEqual([]);
+    expect(await server.query(`select 1 from pg_auth_members where pg_get_userbyid(member) in ('nkudo_app', 'nkudo_system', 'nkudo_chainer')`)).toEqual([]);
   });
 });
 
@@ -85,56 +86,36 @@ describe('row level security', () => {
        where nspname = 'nkudo' and relkind in ('r', 'p') and not (relrowsecurity and relforcerowsecurity) order by 1`,
     );
     expect(open.map((row) => row['relname'])).toEqual(tablesWithoutTenant);
-    expect(tables.length).toBeGreaterThan(19);
+    expect(relations.filter(({ hasTenant }) => !hasTenant).map(({ name }) => name)).toEqual(tablesWithoutTenant);
     const partitions = await server.query(`select count(*)::int as n from pg_class c join pg_namespace n on n.oid = c.relnamespace
-      where nspname = 'nkudo' and relname ~ '^logs_[0-9]' and relkind = 'r' and (has_table_privilege('nkudo_app', c.oid, 'select') or has_table_privilege('nkudo_system', c.oid, 'select'))`);
+      where nspname = 'nkudo' and relispartition and relkind = 'r' and (has_any_column_privilege('nkudo_app', c.oid, 'select') or has_any_column_privilege('nkudo_system', c.oid, 'select'))`);
     expect(partitions).toEqual([{ n: 0 }]);
   });
 
-  it('shows a tenant its own rows only, and nobody any when no tenant is set', async () => {
-    for (const table of tables) {
-      const own = await asTenant(mine.tenantId, `select * from nkudo.${table}`);
-      if (own === permissionDenied) continue; // A partition: reached through its parent only.
-      if (typeof own === 'string') throw new Error(`${table}: ${own}`);
-      expect(own.rows.every((row: { tenant_id: string }) => row.tenant_id === mine.tenantId), table).toBe(true);
-      for (const none of [null, '']) {
-        const result = await asTenant(none, `select * from nkudo.${table}`);
-        expect(typeof result === 'string' ? result : result.rowCount, table).toBe(0);
-      }
+  it('[C4] lets no row cross between two tenants, in every relation of the catalogue by every operation as the application role', async () => {
+    const who = await app.query(`select current_user as role, r.rolsuper, r.rolbypassrls, current_setting('row_security') as row_security from pg_roles r where r.rolname = current_user`);
+    expect(who.rows).toEqual([{ role: 'nkudo_app', rolsuper: false, rolbypassrls: false, row_security: 'on' }]);
+    // Both tenants have rows everywhere, else there is nothing that could cross. Only one of the partitions has any.
+    for (const { name } of relations.filter((relation) => relation.hasTenant && !relation.isPartition)) {
+      const counts = await server.query(`select count(distinct tenant_id)::int as tenants from nkudo.${name} where tenant_id in ($1, $2)`, [mine.tenantId, theirs.tenantId]);
+      expect(counts, name).toEqual([{ tenants: 2 }]);
     }
-    const filled = ['tenants', 'sites', 'hosts', 'host_liveness', 'agents', 'certificates', 'enrollment_tokens', 'microvms', 'microvm_counters', 'bindings', 'plans', 'operations', 'executions', 'observations', 'audit_events', 'log_cursors', 'logs', 'mesh_sites', 'mesh_hosts', 'mesh_reports'];
-    for (const table of filled) {
-      const own = await asTenant(mine.tenantId, `select * from nkudo.${table}`);
-      expect(typeof own === 'string' ? 0 : own.rowCount, table).toBeGreaterThan(0);
-    }
+    const ours = await probeTenants({ app, server, mine: mine.tenantId, theirs: theirs.tenantId }, relations);
+    const shared = await probeShared({ app, mine: mine.tenantId }, relations);
+    console.log(`[C4] ${ours.cells + shared.cells} statements on ${relations.length} relations`);
+    expect([...ours.crossings, ...shared.crossings]).toEqual([]);
+    expect(relations.length).toBeGreaterThan(40);
   });
 
-  it('lets no tenant change, delete or add rows of another', async () => {
-    const foreign = (column: string): string => (column === 'tenant_id' ? `'${theirs.tenantId}'::uuid` : column);
-    // The rule that plans and operations start as Pending is asked before the policy.
-    const values = (column: string): string => (column === 'status' ? `'Pending'` : foreign(column));
-    for (const table of tables) {
-      const columns = await server.query(`select column_name from information_schema.columns where table_schema = 'nkudo' and table_name = $1 and is_identity = 'NO'`, [table]);
-      for (const column of columns.map((row) => String(row['column_name']))) {
-        const updated = await asTenant(mine.tenantId, `update nkudo.${table} set ${column} = ${column} where tenant_id = '${theirs.tenantId}'`);
-        expect(typeof updated === 'string' ? updated : updated.rowCount, `${table}.${column}`).toSatisfy((result: unknown) => result === permissionDenied || result === 0);
-      }
-      expect(await asTenant(mine.tenantId, `delete from nkudo.${table} where tenant_id = '${theirs.tenantId}'`), table).toBe(permissionDenied);
-      // A whole foreign row, as its owner has it: refused by the policy before any key is compared.
-      const copied = await server.query(`select string_agg(quote_ident(attname), ', ') as names from pg_attribute a where attrelid = 'nkudo.${table}'::regclass and attnum > 0 and not attisdropped
-        and has_column_privilege('nkudo_app', attrelid, attname, 'insert')`);
-      const names = copied[0]?.['names'];
-      if (typeof names !== 'string') continue;
-      const inserted = await asTenant(mine.tenantId, `insert into nkudo.${table} (${names}) select ${names.split(', ').map(table === 'executions' ? foreign : values).join(', ')} from nkudo.${table} limit 1`);
-      const hadRows = await asTenant(mine.tenantId, `select 1 from nkudo.${table} limit 1`);
-      if (typeof hadRows !== 'string' && (hadRows.rowCount ?? 0) > 0) expect(inserted, table).toBe(permissionDenied);
-    }
+  it('[C4] lets the application role run one function with the rights of its owner, which shows nothing of tenants', async () => {
+    const functions = await server.query(`select p.proname from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname = 'nkudo' and p.prosecdef and has_function_privilege('nkudo_app', p.oid, 'execute')`);
+    expect(functions).toEqual([{ proname: 'assert_leader' }]);
   });
 
   it('can not be used to bind a microVM to a host of another tenant', async () => {
     const result = await db.microvms.publish({ ...publishInput(mine, theirHost) }, mine.epoch, actor);
     expect(result).toEqual({ outcome: 'hostUnavailable' });
-    const foreign = await asTenant(mine.tenantId, `insert into nkudo.bindings (tenant_id, microvm_id, epoch, host_id, cpu_count, memory_bytes)
+    const foreign = await runAsTenant(app, mine.tenantId, `insert into nkudo.bindings (tenant_id, microvm_id, epoch, host_id, cpu_count, memory_bytes)
       select tenant_id, id, 5000000000, '${theirHost.hostId}', 1, 1 from nkudo.microvms where released_at is null limit 1`);
     expect(['23503', '23505']).toContain(foreign);
   });
@@ -167,23 +148,35 @@ describe('the cross-tenant role', () => {
 });
 
 describe('the probes above', () => {
-  it('turn red when row level security is off', async () => {
+  it('[C4] turn red, for every table, when its policy is dropped, when its row level security is off, and when a policy lets everything through', async () => {
     const seeded = await useDatabase();
-    const other = openTestDatabase(seeded);
-    const first = await makeFleet(other);
-    const second = await makeFleet(other, first.epoch);
-    const client = new pg.Client({ connectionString: seeded.appUrl });
-    await client.connect();
-    const seen = async (): Promise<readonly string[]> => {
-      await client.query('begin');
-      await client.query(`select set_config('app.tenant_id', $1, true)`, [first.tenantId]);
-      const { rows } = await client.query<{ tenant_id: string }>('select tenant_id from nkudo.sites');
-      await client.query('rollback');
-      return rows.map((row) => row.tenant_id).toSorted();
-    };
-    expect(await seen()).toEqual([first.tenantId]);
-    await seeded.query('alter table nkudo.sites disable row level security');
-    expect(await seen()).toEqual([first.tenantId, second.tenantId].toSorted());
-    await Promise.all([client.end(), other.close()]);
+    const stores = openTestDatabase(seeded);
+    const two = await makeTwoTenants(seeded, stores);
+    const client = await connect(seeded.appUrl);
+    const probe = { app: client, server: seeded, mine: two.mine.tenantId, theirs: two.theirs.tenantId };
+    const tables = (await readCatalogue(seeded)).filter((relation) => relation.hasTenant && !relation.isPartition);
+    const own = `tenant_id = nullif(current_setting('app.tenant_id', true), '')::uuid`;
+    const defects = (table: string): readonly (readonly [seed: string, undo: string])[] => [
+      [`drop policy tenant_isolation on ${table}`, `create policy tenant_isolation on ${table} to nkudo_app using (${own}) with check (${own})`],
+      [`alter table ${table} disable row level security`, `alter table ${table} enable row level security`],
+      [`create policy leak on ${table} to nkudo_app using (true) with check (true)`, `drop policy leak on ${table}`],
+    ];
+    const silent: string[] = [];
+    let seeds = 0;
+    for (const table of tables) {
+      for (const [seed, undo] of defects(`nkudo.${table.name}`)) {
+        await seeded.query(seed);
+        if ((await probeTenants(probe, [table])).crossings.length === 0) silent.push(seed);
+        await seeded.query(undo);
+        seeds += 1;
+      }
+    }
+    console.log(`[C4] ${seeds} seeded defects`);
+    expect(silent).toEqual([]);
+    expect((await probeTenants(probe, tables)).crossings).toEqual([]);
+    // A view runs with the rights of its owner unless it says otherwise.
+    await seeded.query('create view nkudo.leaky as select * from nkudo.sites; grant select on nkudo.leaky to nkudo_app');
+    expect((await probeTenants(probe, (await readCatalogue(seeded)).filter(({ name }) => name === 'leaky'))).crossings).not.toEqual([]);
+    await Promise.all([client.end(), stores.close()]);
   });
 });
