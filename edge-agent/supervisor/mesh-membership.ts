@@ -143,7 +143,8 @@ export function createMeshKeeper(deps: MeshMembershipDeps): MeshKeeper {
   async function joinOrAsk(order: MeshOrder, report: MeshReport): Promise<number> {
     const key = heldKey;
     heldKey = undefined;
-    if (key !== undefined) return join(order, key);
+    // One that nobody asked for does not shorten a delay; it is dropped, and another is asked for in time.
+    if (key !== undefined && attempt.hasAsked) return join(order, key);
     const leftMs = waitMs();
     // Between two questions nothing changes, so nothing is said.
     if (leftMs > 0) {
