@@ -8,12 +8,27 @@ export interface MigrateConfig {
   readonly databaseAdminUrl: string;
   readonly appPassword: string;
   readonly systemPassword: string;
+  /** Undefined: derived from the password of the cross-tenant role. */
+  readonly chainerPassword: string | undefined;
+  readonly logLevel: string;
+}
+
+/** Settings of `audit verify` and `audit export`. */
+export interface AuditConfig {
+  readonly databaseSystemUrl: string | null;
+  readonly databaseChainerUrl: string | null;
+  readonly namespace: string;
   readonly logLevel: string;
 }
 
 export interface ServeConfig {
   readonly databaseUrl: string;
   readonly databaseSystemUrl: string;
+  /** Role nkudo_chainer; null: derived from the URL of the cross-tenant role. */
+  readonly databaseChainerUrl: string | null;
+  /** Longest time that a linked audit row waits for a signed checkpoint while others follow it. */
+  readonly auditCheckpointIntervalMs: number;
+  readonly logRetentionDays: number;
   readonly edgeListen: string;
   readonly fleetListen: string;
   readonly httpListen: string;
@@ -54,6 +69,10 @@ function postgresUrl(environment: Environment, name: string): string {
   return value;
 }
 
+function optionalPostgresUrl(environment: Environment, name: string): string | null {
+  return (environment[name] ?? '') === '' ? null : postgresUrl(environment, name);
+}
+
 /** From its own variable, or else the one in the role's URL, so that one Secret can serve both commands. */
 function password(environment: Environment, name: string, urlName: string): string {
   const own = environment[name];
@@ -81,6 +100,22 @@ function milliseconds(environment: Environment, name: string, range: { readonly 
   return parsed;
 }
 
+function days(environment: Environment, name: string, range: { readonly fallback: number; readonly min: number; readonly max: number }): number {
+  const value = environment[name];
+  if (value === undefined || value === '') return range.fallback;
+  const parsed = Number(value);
+  if (!/^\d+$/.test(value) || parsed < range.min || parsed > range.max) throw new ConfigError(`${name} must be a whole number of days from ${range.min} to ${range.max}`);
+  return parsed;
+}
+
+/** Undefined when neither is set. */
+function optionalPassword(environment: Environment, name: string, urlName: string): string | undefined {
+  const own = environment[name];
+  if (own !== undefined && own !== '') return own;
+  const inUrl = URL.parse(environment[urlName] ?? '')?.password ?? '';
+  return inUrl === '' ? undefined : decodeURIComponent(inUrl);
+}
+
 function logLevel(environment: Environment): string {
   const value = environment['NKUDO_LOG_LEVEL'] ?? 'info';
   if (!levels.includes(value)) throw new ConfigError(`NKUDO_LOG_LEVEL must be one of ${levels.join(', ')}`);
@@ -99,8 +134,17 @@ export function parseMigrateConfig(environment: Environment): MigrateConfig {
     databaseAdminUrl: postgresUrl(environment, 'NKUDO_DATABASE_ADMIN_URL'),
     appPassword: password(environment, 'NKUDO_DATABASE_APP_PASSWORD', 'NKUDO_DATABASE_URL'),
     systemPassword: password(environment, 'NKUDO_DATABASE_SYSTEM_PASSWORD', 'NKUDO_DATABASE_SYSTEM_URL'),
+    chainerPassword: optionalPassword(environment, 'NKUDO_DATABASE_CHAINER_PASSWORD', 'NKUDO_DATABASE_CHAINER_URL'),
     logLevel: logLevel(environment),
   });
+}
+
+/** @throws ConfigError */
+export function parseAuditConfig(environment: Environment): AuditConfig {
+  const databaseChainerUrl = optionalPostgresUrl(environment, 'NKUDO_DATABASE_CHAINER_URL');
+  const databaseSystemUrl = optionalPostgresUrl(environment, 'NKUDO_DATABASE_SYSTEM_URL');
+  if (databaseChainerUrl === null && databaseSystemUrl === null) throw new ConfigError('NKUDO_DATABASE_CHAINER_URL must be set, or NKUDO_DATABASE_SYSTEM_URL to derive it from');
+  return Object.freeze({ databaseChainerUrl, databaseSystemUrl, namespace: namespace(environment), logLevel: logLevel(environment) });
 }
 
 /** `suffix` tells two processes on one machine apart. @throws ConfigError */
@@ -110,6 +154,9 @@ export function parseServeConfig(environment: Environment, suffix: string): Serv
   return Object.freeze({
     databaseUrl: postgresUrl(environment, 'NKUDO_DATABASE_URL'),
     databaseSystemUrl: postgresUrl(environment, 'NKUDO_DATABASE_SYSTEM_URL'),
+    databaseChainerUrl: optionalPostgresUrl(environment, 'NKUDO_DATABASE_CHAINER_URL'),
+    auditCheckpointIntervalMs: milliseconds(environment, 'NKUDO_AUDIT_CHECKPOINT_INTERVAL_MS', { fallback: 60_000, min: 100, max: 24 * hourMs }),
+    logRetentionDays: days(environment, 'NKUDO_LOG_RETENTION_DAYS', { fallback: 14, min: 1, max: 3_650 }),
     edgeListen: listen('NKUDO_EDGE_LISTEN', 8443),
     fleetListen: listen('NKUDO_FLEET_LISTEN', 8444),
     httpListen: listen('NKUDO_HTTP_LISTEN', 8080),

@@ -4,6 +4,7 @@ import type { KubernetesClient } from './adapters/kubernetes/kubernetes-client.t
 import type { ServeConfig } from './config.ts';
 import type { ControllerFaultPoints } from './fault-points.ts';
 import type { Pki } from './pki/pki.ts';
+import type { AuditChainStore } from './ports/audit-chain.ts';
 import type { DispatchStore } from './ports/dispatch-store.ts';
 import type { EnrollmentStore } from './ports/enrollment-store.ts';
 import type { FleetStore } from './ports/fleet-store.ts';
@@ -11,6 +12,7 @@ import type { ChangeReader, HintBus } from './ports/hints.ts';
 import type { HostStore } from './ports/host-store.ts';
 import type { LeadershipStore } from './ports/leadership-store.ts';
 import type { LogStore } from './ports/log-store.ts';
+import type { MaintenanceStore } from './ports/maintenance.ts';
 import type { MicroVMStore } from './ports/microvm-store.ts';
 import type { SiteStore } from './ports/site-store.ts';
 import type { Time } from './runtime/time.ts';
@@ -34,6 +36,9 @@ export interface Core {
   readonly log: Logger;
   readonly time: Time;
   readonly database: Stores;
+  readonly maintenance: MaintenanceStore;
+  /** Null when its role can't be reached by any setting: audit rows are then written and not linked. */
+  readonly auditChain: AuditChainStore | null;
   readonly hints: HintBus;
   readonly kubernetes: KubernetesClient;
   readonly pki: Pki;

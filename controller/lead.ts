@@ -6,6 +6,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { isAppError } from '#api/model/error-codes.ts';
+import { createHousekeeping } from './housekeeping/housekeeping.ts';
 import type { Core } from './core.ts';
 import type { Actor } from './ports/audit.ts';
 import type { LeadershipEpoch } from './ports/leadership-store.ts';
@@ -77,6 +78,7 @@ export function lead(core: Core): Leader {
   const log = core.log.child({ part: 'leader' });
   let leadership = null as Leadership | null; // Set later, from inside a promise, as the next one.
   let manager = null as Manager | null;
+  const housekeeping = createHousekeeping(core);
 
   /** One term, from the campaign to the loss of the Lease or the end of the process. */
   const serveTerm = async (): Promise<void> => {
@@ -91,13 +93,14 @@ export function lead(core: Core): Leader {
     core.metrics.setLeading(true);
     const started = start(core, epoch.epoch);
     manager = started;
+    housekeeping.start();
     // Not awaited: a stop must not wait for an API server that is away.
     void started.ready.then(() => log.info('all objects are known; reconciling'));
     await Promise.race([term.lost, aborted]);
     if (ending.signal.aborted) return;
     core.metrics.setLeading(false);
     log.error('the Lease could not be renewed in time: stepping down');
-    if (!(await inTime(started.stop(), core.time, stepDownMs))) throw new Error('the reconcilers did not end in time');
+    if (!(await inTime(Promise.all([started.stop(), housekeeping.stop()]).then(() => {}), core.time, stepDownMs))) throw new Error('the reconcilers did not end in time');
     manager = null;
   };
 
@@ -115,7 +118,7 @@ export function lead(core: Core): Leader {
     isSynced: () => leadership?.isLeader() !== true || (manager?.isReady() ?? false),
     stop: async () => {
       ending.abort();
-      await manager?.stop();
+      await Promise.all([manager?.stop(), housekeeping.stop()]);
       await leadership?.stop();
       await running;
       core.metrics.setLeading(false);

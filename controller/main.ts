@@ -2,7 +2,10 @@
 import { Command } from 'commander';
 import pino, { type Logger } from 'pino';
 import { migrate, MigrationError } from '#db/migrate.ts';
-import { ConfigError, parseMigrateConfig, parseServeConfig } from './config.ts';
+import { deriveChainerUrl } from '#db/roles.ts';
+import { createAuditStore } from '#db/stores/audit-store.ts';
+import { runExport, runVerify, type AuditCommandDeps } from './audit/run.ts';
+import { ConfigError, parseAuditConfig, parseMigrateConfig, parseServeConfig } from './config.ts';
 import { serve } from './serve.ts';
 
 /** A stop that takes longer is ended. */
@@ -16,7 +19,13 @@ function createLog(level: string): Logger {
 async function runMigrate(): Promise<void> {
   const config = parseMigrateConfig(process.env);
   const log = createLog(config.logLevel);
-  const { applied } = await migrate({ adminUrl: config.databaseAdminUrl, appPassword: config.appPassword, systemPassword: config.systemPassword, log });
+  const { applied } = await migrate({
+    adminUrl: config.databaseAdminUrl,
+    appPassword: config.appPassword,
+    systemPassword: config.systemPassword,
+    ...(config.chainerPassword === undefined ? {} : { chainerPassword: config.chainerPassword }),
+    log,
+  });
   log.info({ applied }, 'the database has the newest schema');
 }
 
@@ -50,6 +59,19 @@ async function runServe(): Promise<void> {
   process.exit(0);
 }
 
+/** Runs a command on the audit chain. Its report goes to stdout; the program's own log is not wanted there. */
+async function withAudit(command: (deps: AuditCommandDeps) => Promise<number>): Promise<void> {
+  const config = parseAuditConfig(process.env);
+  const url = config.databaseChainerUrl ?? deriveChainerUrl(config.databaseSystemUrl ?? '');
+  if (url === null) throw new ConfigError('NKUDO_DATABASE_CHAINER_URL must be set, as NKUDO_DATABASE_SYSTEM_URL holds no password to derive from');
+  const chain = createAuditStore({ url });
+  try {
+    process.exitCode = await command({ chain, namespace: config.namespace, nowMs: Date.now(), print: (line) => void process.stdout.write(`${line}\n`) });
+  } finally {
+    await chain.close();
+  }
+}
+
 /** Settings and migrations have their own sentences; everything else shows its stack. */
 function fail(error: unknown): never {
   const text = error instanceof ConfigError || error instanceof MigrationError ? error.message : error instanceof Error ? (error.stack ?? error.message) : String(error);
@@ -66,4 +88,18 @@ program
   .command('serve')
   .description('serve agents and tenants; reconcile while leading')
   .action(() => runServe().catch(fail));
+const audit = program.command('audit').description('the chain over the audit log');
+audit
+  .command('verify')
+  .description('walk every chain and name the first row that is not as it was; exit code 3 when there is one')
+  .option('--against <file>', 'checkpoints that `audit export` wrote: only they show that the end of a chain was cut off')
+  .option('--public-key <file>', 'public keys to trust, in PEM; default: those of the Secret nkudo-audit')
+  .action((options: { against?: string; publicKey?: string }) => withAudit((deps) => runVerify(deps, options)).catch(fail));
+audit
+  .command('export')
+  .description('write all signed checkpoints to a file, to be kept outside of the database')
+  .requiredOption('--file <file>', 'where to; replaced as a whole')
+  .option('--rows', 'also the audit rows themselves')
+  .option('--public-key <file>', 'public keys to put into the file, in PEM; default: those of the Secret nkudo-audit')
+  .action((options: { file: string; rows?: true; publicKey?: string }) => withAudit((deps) => runExport(deps, options)).catch(fail));
 await program.parseAsync();

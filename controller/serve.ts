@@ -12,6 +12,9 @@ import { createFaultPoints, pointsOf } from '#api/fault-points/fault-points.ts';
 import { isAppError } from '#api/model/error-codes.ts';
 import { openDatabase } from '#db/database.ts';
 import { createHintBus } from '#db/hint-bus.ts';
+import { createMaintenanceStore } from '#db/maintenance.ts';
+import { deriveChainerUrl } from '#db/roles.ts';
+import { createAuditStore } from '#db/stores/audit-store.ts';
 import { loadConnection } from './adapters/kubernetes/connection.ts';
 import { createKubernetesClient } from './adapters/kubernetes/kubernetes-client.ts';
 import { createKubernetesReviews } from './adapters/kubernetes/reviews.ts';
@@ -163,11 +166,16 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
   const advertised = config.advertise === null ? [] : [splitAddress(config.advertise).host.replace(/^\[(.*)\]$/, '$1')];
   const pki = await createPki({ authority, hosts: advertised, hostValidityMs: defaultHostValidityMs, nowMs: time.nowMs() });
   const hints = createHintBus({ url: config.databaseSystemUrl, replica: config.replica, log: log.child({ part: 'hints' }) });
+  const chainerUrl = config.databaseChainerUrl ?? deriveChainerUrl(config.databaseSystemUrl);
+  const auditChain = chainerUrl === null ? null : createAuditStore({ url: chainerUrl, log: log.child({ part: 'audit' }) });
+  const maintenance = createMaintenanceStore({ url: config.databaseSystemUrl, log: log.child({ part: 'maintenance' }) });
   let boundEdge: string | null = null;
   const core: Core = {
     ...base,
     config,
     database,
+    maintenance,
+    auditChain,
     hints,
     kubernetes,
     pki,
@@ -196,7 +204,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
       await http.stop();
       await hints.close();
       kubernetes.close();
-      await database.close();
+      await Promise.all([database.close(), maintenance.close(), auditChain?.close()]);
     },
   };
 }

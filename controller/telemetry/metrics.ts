@@ -13,8 +13,23 @@ export interface GatewayMetrics {
   countLogBytes(bytes: number): void;
 }
 
+/** What the leader knows of the audit chain. On a replica that does not lead they say nothing: see `nkudo_leading`. */
+export interface AuditMetrics {
+  setChaining(isChaining: boolean): void;
+  setUnlinkedAgeMs(ageMs: number): void;
+  countLinks(count: number): void;
+  countCheckpoints(count: number): void;
+}
+
+export interface LogRetentionMetrics {
+  setPartitionsAhead(days: number): void;
+  countPartitionsDropped(count: number): void;
+}
+
 export interface ControllerMetrics {
   readonly gateway: GatewayMetrics;
+  readonly audit: AuditMetrics;
+  readonly logRetention: LogRetentionMetrics;
   /** By method and `OK` or a code of docs/errors.md. */
   readonly countCall: (path: string, code: string) => void;
   setLeading(isLeading: boolean): void;
@@ -35,10 +50,31 @@ export function createMetrics(): ControllerMetrics {
   const logBytes = new Counter({ name: 'nkudo_log_bytes_total', help: 'Bytes of guests and VMMs received', registers });
   const leading = new Gauge({ name: 'nkudo_leading', help: '1 while this replica leads', registers });
   leading.set(0);
+  const chaining = new Gauge({ name: 'nkudo_audit_chaining', help: '1 while this replica leads and links audit rows', registers });
+  chaining.set(0);
+  const unlinkedAge = new Gauge({ name: 'nkudo_audit_unlinked_age_seconds', help: 'Age of the oldest audit row without a link; above 10 is an alarm', registers });
+  const links = new Counter({ name: 'nkudo_audit_links_total', help: 'Audit rows linked', registers });
+  const checkpoints = new Counter({ name: 'nkudo_audit_checkpoints_total', help: 'Audit checkpoints signed', registers });
+  // Absent until it was counted: 0 would be an alarm.
+  let partitionsAhead: Gauge | null = null;
+  const partitionsDropped = new Counter({ name: 'nkudo_log_partitions_dropped_total', help: 'Daily log partitions dropped by retention', registers });
   return {
     registry,
     countCall: (method, code) => calls.inc({ method, code }),
     setLeading: (isLeading) => leading.set(isLeading ? 1 : 0),
+    audit: {
+      setChaining: (isChaining) => chaining.set(isChaining ? 1 : 0),
+      setUnlinkedAgeMs: (ageMs) => unlinkedAge.set(ageMs / 1000),
+      countLinks: (count) => links.inc(count),
+      countCheckpoints: (count) => checkpoints.inc(count),
+    },
+    logRetention: {
+      setPartitionsAhead: (days) => {
+        partitionsAhead ??= new Gauge({ name: 'nkudo_log_partitions_ahead', help: 'Daily log partitions for days to come; below 2 is an alarm', registers });
+        partitionsAhead.set(days);
+      },
+      countPartitionsDropped: (count) => partitionsDropped.inc(count),
+    },
     gateway: {
       setSessions: (count) => sessions.set(count),
       countPush: () => pushes.inc(),

@@ -1,0 +1,53 @@
+/**
+ * Keeps log partitions ahead of today and drops those past the retention, while this replica leads. Looks once an hour
+ * and writes only when there is something to do: one transaction for the partitions of a week, one for each day dropped.
+ */
+import type { MaintenanceStore } from '../ports/maintenance.ts';
+import { pause, type Time } from '../runtime/time.ts';
+import type { LogRetentionMetrics } from '../telemetry/metrics.ts';
+
+const lookMs = 3_600_000;
+const retryMs = 60_000;
+/** With fewer days ahead than this somebody must look why no more were made. */
+const alarmBelowDays = 2;
+
+export interface LogRetentionDeps {
+  readonly maintenance: MaintenanceStore;
+  readonly time: Time;
+  readonly log: {
+    info(fields: object, message: string): void;
+    warn(fields: object, message: string): void;
+    error(fields: object, message: string): void;
+  };
+  readonly metrics: LogRetentionMetrics;
+  readonly keepDays: number;
+}
+
+export function startLogRetention(deps: LogRetentionDeps): { stop(): Promise<void> } {
+  const ending = new AbortController();
+  const run = async (): Promise<void> => {
+    while (!ending.signal.aborted) await pause(deps.time, await look(deps), ending.signal);
+  };
+  const running = run();
+  return {
+    stop: async () => {
+      ending.abort();
+      await running;
+    },
+  };
+}
+
+/** Milliseconds until the next look. */
+async function look({ maintenance, keepDays, metrics, log }: LogRetentionDeps): Promise<number> {
+  try {
+    const { daysAhead, made, dropped } = await maintenance.maintainLogs(keepDays);
+    metrics.setPartitionsAhead(daysAhead);
+    metrics.countPartitionsDropped(dropped);
+    if (made > 0 || dropped > 0) log.info({ made, dropped, keepDays }, 'log partitions were made and dropped');
+    if (daysAhead < alarmBelowDays) log.error({ daysAhead }, 'logs of the next days have no partition');
+    return lookMs;
+  } catch (error) {
+    log.warn({ error: error instanceof Error ? error.message : 'unknown' }, 'log partitions could not be looked after');
+    return retryMs;
+  }
+}
