@@ -22,6 +22,14 @@ beforeAll(async () => {
 const writesTo = (mark: number, path: string) =>
   leader.kubernetes.audit.writesSince(mark).filter((event) => event.requestURI.includes(path) && event.userAgent === 'nkudo-controller');
 
+/** Transactions whose rows are in this database; the counters are those of the cluster, which other files write to meanwhile. */
+async function writersSince(transactionId: number): Promise<number> {
+  const tables = await leader.rows.query(`select relname from pg_class where relnamespace = 'nkudo'::regnamespace and relkind in ('r', 'p')`);
+  const rows = tables.map(({ relname }) => `select xmin::text::bigint as writer from nkudo.${String(relname)}`).join(' union all ');
+  const [counted] = await leader.rows.query(`select count(distinct writer)::int as writers from (${rows}) written where writer >= $1`, [transactionId]);
+  return Number(counted?.['writers']);
+}
+
 describe('the life of a microVM', () => {
   it('goes from the object to Running in three writes and two events, and shows where it runs', async () => {
     const mark = leader.kubernetes.audit.mark();
@@ -77,7 +85,7 @@ describe('the life of a microVM', () => {
     await leader.waitForCondition('microvms', 'last', 'Accepted=False/SiteNotFound');
     expect(leader.kubernetes.audit.writesSince(mark).filter((event) => !event.requestURI.includes('/microvms/last') && !event.requestURI.includes('/events')).map((event) => event.requestURI)).toEqual([]);
     // The new leadership epoch is the only write.
-    expect((await leader.rows.counters()).writeTransactions - before).toBeLessThanOrEqual(1);
+    expect(await writersSince(before)).toBeLessThanOrEqual(1);
     await leader.remove('microvms', 'last');
     await leader.waitUntilGone('microvms', 'last');
   });
