@@ -30,8 +30,8 @@ export interface DesiredHost {
   /** Guest subnets (CIDR, in canonical form) that are reachable through this host. */
   readonly subnets: readonly string[];
   /**
-   * Whether the agent needs a setup key, and the id of the key whose value is in memory still. Any other key of the
-   * host is deleted: a value that nobody knows can not be read again.
+   * Whether a key is to be made when there is none, and the id of the key whose value is known still. Any other key of
+   * the host is deleted: a value that nobody knows can not be read again.
    */
   readonly key: { readonly isWanted: boolean; readonly heldId: string | null };
 }
@@ -164,10 +164,11 @@ export type MeshCall =
   | { readonly kind: 'createNetwork'; readonly name: string; readonly marker: string }
   | { readonly kind: 'updateNetwork'; readonly id: string; readonly name: string; readonly marker: string }
   | { readonly kind: 'deleteNetwork'; readonly id: string; readonly name: string }
-  | { readonly kind: 'createResource'; readonly network: string; readonly resource: ResourceSpec }
+  /** With `networkId` when the network was listed: a name alone could be somebody else's network. */
+  | { readonly kind: 'createResource'; readonly network: string; readonly networkId: string | null; readonly resource: ResourceSpec }
   | { readonly kind: 'updateResource'; readonly networkId: string; readonly id: string; readonly resource: ResourceSpec }
   | { readonly kind: 'deleteResource'; readonly networkId: string; readonly id: string; readonly name: string }
-  | { readonly kind: 'createRouter'; readonly network: string; readonly router: RouterSpec }
+  | { readonly kind: 'createRouter'; readonly network: string; readonly networkId: string | null; readonly router: RouterSpec }
   | { readonly kind: 'updateRouter'; readonly networkId: string; readonly id: string; readonly router: RouterSpec }
   | { readonly kind: 'deleteRouter'; readonly networkId: string; readonly id: string };
 

@@ -46,6 +46,11 @@ export function hostGroupName(scope: MeshScope, hostId: HostId): string {
   return `${namePrefix(scope)}host-${hostId}-${short(scope.siteUid)}`;
 }
 
+/** The marker of one policy: a renamed policy is still known. */
+export function policyMarker(scope: MeshScope, policyName: string | null): string {
+  return policyName === null ? `${siteMarker(scope)}:hosts` : `${siteMarker(scope)}:policy:${policyName}`;
+}
+
 /** Setup keys have no description: their name is the marker. */
 export function setupKeyName(scope: MeshScope, hostId: HostId): string {
   return hostMarker(scope, hostId);

@@ -17,6 +17,8 @@ const methods = ['get', 'post', 'put', 'delete'] as const;
 export const measuredDifferences = {
   /** Arrays by type that come as `null` when they are empty. */
   nullArrays: new Set(['peers', 'resources', 'source_posture_checks', 'sources', 'destinations', 'groups', 'peer_groups']),
+  /** The description says that a resource's type is in both of two lists that have no word in common; the server means either. */
+  resourceTypes: ['host', 'subnet', 'domain', 'peer'],
   /** `expires_in` below the minimum of the description is taken. */
   lowerExpiresIn: 'expires_in',
   /** Statuses that the server gives although the description does not name them. */
@@ -54,6 +56,8 @@ export class Description {
     this.#ajv.addFormat('ipv4', /^\d{1,3}(\.\d{1,3}){3}$/);
     this.#ajv.addFormat('ipv6', /^[0-9a-f:]+$/i);
     for (const format of ['password', 'int32', 'int64', 'float', 'double', 'email', 'uri']) this.#ajv.addFormat(format, true);
+    const schemas = (document['components'] as Json)['schemas'] as Json; // As above.
+    schemas['ResourceType'] = { type: 'string', enum: measuredDifferences.resourceTypes };
     this.#ajv.addSchema({ $id: 'description', ...document });
     // A path without parameters wins over one that it also fits: /networks/routers is no network id.
     this.#operations = operationsOf(document).sort((a, b) => a.names.length - b.names.length);
