@@ -1,0 +1,43 @@
+/**
+ * What counts as a state change, as data: the tables whose changes need an audit row in the same transaction, and those
+ * that need none, each with its reason. The triggers are in the migrations; a test compares them with this list and
+ * finds every table and every column that is in neither.
+ */
+import type { SubjectKind } from './audit.ts';
+
+export interface AuditedTable {
+  /** Kind of the subject that the audit row must name. */
+  readonly subject: SubjectKind | 'apiKey';
+  /** Columns that may change without an audit row of their own: reports, counters, times that follow from another column. */
+  readonly silent: readonly string[];
+}
+
+export const auditedTables: Readonly<Record<string, AuditedTable>> = {
+  tenants: { subject: 'tenant', silent: [] },
+  sites: { subject: 'site', silent: [] },
+  hosts: { subject: 'host', silent: ['facts', 'facts_revision', 'orphan_ids', 'certificate_counter', 'certificate_counter_used', 'changed_at'] },
+  agents: { subject: 'agent', silent: [] },
+  certificates: { subject: 'certificate', silent: [] },
+  enrollment_tokens: { subject: 'enrollmentToken', silent: [] },
+  api_keys: { subject: 'apiKey', silent: [] },
+  microvms: { subject: 'microvm', silent: ['changed_at'] },
+  bindings: { subject: 'binding', silent: [] },
+  plans: { subject: 'plan', silent: ['finished_at', 'cancel_requested_at'] },
+  plan_actions: { subject: 'planAction', silent: ['microvm_id', 'spec_hash', 'generation', 'previous_run_policy', 'operation_id', 'error_code', 'error_message', 'changed_at'] },
+  operations: { subject: 'operation', silent: ['error_code', 'error_message', 'dispatched_session_id', 'dispatched_at', 'finished_at', 'changed_at', 'cancel_requested_at'] },
+  mesh_sites: { subject: 'meshSite', silent: [] },
+  mesh_hosts: { subject: 'meshHost', silent: ['revision', 'key_expires_at', 'claimed_by', 'claimed_until', 'changed_at'] },
+};
+
+export const unauditedTables: Readonly<Record<string, string>> = {
+  host_liveness: 'beats and sessions',
+  microvm_counters: 'counters that rise with audited changes',
+  executions: 'reports of hosts',
+  observations: 'reports of hosts',
+  mesh_reports: 'reports of hosts',
+  log_cursors: 'logs',
+  logs: 'logs',
+  audit_events: 'the audit itself',
+  audit_links: 'the audit itself',
+  audit_checkpoints: 'the audit itself',
+};
