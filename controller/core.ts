@@ -2,7 +2,7 @@
 import type { Logger } from 'pino';
 import type { KubernetesClient } from './adapters/kubernetes/kubernetes-client.ts';
 import type { ServeConfig } from './config.ts';
-import type { ControllerFaultPoints } from './fault-points.ts';
+import type { ProcessFaultPoints } from './fault-points.ts';
 import type { Pki } from './pki/pki.ts';
 import type { AuditChainStore } from './ports/audit-chain.ts';
 import type { DispatchStore } from './ports/dispatch-store.ts';
@@ -14,6 +14,7 @@ import type { LeadershipStore } from './ports/leadership-store.ts';
 import type { LogStore } from './ports/log-store.ts';
 import type { MaintenanceStore } from './ports/maintenance.ts';
 import type { MicroVMStore } from './ports/microvm-store.ts';
+import type { PlanStore } from './ports/plan-store.ts';
 import type { SiteStore } from './ports/site-store.ts';
 import type { Time } from './runtime/time.ts';
 import type { ControllerMetrics } from './telemetry/metrics.ts';
@@ -25,6 +26,7 @@ export interface Stores {
   readonly sites: SiteStore;
   readonly hosts: HostStore;
   readonly microvms: MicroVMStore;
+  readonly plans: PlanStore;
   readonly dispatch: DispatchStore;
   readonly logs: LogStore;
   readonly fleet: FleetStore;
@@ -43,7 +45,7 @@ export interface Core {
   readonly kubernetes: KubernetesClient;
   readonly pki: Pki;
   readonly metrics: ControllerMetrics;
-  readonly faults: ControllerFaultPoints;
+  readonly faults: ProcessFaultPoints;
   /** Addresses that agents dial. */
   readonly endpoints: () => readonly string[];
 }

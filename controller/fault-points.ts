@@ -60,6 +60,9 @@ export const planFaultPoints = pointsOf(planSteps);
 export type PlanStep = (typeof planSteps)[number];
 export type PlanFaultPoints = FaultPoints<PointOf<PlanStep>>;
 
+/** All that this process can reach. */
+export type ProcessFaultPoints = FaultPoints<PointOf<ControllerStep | PlanStep>>;
+
 export const controllerFaultPoints = pointsOf(controllerSteps);
 
 export type ControllerStep = (typeof controllerSteps)[number] | (typeof meshGatewaySteps)[number];

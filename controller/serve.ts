@@ -22,7 +22,7 @@ import { createSecrets } from './adapters/kubernetes/secrets.ts';
 import type { ServeConfig } from './config.ts';
 import type { Core } from './core.ts';
 import { createEdgeGateway, edgeAccess } from './edge-gateway/gateway.ts';
-import { controllerSteps } from './fault-points.ts';
+import { controllerSteps, planSteps } from './fault-points.ts';
 import { createAuthentication } from './fleet-api/authentication.ts';
 import { createFleetService, fleetAccess } from './fleet-api/fleet-service.ts';
 import { createWakeUps } from './fleet-api/wake-ups.ts';
@@ -34,6 +34,7 @@ import { startHttpListener } from './http/server.ts';
 import { lead, type Leader } from './lead.ts';
 import { loadOrCreateAuthority } from './pki/authority-store.ts';
 import { createPki, defaultHostValidityMs } from './pki/pki.ts';
+import { createPlanDryRun } from './reconcilers/plan/dry-run.ts';
 import { pause, createTime } from './runtime/time.ts';
 import { createMetrics } from './telemetry/metrics.ts';
 
@@ -78,7 +79,7 @@ async function startGrpc(core: Core): Promise<Listeners> {
   const calls = { log, onEnd: metrics.countCall };
   const wakeUps = createWakeUps();
   hints.onHint((hint) => {
-    if (hint.kind !== 'operations') wakeUps.wake(`tenant/${hint.tenantId}`);
+    if ('tenantId' in hint) wakeUps.wake(`tenant/${hint.tenantId}`);
   });
   hints.onRemoteChange(() => wakeUps.wakeAll());
   const gateway = createEdgeGateway(
@@ -103,7 +104,18 @@ async function startGrpc(core: Core): Promise<Listeners> {
   const fleetTable = { ...fleetAccess, ...healthAccess, ...reflectionAccess };
   const fleetCallers = createCallers({ table: fleetTable, authenticate: ({ metadata }) => authentication.authenticate(metadata), log });
   const fleetService = createFleetService(
-    { clock: time, fleet: database.fleet, logs: database.logs, authentication, wakeUps, silenceMs: silentBeats * config.heartbeatIntervalMs },
+    {
+      clock: time,
+      fleet: database.fleet,
+      plans: database.plans,
+      planDryRun: createPlanDryRun({ kube: core.kubernetes, restoredRunPolicy: (tenantId, uid) => database.plans.lastRunPolicy(tenantId, uid) }),
+      logs: database.logs,
+      hints,
+      faults: core.faults,
+      authentication,
+      wakeUps,
+      silenceMs: silentBeats * config.heartbeatIntervalMs,
+    },
     fleetCallers,
     calls,
   );
@@ -180,7 +192,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     kubernetes,
     pki,
     metrics,
-    faults: createFaultPoints({ socketPath: config.faultSocket, processName: 'controller', known: pointsOf(controllerSteps) }),
+    faults: createFaultPoints({ socketPath: config.faultSocket, processName: 'controller', known: pointsOf([...controllerSteps, ...planSteps]) }),
     endpoints: () => (config.advertise === null ? (boundEdge === null ? [] : [boundEdge]) : [config.advertise]),
   };
   const grpc = await startGrpc(core);

@@ -83,7 +83,7 @@ export const microvmConditions = {
     ...microvm,
     polarity: 'positive',
     meaning: 'the host has taken it over and made what it needs',
-    reasons: ['Provisioned', 'Provisioning', 'NotScheduled', 'WaitingForHost', 'Deleting', 'HostSilent', ...hostFailureReasons],
+    reasons: ['OperationCancelled', 'Provisioned', 'Provisioning', 'NotScheduled', 'WaitingForHost', 'Deleting', 'HostSilent', ...hostFailureReasons],
   },
   Running: {
     ...microvm,

@@ -60,6 +60,7 @@ export function createEdgeGateway(deps: GatewayDeps, calls: CallDeps): EdgeGatew
   const timers: NodeJS.Timeout[] = [];
   deps.hints.onHint((hint) => {
     if (hint.kind === 'operations') sessions.get(hint.hostId)?.wake();
+    if (hint.kind === 'cancels') sessions.get(hint.hostId)?.wakeForCancels();
     if (hint.kind === 'host') {
       const session = sessions.get(hint.hostId);
       void safetyRead.checkIdentity(session);
@@ -111,7 +112,10 @@ function createSafetyRead(deps: GatewayDeps, sessions: SessionRegistry, meshPush
   };
   const wakeWaiting = async (): Promise<void> => {
     try {
-      for (const { hostId } of await deps.dispatch.listHostsWithPending(deps.settings.replica)) sessions.get(hostId)?.wake();
+      for (const { hostId, hasCancels } of await deps.dispatch.listHostsWithPending(deps.settings.replica)) {
+        if (hasCancels) sessions.get(hostId)?.wakeForCancels();
+        else sessions.get(hostId)?.wake();
+      }
     } catch (error) {
       deps.log.warn({ err: error }, 'undelivered operations could not be read');
     }

@@ -69,6 +69,7 @@ export class HostSession {
   #isFirstClaim = true;
   #isClaiming = false;
   #isClaimDue = false;
+  #areCancelsDue = false;
   #receiptsWaiting = 0;
   #receipts: Promise<void> = Promise.resolve();
   #lastReceivedMs: number;
@@ -108,6 +109,12 @@ export class HostSession {
     this.#finish(reason);
   }
 
+  /** As {@link wake}, and asks the host to drop what was cancelled. */
+  wakeForCancels(): void {
+    this.#areCancelsDue = true;
+    this.wake();
+  }
+
   /** Claims what is pending for the host and writes it to the stream, soon. Never throws. */
   wake(): void {
     this.#isClaimDue = true;
@@ -138,12 +145,23 @@ export class HostSession {
     await this.#deps.faults.reach('db.claim:after');
     // Only one claim can hold everything that was handed out; what is pending beyond it comes with the next.
     if (operations.length >= claimSize) this.#isClaimDue = true;
+    if (this.#isFirstClaim) this.#areCancelsDue = true;
     this.#isFirstClaim = false;
     for (const operation of operations) {
       await this.#deps.faults.reach('gateway.push:before');
       await this.#stream.send({ message: { $case: 'operation', value: encodeOperation(operation) } });
       await this.#deps.faults.reach('gateway.push:after');
       this.#deps.metrics.countPush();
+    }
+    if (this.#areCancelsDue) await this.#pushCancels();
+  }
+
+  /** After the operations, so that the host knows what it is to drop. Repeated until the host has answered. */
+  async #pushCancels(): Promise<void> {
+    const { tenantId, hostId } = this.caller.identity;
+    this.#areCancelsDue = false;
+    for (const operationId of await this.#deps.dispatch.listCancels(tenantId, hostId)) {
+      await this.#stream.send({ message: { $case: 'cancel', value: { operationId } } });
     }
   }
 

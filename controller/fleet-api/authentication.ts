@@ -24,6 +24,8 @@ export interface ResourceRight {
   /** Of the group nkudo.dev. */
   readonly resource: 'microvms' | 'sites' | 'hosts';
   readonly subresource?: string;
+  /** Of one object; absent: of any. */
+  readonly name?: string;
 }
 
 /** What is needed of Kubernetes. */
@@ -90,10 +92,10 @@ export function createAuthentication(review: ReviewPort, clock: Clock): Authenti
       return { user };
     },
     authorize: async ({ user }, namespace, right) => {
-      const key = JSON.stringify([user.username, user.uid, user.groups, user.extra, namespace, right.verb, right.resource, right.subresource ?? '']);
+      const key = JSON.stringify([user.username, user.uid, user.groups, user.extra, namespace, right.verb, right.resource, right.subresource ?? '', right.name ?? '']);
       if (await rights.get(key, () => review.reviewAccess(user, namespace, right))) return;
       const resource = right.subresource === undefined ? right.resource : `${right.resource}/${right.subresource}`;
-      throw new AppError('PERMISSION_DENIED', `${user.username.slice(0, 253)} may not ${right.verb} ${resource} in namespace ${namespace}`);
+      throw new AppError('PERMISSION_DENIED', `${user.username.slice(0, 253)} may not ${right.verb} ${resource}${right.name === undefined ? '' : ` ${right.name}`} in namespace ${namespace}`);
     },
   };
 }

@@ -67,7 +67,8 @@ describe('watching status', () => {
 
   it('sends the list, then only differences, then what is gone', async () => {
     let microvms = [view('a', 'running'), view('b', 'running')];
-    const fleet: Pick<FleetStore, 'listSites' | 'listHosts' | 'listMicroVMs'> = {
+    const fleet: Pick<FleetStore, 'listSites' | 'listHosts' | 'listMicroVMs' | 'listPlans'> = {
+      listPlans: () => Promise.resolve([]),
       listSites: () => Promise.resolve([]),
       listHosts: () => Promise.resolve([]),
       // One row a page, so that paging is followed.

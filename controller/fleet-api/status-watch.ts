@@ -8,7 +8,7 @@ import type { TenantId } from '#api/model/ids.ts';
 import type { Outgoing } from '#controller/grpc/calls.ts';
 import type { Clock } from '#controller/ports/clock.ts';
 import type { FleetStore } from '#controller/ports/fleet-store.ts';
-import { encodeHost, encodeMicroVM, encodeSite } from './fleet-codec.ts';
+import { encodeHost, encodeMicroVM, encodePlan, encodeSite } from './fleet-codec.ts';
 import type { WakeUps } from './wake-ups.ts';
 
 /** Longest time between two looks, milliseconds: beats and other replicas wake nobody. */
@@ -28,7 +28,11 @@ export interface WatchDeps {
   readonly silenceMs: number;
 }
 
-async function readAll(deps: WatchDeps, tenantId: TenantId, siteName: string | null): Promise<ReadonlyMap<string, Change>> {
+/** Apart from the UIDs of objects; a plan is never reported as removed. */
+const planKey = (id: string): string => `plan/${id}`;
+const isPlanKey = (key: string): boolean => key.startsWith('plan/');
+
+async function readAll(deps: WatchDeps, { tenantId, siteName, sinceMs }: { readonly tenantId: TenantId; readonly siteName: string | null; readonly sinceMs: number }): Promise<ReadonlyMap<string, Change>> {
   const silentBeforeMs = deps.clock.nowMs() - deps.silenceMs;
   const seen = new Map<string, Change>();
   for (const site of await deps.fleet.listSites(tenantId, siteName, silentBeforeMs)) seen.set(site.id, { $case: 'site', value: encodeSite(site) });
@@ -39,6 +43,7 @@ async function readAll(deps: WatchDeps, tenantId: TenantId, siteName: string | n
     for (const microvm of page.rows) seen.set(microvm.id, { $case: 'microvm', value: encodeMicroVM(microvm) });
     cursor = page.nextCursor;
   } while (cursor !== null);
+  for (const plan of await deps.fleet.listPlans(tenantId, siteName, sinceMs)) seen.set(planKey(plan.id), { $case: 'plan', value: encodePlan(plan) });
   return seen;
 }
 
@@ -55,9 +60,10 @@ export async function watchStatus(
 ): Promise<void> {
   const changes = deps.wakeUps.subscribe(`tenant/${watch.tenantId}`, out.signal);
   const sent = new Map<string, string>();
+  const sinceMs = deps.clock.nowMs();
   let checkedAtMs = deps.clock.monotonicMs();
   for (let isFirst = true; !out.signal.aborted; isFirst = false) {
-    const seen = await readAll(deps, watch.tenantId, watch.siteName);
+    const seen = await readAll(deps, { tenantId: watch.tenantId, siteName: watch.siteName, sinceMs });
     for (const [uid, change] of seen) {
       const print = fingerprint(change);
       if (sent.get(uid) === print) continue;
@@ -65,7 +71,7 @@ export async function watchStatus(
       sent.set(uid, print);
     }
     for (const uid of [...sent.keys()].filter((known) => !seen.has(known))) {
-      await out.send({ change: { $case: 'removedUid', value: uid } });
+      if (!isPlanKey(uid)) await out.send({ change: { $case: 'removedUid', value: uid } });
       sent.delete(uid);
     }
     if (isFirst) await out.send({ change: { $case: 'isSynced', value: true } });

@@ -10,6 +10,8 @@ import type { Actor } from './audit.ts';
 /** What changed, as a hint for reconcilers and gateways; the rows are the truth. */
 export type ChangeHint =
   | { readonly kind: 'operations'; readonly hostId: HostId }
+  /** A cancel waits for the host. */
+  | { readonly kind: 'cancels'; readonly hostId: HostId }
   | { readonly kind: 'microvm'; readonly tenantId: TenantId; readonly microvmId: MicroVMId }
   | { readonly kind: 'host'; readonly tenantId: TenantId; readonly hostId: HostId }
   /** A plan of a caller was accepted, or moved. */
@@ -30,7 +32,7 @@ export interface DispatchStore {
    */
   claim(input: { readonly tenantId: TenantId; readonly hostId: HostId; readonly sessionId: SessionId; readonly includeDispatched: boolean }): Promise<readonly Operation[]>;
   /** Hosts connected to `replica` that have pending operations or unanswered cancels: the 2 s safety read. Reads only. */
-  listHostsWithPending(replica: string): Promise<readonly { readonly tenantId: TenantId; readonly hostId: HostId }[]>;
+  listHostsWithPending(replica: string): Promise<readonly { readonly tenantId: TenantId; readonly hostId: HostId; readonly hasCancels: boolean }[]>;
   /** Operations of the host for which a cancel waits for its answer; at most 256. Reads only. */
   listCancels(tenantId: TenantId, hostId: HostId): Promise<readonly OperationId[]>;
   /** Records the host's answer: ACCEPTED makes it Running, REFUSED Failed, DROPPED Superseded or Cancelled, TOO_LATE ends the cancel. Idempotent; unknown ids are ignored. */

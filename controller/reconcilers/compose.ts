@@ -10,7 +10,7 @@ import type { Host } from '#crds/gen/host.ts';
 import type { MicroVM } from '#crds/gen/microvm.ts';
 import type { Site } from '#crds/gen/site.ts';
 import { createSilenceObserver } from '#controller/domain/silence.ts';
-import type { ControllerFaultPoints } from '#controller/fault-points.ts';
+import type { ProcessFaultPoints } from '#controller/fault-points.ts';
 import type { ChangeReader, HintBus } from '#controller/ports/hints.ts';
 import type { IdSource } from '#controller/ports/ids.ts';
 import { createEventRecorder } from '#controller/runtime/events.ts';
@@ -28,6 +28,7 @@ import { reconcileHost } from './host/reconciler.ts';
 import { hostResource, microvmResource, parseHost, parseMicroVM, parseSite, parseToken, siteResource, tokenResource } from './kinds.ts';
 import { reconcileMicroVM } from './microvm/reconciler.ts';
 import { createRetryGate } from './microvm/retry-gate.ts';
+import { createPlanDriver, type PlanDriver } from './plan/driver.ts';
 import { reconcileSite } from './site/reconciler.ts';
 import { createTenants } from './tenants.ts';
 
@@ -46,7 +47,7 @@ export interface ReconcilersOptions {
   readonly changes: ChangeReader;
   readonly time: Time;
   readonly ids: IdSource;
-  readonly faults: ControllerFaultPoints;
+  readonly faults: ProcessFaultPoints;
   readonly log: Log;
   /** Of this leadership; fences every write to the database. */
   readonly epoch: number;
@@ -85,7 +86,12 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
   };
   const wake = createWaking(options, caches, () => queues);
   const queues = createQueues(options, caches, wake);
+  const plans = startPlanDriver(options);
   wireCaches(caches, wake, queues);
+  caches.microvms.onChange(({ before, after }) => {
+    const object = after ?? before;
+    if (object !== undefined) plans.onMicroVMChanged(keyOf(object));
+  });
   const ending = new AbortController();
   const manager = startManager({
     reflectors: [caches.sites, caches.hosts, caches.microvms, caches.tokens],
@@ -94,12 +100,15 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
       { queue: queues.hosts, keys: () => [...allKeys(caches.hosts), ...wake.hostKeys()] },
       { queue: queues.microvms, keys: () => allKeys(caches.microvms) },
       { queue: queues.tokens, keys: () => allKeys(caches.tokens) },
+      { queue: plans.queue, keys: () => plans.keys() },
     ],
-    before: () => wake.readLiveness(ending.signal),
+    before: async () => {
+      await Promise.all([wake.readLiveness(ending.signal), plans.readOpen()]);
+    },
     resyncIntervalMs: options.settings.resyncIntervalMs,
     time,
   });
-  const loops = manager.ready.then(() => Promise.all([watchSilence(options, wake, ending.signal), readMissedHints(options, wake, ending.signal)]));
+  const loops = manager.ready.then(() => Promise.all([watchSilence(options, wake, ending.signal), readMissedHints(options, { wake, plans }, ending.signal)]));
   return {
     ready: manager.ready,
     isReady: () => manager.isReady(),
@@ -108,6 +117,7 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
       hosts: queues.hosts.figures(),
       microvms: queues.microvms.figures(),
       tokens: queues.tokens.figures(),
+      plans: plans.queue.figures(),
     }),
     stop: async () => {
       ending.abort();
@@ -115,6 +125,17 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
       if (manager.isReady()) await loops;
     },
   };
+}
+
+function startPlanDriver(options: ReconcilersOptions): PlanDriver {
+  const { kube, stores, hints, faults, epoch, time, log } = options;
+  const driver = createPlanDriver({
+    deps: { kube, plans: stores.plans, tenants: createTenants(kube), hints, faults, epoch, actor: { kind: 'controller', name: options.replica, from: '' } },
+    time,
+    log,
+  });
+  hints.onHint((hint) => driver.onHint(hint));
+  return driver;
 }
 
 function createQueues(options: ReconcilersOptions, caches: Caches, wake: Waking): Queues {
@@ -317,7 +338,7 @@ async function watchSilence(options: ReconcilersOptions, wake: Waking, signal: A
 }
 
 /** Hints of this process wake keys at once; those of others, and lost ones, are read from the rows. */
-async function readMissedHints(options: ReconcilersOptions, wake: Waking, signal: AbortSignal): Promise<void> {
+async function readMissedHints(options: ReconcilersOptions, { wake, plans }: { readonly wake: Waking; readonly plans: PlanDriver }, signal: AbortSignal): Promise<void> {
   const { hints, changes, time, log, settings } = options;
   const wakeHost = (tenantId: TenantId, hostId: HostId): void => {
     wake.host(tenantId, hostId).catch((error: unknown) => log.warn({ hostId, ...errorFields(error) }, 'a hint could not be followed'));
@@ -336,6 +357,7 @@ async function readMissedHints(options: ReconcilersOptions, wake: Waking, signal
     waited.abort();
     early = Promise.withResolvers<void>();
     if (signal.aborted) return;
+    await plans.readOpen();
     try {
       const changed = await changes.changedSince(cursorMs);
       cursorMs = changed.cursorMs;

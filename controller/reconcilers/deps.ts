@@ -10,6 +10,7 @@ import type { EnrollmentStore } from '#controller/ports/enrollment-store.ts';
 import type { HintBus } from '#controller/ports/hints.ts';
 import type { HostStore } from '#controller/ports/host-store.ts';
 import type { MicroVMStore } from '#controller/ports/microvm-store.ts';
+import type { PlanStore } from '#controller/ports/plan-store.ts';
 import type { SiteStore } from '#controller/ports/site-store.ts';
 import type { EventRecorder } from '#controller/runtime/events.ts';
 import type { KubernetesApi, KubernetesObject, Resource } from '#controller/runtime/kubernetes-api.ts';
@@ -24,6 +25,7 @@ export interface Stores {
   readonly hosts: HostStore;
   readonly microvms: MicroVMStore;
   readonly enrollment: Pick<EnrollmentStore, 'registerToken' | 'loadToken' | 'revokeToken'>;
+  readonly plans: PlanStore;
 }
 
 export interface Caches {

@@ -28,7 +28,24 @@ export interface KubernetesObject {
     readonly labels?: Readonly<Record<string, string>>;
     readonly annotations?: Readonly<Record<string, string>>;
     readonly finalizers?: readonly string[];
+    readonly managedFields?: readonly ManagedFields[];
   };
+}
+
+/** Which fields a manager set. Source: Kubernetes, metav1.ManagedFieldsEntry. */
+export interface ManagedFields {
+  readonly manager?: string;
+  readonly operation?: string;
+  readonly time?: string;
+  readonly subresource?: string;
+  readonly fieldsV1?: Readonly<Record<string, unknown>>;
+}
+
+export interface WriteOptions {
+  /** Under which the API server notes who set the fields; default: this program's. */
+  readonly fieldManager?: string;
+  /** The API server checks everything and stores nothing. */
+  readonly isDryRun?: boolean;
 }
 
 /** An object by name; `namespace` is empty for kinds without one. */
@@ -48,10 +65,12 @@ export type WatchEvent =
   | { readonly type: 'ADDED' | 'MODIFIED' | 'DELETED'; readonly object: KubernetesObject }
   | { readonly type: 'BOOKMARK'; readonly resourceVersion: string };
 
-export interface PatchOptions {
-  /** `merge`: RFC 7386. `apply`: server-side apply, forced, with this program's field manager. */
+export interface PatchOptions extends WriteOptions {
+  /** `merge`: RFC 7386. `apply`: server-side apply; it would make an object that is not there unless the body names a uid. */
   readonly type: 'merge' | 'apply';
   readonly subresource?: 'status';
+  /** With `apply`: takes over fields of other managers; default true. */
+  readonly isForced?: boolean;
 }
 
 export interface KubernetesApi {
@@ -64,11 +83,11 @@ export interface KubernetesApi {
   /** Null when there is none. */
   get(resource: Resource, key: ObjectKey): Promise<KubernetesObject | null>;
   /** @throws an error of {@link isAlreadyExists} */
-  create(resource: Resource, key: ObjectKey, body: object): Promise<KubernetesObject>;
-  /** @throws an error of {@link isConflict} when the body's uid or resourceVersion is not the live one; of {@link isNotFound} */
+  create(resource: Resource, key: ObjectKey, body: object, options?: WriteOptions): Promise<KubernetesObject>;
+  /** @throws an error of {@link isConflict} when the body's uid or resourceVersion is not the live one; of {@link isNotFound}; of {@link isFieldConflict} */
   patch(resource: Resource, key: ObjectKey, body: object, options: PatchOptions): Promise<KubernetesObject>;
   /** Deletes exactly the object with that UID; resolves also when it is gone already. */
-  delete(resource: Resource, key: ObjectKey, uid: string): Promise<void>;
+  delete(resource: Resource, key: ObjectKey, uid: string, options?: Pick<WriteOptions, 'isDryRun'>): Promise<void>;
 }
 
 function statusOf(error: unknown): unknown {
@@ -86,6 +105,21 @@ export const isAlreadyExists = (error: unknown): boolean => statusOf(error) === 
 
 /** Somebody changed the object since it was read, or it is another object of the same name. */
 export const isConflict = (error: unknown): boolean => statusOf(error) === 409 && reasonOf(error) !== 'AlreadyExists';
+
+/** An apply without force met fields of another manager. */
+export const isFieldConflict = (error: unknown): boolean => isAppError(error) && error.details['isFieldConflict'] === true;
+
+/** The API server has looked at the write and will not take it, also when it is repeated. Conflicts are no refusals. */
+export function isRefusal(error: unknown): boolean {
+  const status = statusOf(error);
+  return typeof status === 'number' && status >= 400 && status < 500 && ![401, 408, 409, 410, 429].includes(status);
+}
+
+/** The API server's own sentence, without the call that it answered. */
+export function sentenceOf(error: unknown): string {
+  const sentence = isAppError(error) ? error.details['sentence'] : undefined;
+  return typeof sentence === 'string' ? sentence : error instanceof Error ? error.message : String(error);
+}
 
 /** The version to watch or continue from is too old: list again. */
 export const isExpired = (error: unknown): boolean => statusOf(error) === 410;

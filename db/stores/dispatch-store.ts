@@ -23,8 +23,8 @@ export function createDispatchStore(transactions: Transactions): DispatchStore {
   return {
     claim: (input) => transactions.tenant(input.tenantId, (tx) => claim(tx, input)),
     listHostsWithPending: async (replica) => {
-      const { rows } = await transactions.systemQuery<{ tenant_id: string; host_id: string }>(pendingHostsStatement, [replica]);
-      return rows.map((row) => ({ tenantId: tenantId(row.tenant_id), hostId: hostId(row.host_id) }));
+      const { rows } = await transactions.systemQuery<{ tenant_id: string; host_id: string; has_cancels: boolean }>(pendingHostsStatement, [replica]);
+      return rows.map((row) => ({ tenantId: tenantId(row.tenant_id), hostId: hostId(row.host_id), hasCancels: row.has_cancels }));
     },
     listCancels: async (tenant, host) =>
       transactions.tenant(tenant, async (tx) => {
@@ -47,13 +47,13 @@ export function createDispatchStore(transactions: Transactions): DispatchStore {
 const pendingHostsStatement = {
   name: 'list-hosts-with-pending',
   isHot: true,
-  text: `select l.tenant_id, l.host_id from nkudo.host_liveness l
-    join nkudo.operations o on o.tenant_id = l.tenant_id and o.host_id = l.host_id and o.status = 'Pending'
-    where l.replica = $1 and l.session_id is not null
-    union
-    select l.tenant_id, l.host_id from nkudo.host_liveness l
-    join nkudo.operations o on o.tenant_id = l.tenant_id and o.host_id = l.host_id and o.cancel_requested_at is not null
-    where l.replica = $1 and l.session_id is not null and o.status in ('Dispatched', 'Running')`,
+  text: `select l.tenant_id, l.host_id, bool_or(o.is_cancel) as has_cancels from nkudo.host_liveness l
+    join (
+      select tenant_id, host_id, false as is_cancel from nkudo.operations where status = 'Pending'
+      union all
+      select tenant_id, host_id, true from nkudo.operations where cancel_requested_at is not null and status in ('Dispatched', 'Running')
+    ) o on o.tenant_id = l.tenant_id and o.host_id = l.host_id
+    where l.replica = $1 and l.session_id is not null group by l.tenant_id, l.host_id`,
 };
 
 /** Most cancels that one look gives. */

@@ -38,9 +38,15 @@ function statusError(what: string, status: number, body: unknown, retryAfterSeco
   const sentence = typeof fields['message'] === 'string' ? fields['message'] : `status ${status}`;
   const reason = typeof fields['reason'] === 'string' ? fields['reason'] : '';
   return new AppError(codesByStatus[status] ?? 'UNAVAILABLE', `${what}: ${sentence}`, {
-    details: { status, reason },
+    details: { status, reason, sentence, ...(isFieldConflict(fields) ? { isFieldConflict: true } : {}) },
     ...(Number.isFinite(retryAfterSeconds) ? { retryAfterMs: retryAfterSeconds * 1000 } : {}),
   });
+}
+
+/** Source: Kubernetes, CauseTypeFieldManagerConflict. */
+function isFieldConflict(fields: Record<string, unknown>): boolean {
+  const causes = isRecord(fields['details']) ? fields['details']['causes'] : undefined;
+  return Array.isArray(causes) && causes.some((cause) => isRecord(cause) && cause['reason'] === 'FieldManagerConflict');
 }
 
 export function unreachable(call: CallName, cause: unknown): AppError {
@@ -51,6 +57,12 @@ export function unreachable(call: CallName, cause: unknown): AppError {
 
 function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+/** The answer to a dry run of a create: what was not stored has no version yet. */
+export function parseDryRun(value: unknown): KubernetesObject {
+  const metadata = isRecord(value) && isRecord(value['metadata']) ? value['metadata'] : {};
+  return parseObject({ ...(isRecord(value) ? value : {}), metadata: { resourceVersion: '', ...metadata } });
 }
 
 export function parseObject(value: unknown): KubernetesObject {

@@ -9,7 +9,7 @@ import { Agent as HttpsAgent, request as httpsRequest, type RequestOptions } fro
 import { AppError } from '#api/model/error-codes.ts';
 import type { KubernetesApi, KubernetesObject, ListPage, ObjectKey, Resource, WatchEvent } from '#controller/runtime/kubernetes-api.ts';
 import { pause, type Time } from '#controller/runtime/time.ts';
-import { parseListPage, parseObject, parseWatchEvent, refusalOf, unreachable } from './answers.ts';
+import { parseDryRun, parseListPage, parseObject, parseWatchEvent, refusalOf, unreachable } from './answers.ts';
 import { createTokenBucket } from './token-bucket.ts';
 
 const requestDeadlineMs = 15_000;
@@ -72,7 +72,10 @@ export function createKubernetesClient(options: KubernetesClientOptions): Kubern
       await pause(time, refusal.retryAfterMs ?? 1000, call.signal ?? never);
     }
   };
-  const write = async (call: Omit<Call, 'deadlineMs'>): Promise<KubernetesObject> => parseObject(await send({ ...call, deadlineMs }));
+  const write = async (call: Omit<Call, 'deadlineMs'>): Promise<KubernetesObject> => {
+    const answer = await send({ ...call, deadlineMs });
+    return call.query?.['dryRun'] === undefined ? parseObject(answer) : parseDryRun(answer);
+  };
 
   return {
     list: async (resource, page, signal): Promise<ListPage> =>
@@ -94,26 +97,31 @@ export function createKubernetesClient(options: KubernetesClientOptions): Kubern
         throw error;
       }
     },
-    create: (resource, key, body) =>
+    create: (resource, key, body, own) =>
       write({
         method: 'POST',
         path: collectionPath(resource, key.namespace),
-        query: { fieldManager: options.fieldManager, fieldValidation: 'Strict' },
+        query: { fieldManager: own?.fieldManager ?? options.fieldManager, fieldValidation: 'Strict', ...dryRun(own) },
         body,
       }),
     patch: (resource, key, body, patch) =>
       write({
         method: 'PATCH',
         path: `${objectPath(resource, key)}${patch.subresource === undefined ? '' : `/${patch.subresource}`}`,
-        query: { fieldManager: options.fieldManager, ...(patch.type === 'apply' ? { force: 'true', fieldValidation: 'Strict' } : {}) },
+        query: {
+          fieldManager: patch.fieldManager ?? options.fieldManager,
+          ...(patch.type === 'apply' ? { force: String(patch.isForced ?? true), fieldValidation: 'Strict' } : {}),
+          ...dryRun(patch),
+        },
         body,
         contentType: patch.type === 'apply' ? 'application/apply-patch+yaml' : 'application/merge-patch+json',
       }),
-    delete: async (resource, key, uid) => {
+    delete: async (resource, key, uid, own) => {
       try {
         await send({
           method: 'DELETE',
           path: objectPath(resource, key),
+          query: dryRun(own),
           body: { apiVersion: 'v1', kind: 'DeleteOptions', preconditions: { uid } },
           deadlineMs,
         });
@@ -128,6 +136,8 @@ export function createKubernetesClient(options: KubernetesClientOptions): Kubern
 }
 
 const never = new AbortController().signal;
+
+const dryRun = (options: { readonly isDryRun?: boolean } | undefined): Record<string, string> => (options?.isDryRun === true ? { dryRun: 'All' } : {});
 
 async function* watch(
   transport: Transport,

@@ -94,7 +94,7 @@ export function createKubernetesReviews(connection: Connection): ReviewPort {
           uid: user.uid,
           groups: user.groups,
           extra: user.extra,
-          resourceAttributes: { group: 'nkudo.dev', namespace, verb: right.verb, resource: right.resource, ...(right.subresource === undefined ? {} : { subresource: right.subresource }) },
+          resourceAttributes: { group: 'nkudo.dev', namespace, verb: right.verb, resource: right.resource, ...(right.subresource === undefined ? {} : { subresource: right.subresource }), ...(right.name === undefined ? {} : { name: right.name }) },
         },
       });
       return status['allowed'] === true;

@@ -2,8 +2,8 @@
  * Whether the desired state of a MicroVM needs to be published, and as what.
  *
  * One generation is published once. A new try of the same generation is made only when the last one ended
- * without the host having taken the desired state over: it was dropped, cancelled or expired, or refused for
- * a reason that a repetition can cure. What the host took over it goes on trying by itself.
+ * without the host having taken the desired state over: it was dropped or expired, or refused for a reason that a
+ * repetition can cure. What was cancelled waits for a change of the spec; a deletion does not. What the host took over it goes on trying by itself.
  *
  * Invariant: pure; after what it decides was published, it decides `none`.
  */
@@ -60,9 +60,11 @@ export function decideDeletion(published: PublishedState): OperationDecision {
 function needsNewTry(operation: NonNullable<PublishedState['newestOperation']>): boolean {
   switch (operation.status) {
     case 'Superseded':
-    case 'Cancelled':
     case 'Expired':
       return true;
+    case 'Cancelled':
+      // Somebody asked that this generation is not carried out; the next change of the spec is.
+      return operation.kind === 'Delete';
     case 'Failed':
       // A deletion must not end before it is done, whatever stopped it.
       return operation.kind === 'Delete' || isCurable(operation.error?.code ?? '');

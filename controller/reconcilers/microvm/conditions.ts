@@ -142,8 +142,15 @@ function deriveProvisioned(view: MicroVMView, hostName: string): DerivedConditio
   const problem = problemOf(view.observation) ?? refusalOf(view);
   if (problem !== null) return condition('Provisioned', 'False', problem.reason, problem.message);
   if (view.observation?.state === 'removing') return condition('Provisioned', 'False', 'Deleting', `host ${hostName} removes it`);
+  if (isCancelled(view)) return condition('Provisioned', 'False', 'OperationCancelled', 'the plan that wrote this spec was cancelled: it is carried out with the next change of the spec');
   if (isUnderWay(view.observation)) return condition('Provisioned', 'False', 'Provisioning', `host ${hostName} takes it over`);
   return condition('Provisioned', 'True', 'Provisioned', `host ${hostName} has taken it over`);
+}
+
+/** The host will not be told of this generation. */
+function isCancelled({ record, observation }: MicroVMView): boolean {
+  const newest = record?.newestOperation ?? null;
+  return newest?.status === 'Cancelled' && newest.kind !== 'Delete' && (observation === null || observation.revision < newest.revision);
 }
 
 interface Running {

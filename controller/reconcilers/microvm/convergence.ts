@@ -14,6 +14,7 @@ import { writeFinalizers } from '#controller/runtime/status-patch.ts';
 import { durably, writerFor } from '../deps.ts';
 import { hasHypervisor } from '../host/status.ts';
 import { microvmFinalizer, microvmResource, parseMicroVM } from '../kinds.ts';
+import { sourceOf } from '../plan/spec-hash.ts';
 import { hasFinalizer, type MicroVMDeps, type MicroVMScope, type MicroVMStep, type Obstacle } from './scope.ts';
 
 /** Changes of hosts wake what waits for room; this covers a change that nobody told. */
@@ -94,7 +95,7 @@ const publishPlan: MicroVMStep = async (scope, deps) => {
   if (delayMs > 0) return done(delayMs);
   const placeOn = scope.chosenHost?.hostId ?? null;
   const result = await durably(deps.faults, 'db.publish', () =>
-    deps.stores.microvms.publish({ tenantId, siteId: site, microvmId: id, name, generation, desired, kind, placeOn, tryNumber }, deps.epoch, deps.actor),
+    deps.stores.microvms.publish({ tenantId, siteId: site, microvmId: id, name, generation, desired, kind, placeOn, tryNumber, source: sourceOf(object) }, deps.epoch, deps.actor),
   );
   // Somebody took the room between the choice and the commit; the next look chooses anew.
   if (result.outcome === 'hostUnavailable') return failed(new AppError('HOST_FULL'));

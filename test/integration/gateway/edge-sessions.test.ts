@@ -76,7 +76,7 @@ function recordingStores() {
           return claimed;
         }),
       listCancels: () => Promise.resolve([]),
-      listHostsWithPending: () => (failure === null ? Promise.resolve([...pending.keys()].map((each) => ({ tenantId: tenant, hostId: each }))) : Promise.reject(failure)),
+      listHostsWithPending: () => (failure === null ? Promise.resolve([...pending.keys()].map((each) => ({ tenantId: tenant, hostId: each, hasCancels: false }))) : Promise.reject(failure)),
       recordReceipt: (input: unknown) => record('recordReceipt', input, () => []),
       recordReports: (input: unknown) => record('recordReports', input, () => ({ refused: [], changed: [microVMId('00000000-0000-4000-8000-00000000000a')] })),
     },

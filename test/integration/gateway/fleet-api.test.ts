@@ -124,11 +124,16 @@ describe('a foreign client', () => {
     expect((await curl(addresses.fleet, [method], { data, token })).text).toContain('Code: NotFound');
   });
 
-  it('is told honestly what this version can not do', async () => {
-    await kubernetes.kubectl(['create', 'role', 'writer', '--verb=create,update', '--resource=microvms.nkudo.dev'], { namespace });
-    await kubernetes.kubectl(['create', 'rolebinding', 'writer', '--role=writer', `--serviceaccount=${namespace}:nobody`], { namespace });
-    const answer = await curl(addresses.fleet, ['nkudo.v1.FleetService/ApplyPlan'], { data: { namespace }, token: await tokenFor('nobody', 'nkudo') });
-    expect(answer.text).toContain('Code: Unimplemented');
+  it('is told every field of a plan that is wrong, and which right it lacks', async () => {
+    const token = await tokenFor('nobody', 'nkudo');
+    const method = 'nkudo.v1.FleetService/ApplyPlan';
+    const wrong = await curl(addresses.fleet, [method], { data: { namespace }, token });
+    expect(wrong.text).toContain('Code: InvalidArgument');
+    for (const name of ['site', 'idempotency_key', 'actions']) expect(wrong.text).toContain(`${name} must`);
+    const action = { kind: 'KIND_DELETE', name: 'web', uid: randomUUID() };
+    const denied = await curl(addresses.fleet, [method], { data: { namespace, site: 'shop-1', idempotencyKey: 'one', actions: [action] }, token });
+    expect(denied.text).toContain('Code: PermissionDenied');
+    expect(denied.text).toContain(`may not delete microvms web in namespace ${namespace}`);
   });
 });
 

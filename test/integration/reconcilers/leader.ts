@@ -7,7 +7,7 @@ import pino from 'pino';
 import { inertFaultPoints } from '#api/fault-points/fault-points.ts';
 import { loadConnection } from '#controller/adapters/kubernetes/connection.ts';
 import { createKubernetesClient, type KubernetesClient } from '#controller/adapters/kubernetes/kubernetes-client.ts';
-import type { ControllerFaultPoints } from '#controller/fault-points.ts';
+import type { ProcessFaultPoints } from '#controller/fault-points.ts';
 import type { ChangeHint } from '#controller/ports/dispatch-store.ts';
 import { startReconcilers, type Reconcilers, type ReconcilersOptions } from '#controller/reconcilers/compose.ts';
 import { createTime } from '#controller/runtime/time.ts';
@@ -45,7 +45,7 @@ export interface Leader {
 
 export interface LeaderOptions {
   readonly settings?: Partial<ReconcilersOptions['settings']>;
-  readonly faults?: ControllerFaultPoints;
+  readonly faults?: ProcessFaultPoints;
   readonly kube?: (access: TestKubernetes['access']) => KubernetesClient;
   /** Changes what the reconcilers see of the database. */
   readonly stores?: (stores: ReconcilersOptions['stores']) => ReconcilersOptions['stores'];
@@ -69,7 +69,7 @@ export async function startLeader(options: LeaderOptions = {}): Promise<Leader> 
   const start = async (): Promise<void> => {
     await running?.stop();
     ({ epoch } = await database.leadership.acquire({ kind: 'controller', name: 'test', from: '' }));
-    const stores = { sites: database.sites, hosts: database.hosts, microvms: database.microvms, enrollment: database.enrollment };
+    const stores = { sites: database.sites, hosts: database.hosts, microvms: database.microvms, enrollment: database.enrollment, plans: database.plans };
     running = startReconcilers({
       kube,
       stores: options.stores?.(stores) ?? stores,
