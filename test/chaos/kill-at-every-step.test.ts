@@ -57,7 +57,7 @@ beforeAll(async () => {
   const recorded = await prepareMachine();
   faults.reset();
   await enroll(recorded);
-  remember('enroll');
+  await remember('enroll');
   await removeMachine(recorded);
   observer = observeVmms(host.stateDirectory, world.hypervisor);
   fileScope().defer(() => observer.stop());
@@ -71,14 +71,17 @@ beforeAll(async () => {
     faults.reset();
     const name = fresh('recorded');
     await create(name, phase);
-    if (phase === 'delete') remember('create');
+    if (phase === 'delete') await remember('create');
     faults.reset();
     await remove(name);
-    remember(phase);
+    await remember(phase);
   }
 }, 300_000);
 
-function remember(phase: Phase): void {
+async function remember(phase: Phase): Promise<void> {
+  // The object shows the end of a step before its process does: what has begun is waited for.
+  const isReached = (point: string): boolean => faults.hits().some((hit) => hit.point === point);
+  await until(() => faults.hits().every(({ point }) => isReached(point.replace(/:before$/, ':after'))), 'every step that began to end');
   for (const hit of faults.hits()) {
     // The stubborn guest is there for the steps that an obliging one spares.
     if (phase === 'stop' && steps.some((step) => step.phase === 'delete' && step.point === hit.point)) continue;
