@@ -2,7 +2,7 @@
 import { cpSync, mkdirSync, readdirSync, rmSync, writeFileSync, appendFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { executionTransitions, operationTransitions, planTransitions } from '#api/model/plan.ts';
+import { executionTransitions, operationTransitions, planActionTransitions, planTransitions } from '#api/model/plan.ts';
 import { migrate } from '#db/migrate.ts';
 import { fileScope } from '#test/harness/file-scope.ts';
 import { useDatabase, type TestDatabase } from '#test/harness/postgres.ts';
@@ -82,7 +82,7 @@ describe('the schema', () => {
     const stored = rows.map((row) => `${row['entity']} ${row['from_status']} ${row['to_status']}`).toSorted();
     const flatten = (entity: string, table: Readonly<Record<string, readonly string[]>>): string[] =>
       Object.entries(table).flatMap(([from, tos]) => tos.map((to) => `${entity} ${from} ${to}`));
-    expect(stored).toEqual([...flatten('plan', planTransitions), ...flatten('operation', operationTransitions), ...flatten('execution', executionTransitions)].toSorted());
+    expect(stored).toEqual([...flatten('plan', planTransitions), ...flatten('planAction', planActionTransitions), ...flatten('operation', operationTransitions), ...flatten('execution', executionTransitions)].toSorted());
   });
 
   it('has log partitions from today to two weeks ahead, none as default, and makes and drops them on demand', async () => {
