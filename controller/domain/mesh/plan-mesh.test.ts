@@ -212,6 +212,21 @@ describe('the plan of a mesh', () => {
     expect(mesh.account.peerByPublicKey('laptop')?.name).toBe('laptop');
   });
 
+  it('[N6] adds to its own network when somebody made another with the same name, and leaves what others put into its own', () => {
+    const mesh = createSimulatedMesh();
+    addForeign(mesh);
+    converge(mesh, site({ hosts: [host(3)] }));
+    const own = networkOf(mesh.account);
+    const foreign = mesh.account.createNetwork({ name: own.name, description: 'by hand' });
+    const laptops = mesh.account.groupByName('laptops').id;
+    const printer = mesh.account.saveResource(own.id, null, { name: 'scanner', address: '10.2.0.0/24', enabled: true, groups: [laptops] });
+    converge(mesh, site({ hosts: [host(3, { subnets: ['10.96.3.0/24', '10.97.3.0/24'] })] }));
+    expect(foreign.resources.size).toBe(0);
+    expect(own.resources.size).toBe(3);
+    converge(mesh, site({ isDeleting: true }));
+    expect([...(mesh.account.networks.get(own.id)?.resources.values() ?? [])]).toEqual([printer]);
+  });
+
   it('keeps the one key whose value is known, deletes every other, and names the groups that are missing', () => {
     const mesh = createSimulatedMesh();
     const wanting = site({ hosts: [host(3, { key: { isWanted: true, heldId: null } })], extraGroups: ['absent'] });
