@@ -1,7 +1,10 @@
 /** What the agent is told from outside, parsed once and frozen. Flags win; nothing secret is among them. */
+import { getServers } from 'node:dns';
+import { isIPv4 } from 'node:net';
 import { totalmem } from 'node:os';
 import { isAbsolute, resolve } from 'node:path';
 import { AppError } from '#api/model/error-codes.ts';
+import { stableHash } from '#api/model/stable-hash.ts';
 
 /** Set by the bundler of a release. */
 export const agentVersion = '0.1.0';
@@ -25,7 +28,22 @@ export interface RunConfig {
   /** Environment of each VMM: the shell's needs and the VMM's own diagnostics, nothing else of ours. */
   readonly vmmEnvironment: Readonly<Record<string, string>>;
   readonly mesh: MeshConfig;
+  readonly network: NetworkConfig;
   readonly faultSocket: string | undefined;
+}
+
+export interface NetworkConfig {
+  /** Where the network programs of the host are looked for. */
+  readonly path: string | undefined;
+  /** Names this agent in the aliases of its taps. */
+  readonly owner: string;
+  /** Files of the DHCP servers; gone with a boot of the host, as their guests' devices are. */
+  readonly runtimeDirectory: string;
+  readonly vmmUserId: number;
+  readonly meshInterface: string;
+  /** DNS servers that guests are told of. */
+  readonly nameServers: readonly string[];
+  readonly mayEnableForwarding: boolean;
 }
 
 export interface MeshConfig {
@@ -40,6 +58,9 @@ export interface MeshConfig {
 }
 
 const bootsAtOnceDefault = 4;
+const runtimeDirectoryDefault = '/run/nkudo-edge';
+/** What NetBird calls its interface unless told otherwise. */
+const meshInterfaceDefault = 'wt0';
 const meshPollDefaultMs = 30_000;
 const meshCommandDeadlineDefaultMs = 60_000;
 
@@ -66,8 +87,22 @@ export function parseRunConfig(
       pollMs: durationMs('NKUDO_MESH_POLL_MS', environment, meshPollDefaultMs),
       commandDeadlineMs: durationMs('NKUDO_MESH_COMMAND_TIMEOUT_MS', environment, meshCommandDeadlineDefaultMs),
     }),
+    network: Object.freeze({
+      path: environment['PATH'],
+      owner: stableHash(resolve(flags.stateDir), 0).toString(36),
+      runtimeDirectory: environment['NKUDO_RUNTIME_DIR'] ?? runtimeDirectoryDefault,
+      vmmUserId: process.getuid?.() ?? 0,
+      meshInterface: deviceName('NKUDO_MESH_INTERFACE', environment, meshInterfaceDefault),
+      nameServers: readNameServers(),
+      mayEnableForwarding: environment['NKUDO_IP_FORWARD'] !== 'keep',
+    }),
     faultSocket: environment['NKUDO_FAULT_SOCKET'],
   });
+}
+
+/** Those that the host asks, but for ones on the host itself, which guests can't reach. */
+function readNameServers(): readonly string[] {
+  return getServers().filter((server) => isIPv4(server) && !server.startsWith('127.'));
 }
 
 /** `NB_SETUP_KEY` and the like are left out on purpose: netbird takes any flag from its environment. */
@@ -77,6 +112,14 @@ function pickEnvironment(environment: Readonly<Record<string, string | undefined
   const picked = Object.entries(environment).filter(([name]) => isWanted(name));
   // Entries without a value can't come from a real environment; the type allows them.
   return Object.fromEntries(picked.flatMap(([name, value]) => (value === undefined ? [] : [[name, value]])));
+}
+
+/** @throws INVALID_REQUEST that names the variable */
+function deviceName(name: string, environment: Readonly<Record<string, string | undefined>>, otherwise: string): string {
+  const value = environment[name] ?? '';
+  if (value === '') return otherwise;
+  if (!/^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$/.test(value)) throw new AppError('INVALID_REQUEST', `${name} must be the name of a network device, such as ${otherwise}`);
+  return value;
 }
 
 /** @throws INVALID_REQUEST that names the variable */

@@ -13,11 +13,13 @@ export const edgeFaultSteps = [
   'journal.intent',
   'vmdir.prepare',
   'vmdir.identity',
+  'net.ensure',
   'vmm.spawn',
   'vmm.create',
   'vmm.boot',
   'vmm.powerButton',
   'vmm.shutdown',
+  'net.remove',
   'vmdir.remove',
   /** The result of an operation becomes durable. */
   'journal.result',

@@ -15,6 +15,8 @@ import { createHostFacts } from '../adapters/host-facts/host-facts.ts';
 import { createIdentityFiles } from '../adapters/identity-files/identity-files.ts';
 import { openJournal } from '../adapters/journal-sqlite/journal-sqlite.ts';
 import { createNetbird } from '../adapters/netbird/netbird.ts';
+import { createGuestNetworks } from '../adapters/network/guest-networks.ts';
+import { createHostNetwork } from '../adapters/network/host-network.ts';
 import { createSystemClock, systemEntropy as entropy } from '../adapters/system/clock.ts';
 import { ensureDirectory } from '../adapters/system/durable-file.ts';
 import { createHostFiles } from '../adapters/system/host-files.ts';
@@ -49,6 +51,7 @@ export async function runAgent(config: RunConfig): Promise<void> {
   const hypervisor = createCloudHypervisor({ binaryPath: config.hypervisorPath, environment: config.vmmEnvironment });
   const directories = createVmDirectories(config.stateDirectory);
   const files = createHostFiles(config);
+  const networks = createGuestNetworks({ ...config.network, host: createHostNetwork(config.network.path) });
   const facts = createHostFacts({ hypervisor, agentVersion });
 
   const reporter = createObservationReporter({ journal, clock });
@@ -67,6 +70,7 @@ export async function runAgent(config: RunConfig): Promise<void> {
     hypervisor,
     directories,
     files,
+    networks,
     hostMemoryBytes: config.hostMemoryBytes,
     clock,
     entropy,

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { runPolicies } from '#api/model/microvm.ts';
+import { runPolicies, type NetworkSpec } from '#api/model/microvm.ts';
 import { testDesired, testNow, testRecord } from '#test/builders/edge-microvm.ts';
 import { SimulatedHost, type Disturbance } from '#test/fakes/simulated-host.ts';
 import { machineKey, type MicroVMRecord } from './microvm-record.ts';
@@ -21,8 +21,12 @@ function running(change: Partial<MicroVMRecord> = {}): SimulatedHost {
 }
 
 const disturbances: readonly Disturbance[] = ['vmmKilled', 'guestPowersOff', 'guestReboots', 'agentRestarts', 'hostReboots', 'stepFails', 'apiHangs'];
+const card = { name: 'lan', kind: 'nat', mac: '52:54:00:00:00:01', address: '10.0.0.5/24', gateway: '10.0.0.1', ports: [] } as const;
+const port = { name: 'web', protocol: 'tcp', hostPort: 8080, guestPort: 80 } as const;
+const networkChoices: readonly (readonly NetworkSpec[])[] = [[], [card], [{ ...card, ports: [port] }], [card, { ...card, name: 'mesh', kind: 'mesh' }]];
+const madeFrom = (networks: readonly NetworkSpec[]): readonly string[] => networks.map(({ name, ports }) => `${name} ${ports.map(({ hostPort }) => hostPort).join()}`);
 const desiredArbitrary = fc
-  .record({ runPolicy: fc.constantFrom(...runPolicies), paused: fc.boolean(), restartNonce: fc.nat(2), cpuCount: fc.integer({ min: 1, max: 2 }), terminationGracePeriodMs: fc.constantFrom(0, 5_000) })
+  .record({ networks: fc.constantFrom(...networkChoices), runPolicy: fc.constantFrom(...runPolicies), paused: fc.boolean(), restartNonce: fc.nat(2), cpuCount: fc.integer({ min: 1, max: 2 }), terminationGracePeriodMs: fc.constantFrom(0, 5_000) })
   .map(testDesired);
 const eventArbitrary = fc.oneof(
   fc.record({ kind: fc.constant('turns' as const), count: fc.integer({ min: 1, max: 6 }) }),
@@ -46,12 +50,14 @@ describe('from any state and after any disturbance', () => {
         settle(host);
         const { record, vmm, directory } = host;
         if (isDeletedAtLast) {
-          expect([host.isGone, vmm.kind, directory.exists]).toEqual([true, 'absent', false]);
+          expect([host.isGone, vmm.kind, directory.exists, host.networks]).toEqual([true, 'absent', false, []]);
           return;
         }
         const isUp = vmm.kind === 'live' && (vmm.api === 'running' || vmm.api === 'paused');
         expect(isUp).toBe(shouldRun(record));
         if (isUp) expect(vmm.api === 'paused').toBe(record.desired?.paused);
+        const isAsStarted = record.desired !== null && record.run.startedWith === machineKey(record.desired);
+        if (isUp && isAsStarted) expect(host.networks).toEqual(madeFrom(record.desired?.networks ?? []));
         expect(directory.identity).toMatchObject({ epoch: record.epoch, revision: record.revision, incarnation: record.run.incarnation });
         expect(record.run.stop).toBeUndefined();
         const before = JSON.stringify([host.record, host.vmm, host.directory]);
@@ -244,4 +250,31 @@ test('a start that the VMM refused is begun anew and counts as no restart', () =
   host.disturb('stepFails');
   settle(host);
   expect([host.spawned, host.vmm.kind, host.record.run.restarts, host.record.run.lastExit]).toEqual([2, 'live', 0, undefined]);
+});
+
+test('a running guest gets new ports at once, and other cards or addresses only with its next start', () => {
+  const host = running({ desired: testDesired({ networks: [card] }) });
+  host.record = { ...host.record, desired: testDesired({ networks: [{ ...card, ports: [port] }] }) };
+  settle(host);
+  expect([host.networks, host.spawned]).toEqual([['lan 8080'], 1]);
+  host.record = { ...host.record, desired: testDesired({ networks: [{ ...card, mac: '52:54:00:00:00:09' }] }) };
+  settle(host);
+  expect([host.networks, host.spawned]).toEqual([['lan 8080'], 1]);
+  host.record = { ...host.record, desired: testDesired({ networks: [{ ...card, mac: '52:54:00:00:00:09' }], restartNonce: 1 }) };
+  settle(host);
+  expect([host.networks, host.spawned]).toEqual([['lan '], 2]);
+});
+
+test('an agent that is started anew mends the networks of a running guest without touching the guest', () => {
+  const host = running({ desired: testDesired({ networks: [card] }) });
+  host.networks = [];
+  host.disturb('agentRestarts');
+  settle(host);
+  expect([host.networks, host.spawned]).toEqual([['lan '], 1]);
+});
+
+test('a specification without networks has the key that it had before there were any', () => {
+  const { cpuCount, memoryBytes, disks, serialLog } = testDesired();
+  expect(machineKey(testDesired({ networks: [] }))).toBe(machineKey(testDesired()));
+  expect(JSON.parse(machineKey(testDesired()))).toEqual([cpuCount, memoryBytes, testDesired().boot, disks, serialLog]);
 });

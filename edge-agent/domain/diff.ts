@@ -14,6 +14,7 @@ export const stepNames = [
   'prepareDirectory',
   'writeIdentity',
   'checkFiles',
+  'ensureNetworks',
   'spawnVmm',
   'createVm',
   'bootVm',
@@ -22,6 +23,7 @@ export const stepNames = [
   'pressPowerButton',
   'shutdownVmm',
   'killVmm',
+  'removeNetworks',
   'removeDirectory',
 ] as const;
 export type StepName = (typeof stepNames)[number];
@@ -75,6 +77,7 @@ export function stepGroup(step: StepName): StepGroup {
     case 'shutdownVmm':
     case 'killVmm':
       return 'stop';
+    case 'removeNetworks':
     case 'removeDirectory':
       return 'remove';
     default:
@@ -128,6 +131,7 @@ function decideLive(view: View, api: 'none' | 'created' | 'running' | 'paused' |
   if (!isGuestUp) return decideUnbooted(view, api);
   if (needsIdentity(view)) return step('writeIdentity');
   const { desired } = record;
+  if (canFollowNetworks(record) && !hasNetworks(view)) return step('ensureNetworks');
   if (desired !== null && desired.paused !== (api === 'paused')) return step(desired.paused ? 'pauseVm' : 'resumeVm');
   return done(view);
 }
@@ -167,6 +171,7 @@ function decideUnbooted(view: View, api: 'none' | 'created'): Decision {
   const { record, attempt } = view;
   if (record.run.phase !== 'starting') return endOfVmm(view);
   if (needsIdentity(view)) return step('writeIdentity');
+  if (!hasNetworks(view)) return step('ensureNetworks');
   // A configuration that this process did not make may be that of an older desired state.
   if (api === 'none' || attempt.createdFor !== creationKey(record)) return step('createVm');
   return step('bootVm');
@@ -175,6 +180,20 @@ function decideUnbooted(view: View, api: 'none' | 'created'): Decision {
 /** Names one configuration of one incarnation. */
 export function creationKey(record: MicroVMRecord): string {
   return `${record.run.incarnation} ${record.desired === null ? '' : machineKey(record.desired)}`;
+}
+
+/** Names the networks of one incarnation: a boot of the host takes them away, so each start makes sure of them. */
+export function networksKey(record: MicroVMRecord): string {
+  return `${record.run.incarnation} ${JSON.stringify(record.desired?.networks ?? [])}`;
+}
+
+function hasNetworks({ record, attempt }: View): boolean {
+  return attempt.networksFor === networksKey(record);
+}
+
+/** A guest that runs keeps the cards that it was started with; only then the host follows, with ports and lost rules. */
+function canFollowNetworks({ desired, run }: MicroVMRecord): boolean {
+  return desired !== null && run.startedWith === machineKey(desired);
 }
 
 function decideStop(view: View, api: string): Decision {
@@ -192,9 +211,9 @@ function decideStop(view: View, api: string): Decision {
 
 /** No process. */
 function decideDown(view: View): Decision {
-  const { record, directory, now } = view;
+  const { record, now } = view;
   const { run, desired } = record;
-  if (record.isDeleting || desired === null) return directory.exists ? step('removeDirectory') : { kind: 'gone' };
+  if (record.isDeleting || desired === null) return decideRemoval(view);
   if (!shouldRun(record)) {
     const next = decideDirectory(view);
     return next ?? done(view);
@@ -205,7 +224,13 @@ function decideDown(view: View): Decision {
     }
     return { kind: 'note', note: { kind: 'runBegun', ...overOf(view) } };
   }
-  return decideDirectory(view) ?? (isChecked(view) ? step('spawnVmm') : step('checkFiles'));
+  return decideDirectory(view) ?? step(!isChecked(view) ? 'checkFiles' : hasNetworks(view) ? 'spawnVmm' : 'ensureNetworks');
+}
+
+/** The directory goes last: as long as it is there, a later agent knows that something may be left. */
+function decideRemoval({ directory, attempt }: View): Decision {
+  if (attempt.areNetworksRemoved !== true) return step('removeNetworks');
+  return directory.exists ? step('removeDirectory') : { kind: 'gone' };
 }
 
 function decideDirectory(view: View): Decision | undefined {

@@ -156,8 +156,10 @@ export function isSameProcess(a: ProcessKey | undefined, b: ProcessKey | undefin
 
 /** Two equal keys: a running guest needs no restart to have the machine that is desired. */
 export function machineKey(desired: DesiredMicroVM): string {
-  const { cpuCount, memoryBytes, boot, disks, serialLog } = desired;
-  return JSON.stringify([cpuCount, memoryBytes, boot, disks, serialLog], sortedKeys);
+  const { cpuCount, memoryBytes, boot, disks, networks = [], serialLog } = desired;
+  // Ports of the host change under a running guest; its cards and addresses do not.
+  const cards = networks.map(({ ports: _ports, ...card }) => card);
+  return JSON.stringify([cpuCount, memoryBytes, boot, disks, serialLog, ...(cards.length === 0 ? [] : [cards])], sortedKeys);
 }
 
 function sortedKeys(_key: string, value: unknown): unknown {

@@ -34,6 +34,10 @@ export interface Attempt {
   readonly createdFor?: string;
   /** The incarnation and machine whose files this process has checked. */
   readonly checkedFor?: string;
+  /** The networks and the incarnation for which this process has made them; see `networksKey`. */
+  readonly networksFor?: string;
+  /** This process has removed the networks of a microVM that is to go. */
+  readonly areNetworksRemoved?: boolean;
   /** The intent to press the power button was made durable by this process, and the press has not been tried. */
   readonly mayPressButton: boolean;
   /** An orderly end of the VMM failed; it is killed next. */

@@ -13,6 +13,15 @@
  */
 import type { BootSource, DiskSpec, ExitReason } from '#api/model/microvm.ts';
 
+/** A network card of the guest, on a tap that exists and is up. */
+export interface VmNetwork {
+  /** Unique within the microVM, DNS-1123 label. */
+  readonly name: string;
+  /** Device of the host, at most 15 characters. */
+  readonly tap: string;
+  readonly mac: string;
+}
+
 /** The resolved machine of one boot. Everything in it is data: no part ever becomes shell text. */
 export interface VmSpec {
   /** vCPUs at boot, ≥ 1. */
@@ -23,6 +32,8 @@ export interface VmSpec {
   readonly memoryBytes: number;
   readonly boot: BootSource;
   readonly disks: readonly DiskSpec[];
+  /** In the order in which the guest sees them; absent: none. */
+  readonly networks?: readonly VmNetwork[];
   /** Whether COM1 is written to the file that {@link VmmPaths.serialLog} names; else it is dropped. */
   readonly serialLog: boolean;
 }

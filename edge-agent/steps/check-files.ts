@@ -8,7 +8,7 @@ export const checkFiles: Step = {
   name: 'checkFiles',
   isNeeded: () => true,
   perform: async ({ files, record, hostMemoryBytes }) => {
-    const { memoryBytes } = deriveVmSpec(record.desired);
+    const { memoryBytes } = deriveVmSpec(record);
     if (memoryBytes + vmmOverheadBytes > hostMemoryBytes) {
       throw new AppError('NOT_ENOUGH_MEMORY', `the microVM asks for ${memoryBytes} bytes, the host has ${hostMemoryBytes} and each VMM needs ${vmmOverheadBytes}`);
     }

@@ -8,6 +8,7 @@ import type { MicroVMRecord } from '../domain/microvm-record.ts';
 import type { View } from '../domain/observed-state.ts';
 import type { HostFiles } from '../ports/host-files.ts';
 import type { Hypervisor } from '../ports/hypervisor.ts';
+import type { GuestNetworks } from '../ports/network.ts';
 import type { VmDirectories } from '../ports/vm-directories.ts';
 
 export interface StepContext {
@@ -15,6 +16,9 @@ export interface StepContext {
   readonly hypervisor: Hypervisor;
   readonly directories: VmDirectories;
   readonly files: HostFiles;
+  readonly networks: GuestNetworks;
+  /** Something the guest has to do without although the step succeeded. */
+  readonly warn: (code: string, message: string) => void;
   /** Memory of the host, bytes. */
   readonly hostMemoryBytes: number;
   readonly signal: AbortSignal;

@@ -3,11 +3,13 @@ import type { StepName } from '../domain/diff.ts';
 import { bootVm } from './boot-vm.ts';
 import { checkFiles } from './check-files.ts';
 import { createVm } from './create-vm.ts';
+import { ensureNetworks } from './ensure-networks.ts';
 import { killVmm } from './kill-vmm.ts';
 import { pauseVm } from './pause-vm.ts';
 import { prepareDirectory } from './prepare-directory.ts';
 import { pressPowerButton } from './press-power-button.ts';
 import { removeDirectory } from './remove-directory.ts';
+import { removeNetworks } from './remove-networks.ts';
 import { resumeVm } from './resume-vm.ts';
 import { shutdownVmm } from './shutdown-vmm.ts';
 import { spawnVmm } from './spawn-vmm.ts';
@@ -18,6 +20,7 @@ export const steps: Readonly<Record<StepName, Step>> = {
   prepareDirectory,
   writeIdentity,
   checkFiles,
+  ensureNetworks,
   spawnVmm,
   createVm,
   bootVm,
@@ -26,5 +29,6 @@ export const steps: Readonly<Record<StepName, Step>> = {
   pressPowerButton,
   shutdownVmm,
   killVmm,
+  removeNetworks,
   removeDirectory,
 };

@@ -117,8 +117,21 @@ export function createMicroVMRegistry(deps: WorkerDeps): MicroVMRegistry {
     }
   }
 
+  /** What a crash or a removed state left on the host's network. The guests don't wait for a network that can't be looked at. */
+  async function sweepNetworks(): Promise<void> {
+    try {
+      const recorded = journal.loadMicroVMs().filter(({ isTombstone }) => !isTombstone);
+      const kept = new Set([...recorded.map(({ microvmId }) => microvmId), ...(await directories.list())]);
+      const removed = await deps.networks.sweep(kept, AbortSignal.timeout(sweepDeadlineMs));
+      if (removed.length > 0) deps.logger.info({ removed }, 'removed network devices of microVMs that are gone');
+    } catch (error) {
+      deps.logger.warn({ err: error }, 'the networks of guests could not be looked at');
+    }
+  }
+
   return {
     async start() {
+      await sweepNetworks();
       for (const record of journal.loadMicroVMs()) {
         const worker = add(record);
         if (!record.isTombstone) worker.wake();
@@ -145,6 +158,7 @@ export function createMicroVMRegistry(deps: WorkerDeps): MicroVMRegistry {
 }
 
 const orphanLookMs = 5_000;
+const sweepDeadlineMs = 20_000;
 /** The most that a hello may name. */
 const knownMax = 4096;
 /** Bounds memory and the hello; far above what one machine can run. Tombstones do not count. */

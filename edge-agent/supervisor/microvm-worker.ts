@@ -9,7 +9,7 @@ import { executionId } from '#api/model/ids.ts';
 import type { ObservedState } from '#api/model/microvm.ts';
 import type { ExecutionReport } from '#api/model/plan.ts';
 import { isExpired, withdraw } from '../domain/acceptance.ts';
-import { creationKey, decideNext, stepGroup, type Decision, type Note, type StepName } from '../domain/diff.ts';
+import { creationKey, decideNext, networksKey, stepGroup, type Decision, type Note, type StepName } from '../domain/diff.ts';
 import { initialRun, type MicroVMRecord } from '../domain/microvm-record.ts';
 import { applyNote, countReboots } from '../domain/notes.ts';
 import { classify, projectObservation, type ObservationContent } from '../domain/observation.ts';
@@ -24,6 +24,7 @@ import type { HostFiles } from '../ports/host-files.ts';
 import type { Hypervisor } from '../ports/hypervisor.ts';
 import type { Journal } from '../ports/journal.ts';
 import type { Logger } from '../ports/logger.ts';
+import type { GuestNetworks } from '../ports/network.ts';
 import type { VmDirectories } from '../ports/vm-directories.ts';
 import { steps } from '../steps/steps.ts';
 import { followReboots, type RebootFollower } from './reboot-follower.ts';
@@ -34,6 +35,7 @@ export interface WorkerDeps {
   readonly hypervisor: Hypervisor;
   readonly directories: VmDirectories;
   readonly files: HostFiles;
+  readonly networks: GuestNetworks;
   readonly hostMemoryBytes: number;
   readonly clock: Clock;
   readonly entropy: Entropy;
@@ -210,8 +212,9 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
     lastStep = name;
     if (name === 'pressPowerButton') attempt = { ...attempt, mayPressButton: false };
     const signal = AbortSignal.any([stopping.signal, AbortSignal.timeout(stepDeadlineMs)]);
+    const warn = (code: string, message: string): void => logger.warn({ step: name, code, reason: message }, 'a guest has to do without something');
     const perform = (): Promise<void> =>
-      step.perform({ record: view.record, hypervisor, directories, files: deps.files, hostMemoryBytes: deps.hostMemoryBytes, signal });
+      step.perform({ record: view.record, hypervisor, directories, files: deps.files, networks: deps.networks, warn, hostMemoryBytes: deps.hostMemoryBytes, signal });
     const guarded = () => (step.faultStep === undefined ? perform() : around(faults, step.faultStep, perform));
     try {
       await (name === 'spawnVmm' || name === 'bootVm' ? deps.bootSlots.use(guarded) : guarded());
@@ -220,6 +223,8 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
       return failed(name, toAppError(error, name), view.record);
     }
     if (name === 'createVm') attempt = { ...attempt, createdFor: creationKey(view.record) };
+    if (name === 'ensureNetworks') attempt = { ...attempt, networksFor: networksKey(view.record) };
+    if (name === 'removeNetworks') attempt = { ...omit(attempt, 'networksFor'), areNetworksRemoved: true };
     if (name === 'checkFiles') attempt = { ...attempt, checkedFor: creationKey(view.record) };
     return true;
   }
@@ -289,7 +294,8 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
 
   function settle(): void {
     lastStep = undefined;
-    attempt = noAttempt;
+    // What was made on the host is still there; a changed key says when it is not enough.
+    attempt = { ...noAttempt, ...(attempt.networksFor === undefined ? {} : { networksFor: attempt.networksFor }) };
     cancelFileWatch();
   }
 

@@ -3,8 +3,8 @@
  * ones are. For properties of the decision alone; what a VMM really does is shown by the conformance suite.
  */
 import assert from 'node:assert/strict';
-import { creationKey, decideNext, stepGroup, type StepName } from '#edge-agent/domain/diff.ts';
-import type { MicroVMRecord, Now } from '#edge-agent/domain/microvm-record.ts';
+import { creationKey, decideNext, networksKey, stepGroup, type StepName } from '#edge-agent/domain/diff.ts';
+import { machineKey, type MicroVMRecord, type Now } from '#edge-agent/domain/microvm-record.ts';
 import { applyNote, countReboots } from '#edge-agent/domain/notes.ts';
 import { noAttempt, type Attempt, type SeenDirectory, type SeenExit, type SeenVmm, type View } from '#edge-agent/domain/observed-state.ts';
 
@@ -20,6 +20,8 @@ export class SimulatedHost {
   spawned = 0;
   buttonPresses = 0;
   isGone = false;
+  /** Name and host ports of each network that was made. */
+  networks: readonly string[] = [];
   /** A guest that does not react to its power button. */
   ignoresButton = false;
   /** A VMM that never answers again; only a kill ends it. */
@@ -76,6 +78,7 @@ export class SimulatedHost {
         return;
       case 'hostReboots':
         this.attempt = noAttempt;
+        this.networks = [];
         this.#end({ reason: 'HostReboot' });
         this.now = { wallMs: this.now.wallMs + 60_000, bootMs: 10, bootId: `${this.now.bootId}+` };
         return;
@@ -121,7 +124,19 @@ export class SimulatedHost {
       case 'checkFiles':
         this.attempt = { ...this.attempt, checkedFor: creationKey(this.record) };
         return;
+      case 'ensureNetworks':
+        assert(this.directory.identity !== null, 'no network before the directory says whose it is');
+        assert(!this.#isUp() || (this.record.desired !== null && this.record.run.startedWith === machineKey(this.record.desired)), 'a running guest keeps its cards');
+        this.networks = (this.record.desired?.networks ?? []).map(({ name, ports }) => `${name} ${ports.map(({ hostPort }) => hostPort).join()}`);
+        this.attempt = { ...this.attempt, networksFor: networksKey(this.record) };
+        return;
+      case 'removeNetworks':
+        assert(this.vmm.kind !== 'live', 'no network is taken from a VMM that lives');
+        this.networks = [];
+        this.attempt = { ...this.attempt, areNetworksRemoved: true };
+        return;
       case 'spawnVmm':
+        assert.equal(this.networks.length, this.record.desired?.networks?.length ?? 0, 'no VMM before its networks');
         assert(this.vmm.kind !== 'live', 'never two VMMs of one microVM');
         assert(this.directory.identity !== null, 'no VMM before its directory says whose it is');
         this.spawned += 1;

@@ -14,6 +14,7 @@ import { stableHash } from '#api/model/stable-hash.ts';
 import { tapPrefix, tapPrefixOf } from '../../domain/tap-name.ts';
 import type { GuestNetworks, NetworkWarning } from '../../ports/network.ts';
 import { createDhcpServer, isMissingServer } from './dhcp-server.ts';
+import { createForwarding } from './forwarding.ts';
 import { deriveGuestPort, meshBridge, natBridge, networkOf, type GuestPort } from './guest-port.ts';
 import type { HostNetwork } from './host-network.ts';
 import { parseLinks, parseListeners, type Link } from './links.ts';
@@ -34,7 +35,6 @@ export interface GuestNetworksOptions {
   readonly mayEnableForwarding: boolean;
 }
 
-const forwardingSwitch = '/proc/sys/net/ipv4/ip_forward';
 const ownBridges = [natBridge, meshBridge] as const;
 
 interface Look {
@@ -45,6 +45,7 @@ interface Look {
 export function createGuestNetworks(options: GuestNetworksOptions): GuestNetworks {
   const { host, owner, meshInterface } = options;
   const dhcp = createDhcpServer({ host, directory: options.runtimeDirectory, nameServers: options.nameServers });
+  const forwarding = createForwarding(host, options.runtimeDirectory, options.mayEnableForwarding);
   let last: Promise<unknown> = Promise.resolve();
 
   /** One change at a time: each is made from a look at the whole. */
@@ -77,7 +78,8 @@ export function createGuestNetworks(options: GuestNetworksOptions): GuestNetwork
   async function ensure(microvmId: MicroVMId, networks: readonly NetworkSpec[], signal: AbortSignal): Promise<readonly NetworkWarning[]> {
     const ports = networks.map((network) => deriveGuestPort(microvmId, network));
     if (ports.length === 0) {
-      await remove(microvmId, signal);
+      const hasTaps = (await host.deviceNames()).some((name) => name.startsWith(tapPrefixOf(microvmId)));
+      if (hasTaps) await remove(microvmId, signal);
       return [];
     }
     const seen = await look(signal);
@@ -86,13 +88,13 @@ export function createGuestNetworks(options: GuestNetworksOptions): GuestNetwork
     checkAddresses(ports, seen.links);
     await checkPorts(plan.add, signal);
     const isRouted = ports.some(({ subnet }) => subnet !== undefined);
-    const needsForwarding = isRouted && (await host.readSwitch(forwardingSwitch)) === '0';
-    if (needsForwarding && !options.mayEnableForwarding) throw new AppError('NETWORK_UNAVAILABLE', `${forwardingSwitch} is 0, and the agent may not change it`);
+    const needsForwarding = isRouted && !(await forwarding.isOn());
+    if (needsForwarding) await forwarding.note();
 
     await removeTaps(tapsOf(microvmId, seen.links).filter(({ name }) => !ports.some(({ tap }) => tap === name)), signal);
     for (const port of ports) await ensureBridge(port, signal);
-    await applyRules(renderChange(seen.rules, { ...plan, refuseStrangers: needsForwarding }, meshInterface), signal);
-    if (needsForwarding) await host.writeSwitch(forwardingSwitch, '1');
+    await applyRules(renderChange(seen.rules, { ...plan, refuseStrangers: isRouted && (await forwarding.isOurs()) }, meshInterface), signal);
+    if (needsForwarding) await forwarding.switchOn();
     for (const port of ports) await ensureTap(port, seen.links.find(({ name }) => name === port.tap), signal);
     return removeUnused(signal);
   }
@@ -180,7 +182,7 @@ export function createGuestNetworks(options: GuestNetworksOptions): GuestNetwork
   /** Takes away rights without a tap, bridges without a port, and with the last tap the rest; DHCP follows. */
   async function removeUnused(signal: AbortSignal): Promise<readonly NetworkWarning[]> {
     const links = parseLinks(await ip(signal, '-json', '-details', 'address', 'show'));
-    const rules = await rulesOrNone(signal);
+    const rules = await rulesOrNone(links, signal);
     const taps = links.filter(({ name }) => name.startsWith(tapPrefix));
     const stale = rules.elements.filter(({ tap }) => !taps.some(({ name }) => name === tap));
     if (stale.length > 0 && taps.length > 0) await applyRules(renderChange(rules, { remove: stale, add: [], refuseStrangers: false }, meshInterface), signal);
@@ -195,7 +197,7 @@ export function createGuestNetworks(options: GuestNetworksOptions): GuestNetwork
       if (device !== undefined) await ip(signal, 'link', 'delete', 'dev', bridge);
     }
     const isRouting = taps.some(({ master }) => ownBridges.some((bridge) => bridge === master));
-    if (rules.refusesStrangers && !isRouting) await host.writeSwitch(forwardingSwitch, '0');
+    if (!isRouting) await forwarding.restore();
     if (taps.length === 0) {
       if (rules.hasLayout || rules.elements.length > 0) await applyRules(renderRemoval(), signal);
       return [];
@@ -213,11 +215,13 @@ export function createGuestNetworks(options: GuestNetworksOptions): GuestNetwork
     }
   }
 
-  async function rulesOrNone(signal: AbortSignal): Promise<ListedRules> {
+  /** An agent that may not look, or has no nft, has made nothing, unless a device shows the opposite. */
+  async function rulesOrNone(links: readonly Link[], signal: AbortSignal): Promise<ListedRules> {
     try {
       return await lookAtRules(signal);
     } catch (error) {
-      if (isAppError(error) && error.code === 'NETWORK_UNAVAILABLE') return noRules;
+      const isOursThere = links.some(({ name }) => name.startsWith(tapPrefix) || ownBridges.some((bridge) => bridge === name));
+      if (isAppError(error) && (error.code === 'NETWORK_UNAVAILABLE' || error.code === 'NETWORK_FAILED') && !isOursThere) return noRules;
       throw error;
     }
   }

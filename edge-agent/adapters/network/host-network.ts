@@ -3,7 +3,7 @@
  * switches as files. Translates their failures once; leaves what to run to the callers.
  */
 import { spawn } from 'node:child_process';
-import { readFile, writeFile } from 'node:fs/promises';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { AppError } from '#api/model/error-codes.ts';
 
 export interface RunOptions {
@@ -18,6 +18,8 @@ export interface HostNetwork {
    * @throws NETWORK_UNAVAILABLE when there is no such program, NETWORK_FAILED when it ends with another status than 0
    */
   run(program: string, args: readonly string[], options: RunOptions): Promise<string>;
+  /** Names of all network devices; costs no process. */
+  deviceNames(): Promise<readonly string[]>;
   /** A file of /proc/sys, without the white space around its value. @throws NETWORK_UNAVAILABLE */
   readSwitch(path: string): Promise<string>;
   /** @throws NETWORK_UNAVAILABLE */
@@ -34,6 +36,7 @@ export function createHostNetwork(path: string | undefined): HostNetwork {
   const environment = { PATH: `${path ?? ''}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin`, LC_ALL: 'C' };
   return {
     run: (program, args, options) => runProgram(program, args, environment, options),
+    deviceNames: () => readdir('/sys/class/net'),
     async readSwitch(switchPath) {
       return (await guardSwitch(switchPath, () => readFile(switchPath, 'utf8'))).trim();
     },

@@ -28,7 +28,8 @@ export interface AgentFixture {
   /** Writes a desired state as an accepted operation; the agent must not run. Null asks for a deletion. */
   seed(microvmId: MicroVMId, desired: DesiredMicroVM | null, revision?: number): void;
   record(microvmId: MicroVMId): MicroVMRecord;
-  start(environment?: Record<string, string>): Promise<RunningAgent>;
+  /** @param inside a command that runs the agent in another place, such as a network namespace */
+  start(environment?: Record<string, string>, inside?: readonly string[], flags?: readonly string[]): Promise<RunningAgent>;
   run(...args: string[]): Promise<{ readonly code: number | null; readonly out: string; readonly err: string }>;
   vmmPids(microvmId: MicroVMId): readonly number[];
   /** Waits until the record is as asked. */
@@ -113,10 +114,11 @@ export async function createAgentFixture(): Promise<AgentFixture> {
       })
       .map(Number);
 
-  const start: AgentFixture['start'] = async (environment = {}) => {
+  const start: AgentFixture['start'] = async (environment = {}, inside = [], flags = []) => {
+    const [program = process.execPath, ...words] = [...inside, process.execPath];
     const child = spawn(
-      process.execPath,
-      [join(repositoryRoot, 'edge-agent/main.ts'), 'run', '--state-dir', stateDirectory, '--hypervisor', hypervisor, '--log-level', 'debug'],
+      program,
+      [...words, join(repositoryRoot, 'edge-agent/main.ts'), 'run', '--state-dir', stateDirectory, '--hypervisor', hypervisor, '--log-level', 'debug', ...flags],
       { cwd: repositoryRoot, env: { PATH: process.env['PATH'], ...environment }, stdio: ['ignore', 'pipe', 'pipe'] },
     );
     agents.push(child);

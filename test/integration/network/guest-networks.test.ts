@@ -12,7 +12,7 @@ import { microVMId, type MicroVMId } from '#api/model/ids.ts';
 import { deriveMac } from '#api/model/mac.ts';
 import type { NetworkSpec } from '#api/model/microvm.ts';
 import { arpFrame, broadcastMac, dhcpFrame, ethernet, hexAddress, hexText, parseDhcpAnswer, udpFrame } from './frames.ts';
-import { findObstacle, hostAddress, lanPeerAddress, meshPeerAddress, openLab, worldAddress, type Lab, type Program } from './lab.ts';
+import { findObstacle, hostAddress, lanPeerAddress, meshPeerAddress, openLab, worldAddress, type Lab } from './lab.ts';
 
 const obstacle = await findObstacle();
 if (obstacle !== null) process.stdout.write(`skipped: networks of guests: ${obstacle}\n`);
@@ -313,6 +313,7 @@ describe.skipIf(obstacle !== null)('networks of guests', () => {
       hasDied: () => isDead,
       host: {
         run: (program, args, options) => (isLook(program, args) ? lab.host.run(program, args, options) : effect(() => lab.host.run(program, args, options))),
+        deviceNames: lab.host.deviceNames,
         readSwitch: lab.host.readSwitch,
         writeSwitch: (path, value) => effect(() => lab.host.writeSwitch(path, value)),
       },
@@ -352,5 +353,5 @@ describe.skipIf(obstacle !== null)('networks of guests', () => {
     }
     process.stdout.write(`networks: ${deaths.length} deaths, each at another effect\n`);
     expect(deaths.length).toBeGreaterThan(40);
-  });
+  }, 300_000);
 });

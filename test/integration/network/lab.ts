@@ -175,6 +175,7 @@ export async function openLab(): Promise<Lab> {
   return {
     host: {
       run: (program, args, options) => real.run('ip', ['netns', 'exec', namespaces.host, program, ...args], options),
+      deviceNames: async () => (await run(namespaces.host, 'ls', '/sys/class/net')).split('\n'),
       readSwitch: async (file) => (await run(namespaces.host, 'cat', file)).trim(),
       writeSwitch: async (file, value) => void (await run(namespaces.host, 'sh', '-c', 'echo "$1" >"$2"', 'sh', value, file)),
     },
