@@ -40,6 +40,12 @@ export interface ServeConfig {
   readonly resyncIntervalMs: number;
   readonly pollIntervalMs: number;
   readonly aggregateIntervalMs: number;
+  /** Between looks at a mesh account in which nothing seemed to change. */
+  readonly meshResyncIntervalMs: number;
+  /** Longest time between tries while a mesh account does not answer. */
+  readonly meshRetryMaxMs: number;
+  /** So long the deletion of a Site waits for a mesh account that does not answer. */
+  readonly meshAbandonAfterMs: number;
   readonly logLevel: string;
   readonly faultSocket: string | undefined;
   /** Unique among the replicas that live at one time; the same after a restart in the same pod, which then leads on at once. */
@@ -167,6 +173,9 @@ export function parseServeConfig(environment: Environment, suffix: string): Serv
     resyncIntervalMs: milliseconds(environment, 'NKUDO_RESYNC_INTERVAL_MS', { fallback: 600_000, min: 1_000, max: 24 * hourMs }),
     pollIntervalMs: milliseconds(environment, 'NKUDO_POLL_INTERVAL_MS', { fallback: 2_000, min: 50, max: 24 * hourMs }),
     aggregateIntervalMs: milliseconds(environment, 'NKUDO_AGGREGATE_INTERVAL_MS', { fallback: 10_000, min: 50, max: hourMs }),
+    meshResyncIntervalMs: milliseconds(environment, 'NKUDO_MESH_RESYNC_INTERVAL_MS', { fallback: 600_000, min: 1_000, max: 24 * hourMs }),
+    meshRetryMaxMs: milliseconds(environment, 'NKUDO_MESH_RETRY_MAX_MS', { fallback: 300_000, min: 100, max: 24 * hourMs }),
+    meshAbandonAfterMs: milliseconds(environment, 'NKUDO_MESH_ABANDON_AFTER_MS', { fallback: 600_000, min: 0, max: 24 * hourMs }),
     logLevel: logLevel(environment),
     faultSocket: environment['NKUDO_FAULT_SOCKET'],
     replica: environment['POD_NAME'] || `${hostname()}-${suffix}`,

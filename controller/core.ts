@@ -3,6 +3,7 @@ import type { Logger } from 'pino';
 import type { KubernetesClient } from './adapters/kubernetes/kubernetes-client.ts';
 import type { ServeConfig } from './config.ts';
 import type { ProcessFaultPoints } from './fault-points.ts';
+import type { MeshFaultPoints } from './mesh-fault-points.ts';
 import type { Pki } from './pki/pki.ts';
 import type { AuditChainStore } from './ports/audit-chain.ts';
 import type { DispatchStore } from './ports/dispatch-store.ts';
@@ -13,6 +14,8 @@ import type { HostStore } from './ports/host-store.ts';
 import type { LeadershipStore } from './ports/leadership-store.ts';
 import type { LogStore } from './ports/log-store.ts';
 import type { MaintenanceStore } from './ports/maintenance.ts';
+import type { OpenMeshAccount } from './ports/mesh.ts';
+import type { MeshStore } from './ports/mesh-store.ts';
 import type { MicroVMStore } from './ports/microvm-store.ts';
 import type { PlanStore } from './ports/plan-store.ts';
 import type { SiteStore } from './ports/site-store.ts';
@@ -31,6 +34,7 @@ export interface Stores {
   readonly logs: LogStore;
   readonly fleet: FleetStore;
   readonly changes: ChangeReader;
+  readonly mesh: MeshStore;
 }
 
 export interface Core {
@@ -46,6 +50,8 @@ export interface Core {
   readonly pki: Pki;
   readonly metrics: ControllerMetrics;
   readonly faults: ProcessFaultPoints;
+  readonly meshFaults: MeshFaultPoints;
+  readonly openMeshAccount: OpenMeshAccount;
   /** Addresses that agents dial. */
   readonly endpoints: () => readonly string[];
 }

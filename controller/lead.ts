@@ -68,6 +68,7 @@ function start(core: Core, epoch: number): Manager {
     replica: config.replica,
     settings: config,
     pki: { endpoints: core.endpoints, pins: () => core.pki.pins() },
+    mesh: { store: database.mesh, openAccount: core.openMeshAccount, faults: core.meshFaults, metrics: core.metrics.mesh, times: config },
   });
 }
 

@@ -19,6 +19,7 @@ import { loadConnection } from './adapters/kubernetes/connection.ts';
 import { createKubernetesClient } from './adapters/kubernetes/kubernetes-client.ts';
 import { createKubernetesReviews } from './adapters/kubernetes/reviews.ts';
 import { createSecrets } from './adapters/kubernetes/secrets.ts';
+import { createNetbirdAccounts } from './adapters/netbird/netbird.ts';
 import type { ServeConfig } from './config.ts';
 import type { Core } from './core.ts';
 import { createEdgeGateway, edgeAccess } from './edge-gateway/gateway.ts';
@@ -32,8 +33,11 @@ import { createHealth, createReflection, healthAccess, reflectionAccess, type He
 import { createReadiness } from './http/readiness.ts';
 import { startHttpListener } from './http/server.ts';
 import { lead, type Leader } from './lead.ts';
+import { meshFaultPoints } from './mesh-fault-points.ts';
 import { loadOrCreateAuthority } from './pki/authority-store.ts';
 import { createPki, defaultHostValidityMs } from './pki/pki.ts';
+import type { MeshOrders, MeshReports } from './ports/mesh-orders.ts';
+import { createMeshOrders } from './reconcilers/mesh/key-maker.ts';
 import { createPlanDryRun } from './reconcilers/plan/dry-run.ts';
 import { pause, createTime } from './runtime/time.ts';
 import { createMetrics } from './telemetry/metrics.ts';
@@ -45,6 +49,8 @@ const startRetryMs = 1_000;
 /** Time that open calls get when the controller stops; below Kubernetes' default of 30 s for a pod. */
 const stopGraceMs = 5_000;
 const certificateCheckMs = 3_600_000;
+/** A host asks for a key with a growing delay of its own; this only bounds what many hosts of one site ask for. */
+const meshKeyRetryMaxMs = 30_000;
 
 export interface RunningController {
   /** Resolves when the process must end with an error: it lost the leadership and could not let go of it. */
@@ -96,6 +102,7 @@ async function startGrpc(core: Core): Promise<Listeners> {
       faults: core.faults,
       metrics: metrics.gateway,
       settings: { heartbeatIntervalMs: config.heartbeatIntervalMs, pollIntervalMs: config.pollIntervalMs, replica: config.replica, endpoints: core.endpoints },
+      mesh: createMesh(core),
       onLogStored: (microvmId) => wakeUps.wake(`log/${microvmId}`),
     },
     calls,
@@ -149,6 +156,23 @@ async function startGrpc(core: Core): Promise<Listeners> {
   };
 }
 
+/** What hosts of this replica get of the mesh, whoever leads. */
+function createMesh(core: Core): MeshOrders & MeshReports {
+  const { database, config, metrics, time } = core;
+  const orders = createMeshOrders({
+    store: database.mesh,
+    kube: core.kubernetes,
+    openAccount: core.openMeshAccount,
+    meshFaults: core.meshFaults,
+    metrics: metrics.mesh,
+    time,
+    log: core.log.child({ part: 'mesh' }),
+    replica: config.replica,
+    retryMaxMs: Math.min(config.meshRetryMaxMs, meshKeyRetryMaxMs),
+  });
+  return { ...orders, recordReport: (host, report) => database.mesh.recordReport(host, report) };
+}
+
 /** Whole or not at all: a reader never sees half a file. */
 async function writeReadyFile(file: string, addresses: object): Promise<void> {
   await writeFile(`${file}.tmp`, JSON.stringify(addresses));
@@ -192,6 +216,8 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     kubernetes,
     pki,
     metrics,
+    meshFaults: createFaultPoints({ socketPath: config.faultSocket, processName: 'controller', known: meshFaultPoints }),
+    openMeshAccount: createNetbirdAccounts(time),
     faults: createFaultPoints({ socketPath: config.faultSocket, processName: 'controller', known: pointsOf([...controllerSteps, ...planSteps]) }),
     endpoints: () => (config.advertise === null ? (boundEdge === null ? [] : [boundEdge]) : [config.advertise]),
   };

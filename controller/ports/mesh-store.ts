@@ -66,6 +66,7 @@ export interface MeshStore extends MeshReports {
   findFreeSubnet(pool: string): Promise<string | null>;
   /** Writes nothing when equal. @throws CONFLICT when the subnet was taken meanwhile */
   saveHost(change: MeshHostChange, epoch: number, actor: Actor): Promise<void>;
+  loadSite(tenantId: TenantId, siteId: SiteId): Promise<MeshSiteRecord | null>;
   /** Writes nothing when equal. */
   saveSite(tenantId: TenantId, siteId: SiteId, site: MeshSiteRecord, epoch: number, actor: Actor): Promise<void>;
   /** As in `MeshOrders`. One read. */

@@ -27,6 +27,7 @@ import { reconcileToken } from './enrollment-token/reconciler.ts';
 import { reconcileHost } from './host/reconciler.ts';
 import { hostResource, microvmResource, parseHost, parseMicroVM, parseSite, parseToken, siteResource, tokenResource } from './kinds.ts';
 import { reconcileMicroVM } from './microvm/reconciler.ts';
+import { createMeshQueue, type MeshOptions, type MeshQueue } from './mesh/mesh-queue.ts';
 import { createRetryGate } from './microvm/retry-gate.ts';
 import { createPlanDriver, type PlanDriver } from './plan/driver.ts';
 import { reconcileSite } from './site/reconciler.ts';
@@ -60,6 +61,8 @@ export interface ReconcilersOptions {
     readonly aggregateIntervalMs: number;
   };
   readonly pki: { endpoints(): readonly string[]; pins(): readonly string[] };
+  /** Left out: no Site gets a mesh. */
+  readonly mesh?: MeshOptions;
 }
 
 export interface Reconcilers extends Manager {
@@ -72,6 +75,7 @@ interface Queues {
   readonly hosts: WorkQueue;
   readonly microvms: WorkQueue;
   readonly tokens: WorkQueue;
+  readonly mesh: MeshQueue | null;
 }
 
 export function startReconcilers(options: ReconcilersOptions): Reconcilers {
@@ -85,14 +89,14 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
     tokens: cacheOf(tokenResource, parseToken),
   };
   const wake = createWaking(options, caches, () => queues);
-  const queues = createQueues(options, caches, wake);
+  const ending = new AbortController();
+  const queues = createQueues(options, { caches, wake, signal: ending.signal });
   const plans = startPlanDriver(options);
   wireCaches(caches, wake, queues);
   caches.microvms.onChange(({ before, after }) => {
     const object = after ?? before;
     if (object !== undefined) plans.onMicroVMChanged(keyOf(object));
   });
-  const ending = new AbortController();
   const manager = startManager({
     reflectors: [caches.sites, caches.hosts, caches.microvms, caches.tokens],
     controllers: [
@@ -100,6 +104,7 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
       { queue: queues.hosts, keys: () => [...allKeys(caches.hosts), ...wake.hostKeys()] },
       { queue: queues.microvms, keys: () => allKeys(caches.microvms) },
       { queue: queues.tokens, keys: () => allKeys(caches.tokens) },
+      ...(queues.mesh === null ? [] : [queues.mesh]),
       { queue: plans.queue, keys: () => plans.keys() },
     ],
     before: async () => {
@@ -117,6 +122,7 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
       hosts: queues.hosts.figures(),
       microvms: queues.microvms.figures(),
       tokens: queues.tokens.figures(),
+      ...(queues.mesh === null ? {} : { mesh: queues.mesh.queue.figures() }),
       plans: plans.queue.figures(),
     }),
     stop: async () => {
@@ -138,7 +144,8 @@ function startPlanDriver(options: ReconcilersOptions): PlanDriver {
   return driver;
 }
 
-function createQueues(options: ReconcilersOptions, caches: Caches, wake: Waking): Queues {
+function createQueues(options: ReconcilersOptions, parts: { readonly caches: Caches; readonly wake: Waking; readonly signal: AbortSignal }): Queues {
+  const { caches, wake, signal } = parts;
   const { kube, stores, time, log, ids, settings, pki } = options;
   const deps: ReconcilerDeps = {
     kube,
@@ -158,8 +165,13 @@ function createQueues(options: ReconcilersOptions, caches: Caches, wake: Waking)
   const queue = (name: string, concurrency: number, reconcile: (key: ObjectKey) => Promise<Outcome>): WorkQueue =>
     createWorkQueue({ name, concurrency, reconcile: (key) => reconcile(parseKey(key)), time, log });
   const { aggregateIntervalMs } = settings;
-  const siteDeps = { ...deps, aggregateIntervalMs, onSaved: (site: Site) => wake.siteSaved(site) };
-  const hostDeps = { ...deps, aggregateIntervalMs, onReachabilityChanged: (hostId: HostId) => wake.microvmsOf(hostId) };
+  const meshOptions = options.mesh;
+  const mesh =
+    meshOptions === undefined
+      ? null
+      : createMeshQueue(meshOptions, { deps, sites: caches.sites, log, signal, onFinding: ({ namespace, name }) => wake.siteFigures(namespace, name) });
+  const siteDeps = { ...deps, aggregateIntervalMs, onSaved: (site: Site) => wake.siteSaved(site), meshOf: (uid: string) => mesh?.board.of(uid) ?? null };
+  const hostDeps = { ...deps, aggregateIntervalMs, onReachabilityChanged: (hostId: HostId) => wake.microvmsOf(hostId), mesh: meshOptions?.store ?? null };
   const microvmDeps = { ...deps, retryGate: createRetryGate(time) };
   const tokenDeps = {
     ...deps,
@@ -174,6 +186,7 @@ function createQueues(options: ReconcilersOptions, caches: Caches, wake: Waking)
     hosts: queue('hosts', otherWorkers, (key) => reconcileHost(key, hostDeps)),
     microvms: queue('microvms', microvmWorkers, (key) => reconcileMicroVM(key, microvmDeps)),
     tokens: queue('tokens', otherWorkers, (key) => reconcileToken(key, tokenDeps)),
+    mesh,
   };
 }
 
@@ -245,6 +258,8 @@ function createWaking(options: ReconcilersOptions, caches: Caches, queues: () =>
         tokensOf(record.namespace);
       }
       queues().hosts.add(key);
+      const host = caches.hosts.get(parseKey(key));
+      if (host !== undefined) queues().mesh?.wake({ namespace: host.metadata.namespace, name: host.spec.siteRef.name });
     },
     microvm: (uid) => {
       const object = caches.microvms.findByUid(uid);
@@ -254,6 +269,7 @@ function createWaking(options: ReconcilersOptions, caches: Caches, queues: () =>
       const { namespace, name } = metadata;
       unplacedAt(namespace, name);
       tokensOf(namespace);
+      queues().mesh?.wake({ namespace, name });
       enqueueAll(queues().hosts, caches.hosts.list(namespace).filter((host) => host.spec.siteRef.name === name));
     },
     siteFigures: (namespace, name) => queues().sites.addAfter(formatKey({ namespace, name }), figuresDelayMs),
@@ -288,12 +304,14 @@ function wireCaches(caches: Caches, wake: Waking, queues: Queues): void {
   };
   caches.sites.onChange((change) => {
     enqueue(queues.sites, change);
+    queues.mesh?.siteChanged(change);
     const site = change.after ?? change.before;
     const isStatusOnly = change.before?.metadata.generation === change.after?.metadata.generation;
     if (site !== undefined && !isStatusOnly) wake.siteSaved(site);
   });
   caches.hosts.onChange((change) => {
     enqueue(queues.hosts, change);
+    queues.mesh?.hostChanged(change);
     const host = change.after ?? change.before;
     if (host === undefined) return;
     wake.siteFigures(host.metadata.namespace, host.spec.siteRef.name);

@@ -3,6 +3,7 @@
  * the number of series must not grow with the fleet.
  */
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
+import { createMeshMetrics, type MeshMetrics } from './mesh-metrics.ts';
 
 export interface GatewayMetrics {
   /** Open streams of hosts on this replica. */
@@ -28,6 +29,7 @@ export interface LogRetentionMetrics {
 
 export interface ControllerMetrics {
   readonly gateway: GatewayMetrics;
+  readonly mesh: MeshMetrics;
   readonly audit: AuditMetrics;
   readonly logRetention: LogRetentionMetrics;
   /** By method and `OK` or a code of docs/errors.md. */
@@ -60,6 +62,7 @@ export function createMetrics(): ControllerMetrics {
   const partitionsDropped = new Counter({ name: 'nkudo_log_partitions_dropped_total', help: 'Daily log partitions dropped by retention', registers });
   return {
     registry,
+    mesh: createMeshMetrics(registry),
     countCall: (method, code) => calls.inc({ method, code }),
     setLeading: (isLeading) => leading.set(isLeading ? 1 : 0),
     audit: {

@@ -32,6 +32,7 @@ export function createMeshStore(transactions: Transactions): MeshStore {
         work: (tx) => saveHost(tx, change, actor),
       });
     },
+    loadSite: (tenant, site) => transactions.tenant(tenant, (tx) => readSite(tx, tenant, site)),
     saveSite: async (tenant, site, record, epoch, actor) => {
       await transactions.leader(tenant, epoch, {
         settled: async (tx) => (isSameSite(await readSite(tx, tenant, site), record) ? true : undefined),

@@ -10,11 +10,13 @@ import type { Host } from '#crds/gen/host.ts';
 import { parseWholeQuantity } from '#crds/scalar-values.ts';
 import type { HostId, TenantId } from '#api/model/ids.ts';
 import type { HostRecord } from '#controller/ports/host-store.ts';
+import type { MeshHostRecord, MeshStore } from '#controller/ports/mesh-store.ts';
 import { done, runSteps, waiting, type Outcome, type Step } from '#controller/runtime/outcome.ts';
 import { isAlreadyExists, type ObjectKey } from '#controller/runtime/kubernetes-api.ts';
 import { patchStatus, writeFinalizers } from '#controller/runtime/status-patch.ts';
 import { durably, findSite, writerFor, type ReconcilerDeps } from '../deps.ts';
 import { hostFinalizer, hostResource, isForced, parseHost } from '../kinds.ts';
+import { isMeshed } from '../mesh/desired.ts';
 import { projectHostStatus } from './status.ts';
 
 /** Facts that people read and no decision needs: one write in this time is enough. */
@@ -24,6 +26,8 @@ export interface HostDeps extends ReconcilerDeps {
   readonly aggregateIntervalMs: number;
   /** Called when the host is heard again or fell silent since the last look. */
   readonly onReachabilityChanged: (hostId: HostId) => void;
+  /** Null where no mesh is run. */
+  readonly mesh: Pick<MeshStore, 'load'> | null;
 }
 
 interface HostScope {
@@ -33,6 +37,8 @@ interface HostScope {
   readonly tenantId: TenantId;
   /** Null while no machine is enrolled under this name at this site. */
   record: HostRecord | null;
+  /** Null when the site of the host has no mesh. */
+  readonly mesh: MeshHostRecord | null;
   isReleased: boolean;
 }
 
@@ -65,7 +71,8 @@ async function loadScope(key: ObjectKey, deps: HostDeps): Promise<HostScope | nu
   // A declared Host of one Site is not the machine of that name at another.
   const record = found !== null && (object === null || found.siteName === object.spec.siteRef.name) ? found : null;
   if (record !== null && deps.silence.note(record.hostId, record.lastBeatAtMs)) deps.onReachabilityChanged(record.hostId);
-  return { key, object, tenantId, record, isReleased: false };
+  const mesh = record === null || site === undefined || !isMeshed(site) ? null : ((await deps.mesh?.load(tenantId, record.hostId)) ?? null);
+  return { key, object, tenantId, record, mesh, isReleased: false };
 }
 
 const ensureObject: HostStep = async (scope, deps) => {
@@ -154,6 +161,7 @@ async function writeStatus(object: Host, scope: HostScope, deps: HostDeps): Prom
     site: findSite(deps, namespace, object.spec.siteRef.name) ?? null,
     record,
     silence: record === null ? ({ reachability: 'silent', lastBeatAtMs: null } as const) : deps.silence.of(record.hostId),
+    mesh: scope.mesh,
     nowMs: deps.time.nowMs(),
   };
   const project = (host: Host) => projectHostStatus(host, facts);

@@ -6,14 +6,18 @@ import type { Host, HostStatus } from '#crds/gen/host.ts';
 import type { Site } from '#crds/gen/site.ts';
 import { formatQuantity } from '#crds/scalar-values.ts';
 import type { HostRecord } from '#controller/ports/host-store.ts';
+import type { MeshHostRecord } from '#controller/ports/mesh-store.ts';
 import type { HostSilence } from '#controller/domain/silence.ts';
 import { formatTime, stampConditions, type DerivedCondition } from '#controller/runtime/status-patch.ts';
+import { deriveHostMesh } from '../mesh/status.ts';
 
 export interface HostFactsForStatus {
   readonly site: Site | null;
   /** Null until a machine is enrolled under this name. */
   readonly record: HostRecord | null;
   readonly silence: HostSilence;
+  /** Null when its site has no mesh. */
+  readonly mesh: MeshHostRecord | null;
   readonly nowMs: number;
 }
 
@@ -34,12 +38,14 @@ export function projectHostStatus(host: Host, facts: HostFactsForStatus): HostSt
   const isHeard = isHostHeard(host, facts);
   const isApproved = facts.site?.spec.enrollment?.requireApproval !== true || host.spec.approved === true;
   const view = { host, facts, isHeard, isApproved };
+  const mesh = deriveHostMesh(host, facts.mesh, isHeard);
   return {
     observedGeneration: host.metadata.generation,
     phase: derivePhase(view),
     ...(record === null ? {} : projectRecord(record)),
     ...(record === null || isHeard || record.lastBeatAtMs === null ? {} : { lastObservedTime: formatTime(record.lastBeatAtMs) }),
-    conditions: stampConditions(deriveConditions(view), host.status?.conditions, { generation: host.metadata.generation, nowMs: facts.nowMs }),
+    ...mesh.fields,
+    conditions: stampConditions([...deriveConditions(view), ...mesh.conditions], host.status?.conditions, { generation: host.metadata.generation, nowMs: facts.nowMs }),
   };
 }
 

@@ -9,6 +9,7 @@ import { done, runSteps, waiting, type Outcome, type Step } from '#controller/ru
 import type { ObjectKey } from '#controller/runtime/kubernetes-api.ts';
 import { patchStatus, writeFinalizers } from '#controller/runtime/status-patch.ts';
 import { writerFor, type ReconcilerDeps } from '../deps.ts';
+import type { MeshFinding } from '../mesh/board.ts';
 import { parseSite, siteFinalizer, siteResource } from '../kinds.ts';
 import { projectSiteStatus, type SiteFacts } from './status.ts';
 
@@ -16,6 +17,8 @@ export interface SiteDeps extends ReconcilerDeps {
   readonly aggregateIntervalMs: number;
   /** Called when the row of a site was first found or made: microVMs, hosts and tokens may wait for it. */
   readonly onSaved: (site: Site) => void;
+  /** What was found in mesh accounts, by UID of the site. */
+  readonly meshOf: (siteUid: string) => MeshFinding | null;
 }
 
 interface SiteScope {
@@ -96,6 +99,7 @@ function gather(site: Site, deps: SiteDeps): SiteFacts {
   return {
     hosts: deps.caches.hosts.list(namespace).filter((host) => host.spec.siteRef.name === name),
     microvms: deps.caches.microvms.list(namespace).filter((microvm) => microvm.spec.siteRef.name === name),
+    mesh: deps.meshOf(site.metadata.uid),
     nowMs: deps.time.nowMs(),
   };
 }
