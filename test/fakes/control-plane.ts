@@ -6,6 +6,7 @@
 import { createHash } from 'node:crypto';
 import { experimental, Metadata, Server, status, type ServerDuplexStream } from '@grpc/grpc-js';
 import { decodeExecution, decodeObservation, encodeOperation } from '#api/codec/edge-codec.ts';
+import { decodeMeshReport, encodeMeshOrder } from '#api/codec/mesh-codec.ts';
 import { encodeEnrollmentToken, parseEnrollmentToken } from '#api/codec/enrollment-token.ts';
 import {
   EdgeServiceService,
@@ -19,6 +20,7 @@ import {
 } from '#api/gen/nkudo/edge/v1/edge.pb.ts';
 import type { ErrorCode } from '#api/model/error-codes.ts';
 import { hostId, siteId, tenantId } from '#api/model/ids.ts';
+import type { MeshOrder, MeshReport } from '#api/model/mesh.ts';
 import type { MicroVMObservation } from '#api/model/microvm.ts';
 import type { ExecutionReport, Operation } from '#api/model/plan.ts';
 import { checkRequest, createAuthority, issueHostCertificate, issueServerCertificate, pinOf, type CertificateAuthority } from '#controller/pki/certificates.ts';
@@ -35,6 +37,9 @@ export interface FakeControlPlane {
   readonly observations: readonly MicroVMObservation[];
   /** Serial bytes by `microvm incarnation`. */
   readonly logs: ReadonlyMap<string, string>;
+  readonly meshReports: readonly MeshReport[];
+  /** From now on this is the mesh order, also of later sessions; a host that asks gets the key that `issueKey` gives, or none. */
+  orderMesh(order: MeshOrder, issueKey?: () => string | null): void;
   readonly beats: () => number;
   /** Tokens that reached the server. */
   readonly tokensSeen: readonly string[];
@@ -61,6 +66,8 @@ export async function startFakeControlPlane(options: { readonly heartbeatInterva
   const tokensSeen: string[] = [];
   const usedBy = new Map<string, string>();
   const waiting: Operation[] = [];
+  const meshReports: MeshReport[] = [];
+  let mesh: { readonly order: MeshOrder; readonly issueKey: () => string | null } | undefined;
   let stream: ServerDuplexStream<HeartbeatRequest, HeartbeatResponse> | undefined;
   let beats = 0;
   let renewals = 0;
@@ -113,12 +120,19 @@ export async function startFakeControlPlane(options: { readonly heartbeatInterva
           const { sessionId } = message.value;
           call.write({ message: { $case: 'welcome', value: { sessionId, heartbeatIntervalMs: options.heartbeatIntervalMs ?? 10_000, serverTime: undefined, endpoints: [address], trustBundlePem: rootPem } } });
           for (const operation of waiting.splice(0)) send(operation);
+          sendMesh('');
         }
         if (message?.$case === 'beat') {
           beats += 1;
           call.write({ message: { $case: 'ack', value: { sequence: message.value.sequence, leaseMs: undefined } } });
         }
         if (message?.$case === 'receipt') receipts.push(message.value);
+        if (message?.$case === 'mesh') {
+          const report = decodeMeshReport(message.value);
+          meshReports.push(report);
+          const key = report.wantsKey ? mesh?.issueKey() : null;
+          if (key !== null && key !== undefined) sendMesh(key);
+        }
       });
     },
     reportExecutions: (call, callback) => {
@@ -138,6 +152,10 @@ export async function startFakeControlPlane(options: { readonly heartbeatInterva
     },
   };
   const send = (operation: Operation): void => void stream?.write({ message: { $case: 'operation', value: encodeOperation(operation) } });
+
+  const sendMesh = (setupKey: string): void => {
+    if (mesh !== undefined) stream?.write({ message: { $case: 'mesh', value: encodeMeshOrder(mesh.order, setupKey) } });
+  };
 
   const listen = async (at: string): Promise<void> => {
     server = new Server();
@@ -164,6 +182,11 @@ export async function startFakeControlPlane(options: { readonly heartbeatInterva
     observations,
     logs,
     tokensSeen,
+    meshReports,
+    orderMesh: (order, issueKey = () => null) => {
+      mesh = { order, issueKey };
+      sendMesh('');
+    },
     beats: () => beats,
     renewals: () => renewals,
     push: (operation) => (stream === undefined ? void waiting.push(operation) : send(operation)),
