@@ -6,6 +6,9 @@ import { isAbsolute, resolve } from 'node:path';
 import { AppError } from '#api/model/error-codes.ts';
 import { stableHash } from '#api/model/stable-hash.ts';
 
+/** A tenant chooses the paths in a spec, so what else lies on the host must be out of reach unless somebody there says otherwise. */
+const defaultAllowedPaths: readonly string[] = ['/var/lib/nkudo/images'];
+
 /** Set by the bundler of a release. */
 export const agentVersion = '0.1.0';
 
@@ -77,7 +80,7 @@ export function parseRunConfig(
     stateDirectory: resolve(flags.stateDir),
     hypervisorPath: flags.hypervisor,
     logLevel,
-    allowedPaths: flags.allowPath.length === 0 ? ['/'] : flags.allowPath,
+    allowedPaths: flags.allowPath.length === 0 ? defaultAllowedPaths : flags.allowPath,
     hostMemoryBytes: totalmem(),
     bootsAtOnce: bootsAtOnceDefault,
     vmmEnvironment: pickEnvironment(environment, (name) => name === 'PATH' || name.startsWith('RUST_') || name.startsWith('MOCK_CH_')),

@@ -42,7 +42,7 @@ program
   .addOption(hypervisorOption())
   .addOption(netbirdOption())
   .addOption(new Option('--log-level <level>', 'least level that is logged').choices(logLevels).default('info'))
-  .option('--allow-path <directory>', 'directory below which kernels and disks may lie; repeat for more; default: everywhere', collect, [])
+  .option('--allow-path <directory>', 'directory below which kernels and disks may lie; repeat for more; default: /var/lib/nkudo/images', collect, [])
   .action(async (flags: { stateDir: string; hypervisor: string; netbird: string; logLevel: string; allowPath: string[] }) => {
     const { runAgent } = await import('./commands/run.ts');
     await runAgent(parseRunConfig(flags, process.env));

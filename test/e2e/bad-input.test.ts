@@ -1,4 +1,4 @@
-import { copyFileSync, readdirSync } from 'node:fs';
+import { copyFileSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { fileScope } from '#test/harness/file-scope.ts';
@@ -93,11 +93,27 @@ describe('bad input', () => {
     await remove('late');
   });
 
+  it('[S6] keeps files of the host that are none of its images out of reach, also through a link', async () => {
+    const link = join(fileScope().makeDirectory('links'), 'disk.raw');
+    symlinkSync('/etc/hostname', link);
+    for (const [name, path] of [['direct', '/etc/hostname'], ['linked', link]] as const) {
+      await world.applyMicroVM(name, { disks: [{ name: 'data', path, readOnly: true }] });
+      const object = await world.waitForCondition('microvms', name, { type: 'Provisioned', status: 'False', reason: 'PathNotAllowed' });
+      expect(conditionOf(object, 'Provisioned')?.message).toContain(path);
+      await remove(name);
+    }
+    expect(host.vmms()).toEqual([]);
+  });
+
   it('[S6] names a missing disk, and a kernel that is none', async () => {
-    await world.applyMicroVM('diskless', { disks: [{ name: 'data', path: '/no/such/disk.raw' }] });
+    const directory = fileScope().makeDirectory('unfit');
+    const disk = join(directory, 'no-such-disk.raw');
+    const text = join(directory, 'kernel.txt');
+    writeFileSync(text, 'not a kernel');
+    await world.applyMicroVM('diskless', { disks: [{ name: 'data', path: disk }] });
     const diskless = await world.waitForCondition('microvms', 'diskless', { type: 'Provisioned', status: 'False', reason: 'DiskNotFound' });
-    expect(conditionOf(diskless, 'Provisioned')?.message).toContain('/no/such/disk.raw');
-    await world.applyMicroVM('texty', { boot: { kernel: { path: '/etc/hostname', cmdline: 'idle' } } });
+    expect(conditionOf(diskless, 'Provisioned')?.message).toContain(disk);
+    await world.applyMicroVM('texty', { boot: { kernel: { path: text, cmdline: 'idle' } } });
     await world.waitForCondition('microvms', 'texty', { type: 'Provisioned', status: 'False', reason: 'KernelNotBootable' });
     expect(statusOf(await world.get('microvms', 'texty'))['printableStatus']).not.toBe('Running');
     await remove('diskless');

@@ -5,7 +5,7 @@
  */
 import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { realpath } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { KubernetesObject, Watch } from '#hack/stack/kubernetes-client.ts';
 import type { RunningProcess } from '#hack/stack/process.ts';
 import type { FaultServer } from '#test/harness/fault-server.ts';
@@ -28,6 +28,8 @@ export interface WorldOptions {
   readonly faults?: FaultServer;
   /** Added to the controller's environment. */
   readonly controllerEnvironment?: Readonly<Record<string, string>>;
+  /** Added to what the agent of that machine is started with. */
+  readonly agent?: (machine: string) => { readonly args?: readonly string[]; readonly environment?: Readonly<Record<string, string>> };
 }
 
 /** One agent's machine: its state directory and its process. */
@@ -61,13 +63,13 @@ export interface World {
   crashController(): Promise<void>;
   stopController(): Promise<void>;
   /** Makes a Site and waits until it is Accepted. */
-  createSite(name?: string): Promise<void>;
+  createSite(name?: string, spec?: Readonly<Record<string, unknown>>): Promise<void>;
   /** Makes an EnrollmentToken and gives its text. */
   createToken(name: string, options?: { readonly site?: string; readonly hostName?: string; readonly ttl?: string }): Promise<string>;
   /** A machine that was not enrolled yet. */
   createMachine(name: string): TestHost;
   /** Enrolls the machine with a new token and starts its agent; waits until the Host is Ready. */
-  addHost(name?: string): Promise<TestHost>;
+  addHost(name?: string, site?: string): Promise<TestHost>;
   path(plural: Plural, name?: string): string;
   get(plural: Plural, name: string): Promise<KubernetesObject>;
   watch(plural: Plural, name: string): Watch;
@@ -211,11 +213,12 @@ export async function createWorld(options: WorldOptions = {}): Promise<World> {
         return agent;
       },
       startAgent: async () => {
+        const extra = options.agent?.(name) ?? {};
         agent = await scope.start({
           name: `edge-${name}`,
           command: programs.node,
-          args: [programs.edge, 'run', '--state-dir', stateDirectory, '--hypervisor', hypervisor, '--log-level', 'debug'],
-          environment: faultEnvironment,
+          args: [programs.edge, 'run', '--state-dir', stateDirectory, '--hypervisor', hypervisor, '--log-level', 'debug', '--allow-path', dirname(guests.guest64), '--allow-path', scope.directory, ...(extra.args ?? [])],
+          environment: { ...faultEnvironment, ...extra.environment },
         });
       },
       crashAgent: async () => void (await agent?.crash()),
@@ -243,16 +246,16 @@ export async function createWorld(options: WorldOptions = {}): Promise<World> {
     startController,
     crashController: async () => void (await runningController().crash()),
     stopController: async () => void (await runningController().stop()),
-    createSite: async (name = siteName) => {
-      await apply('sites', name, {});
+    createSite: async (name = siteName, spec = {}) => {
+      await apply('sites', name, spec);
       await waitForCondition('sites', name, { type: 'Accepted', status: 'True' });
     },
     createToken,
     createMachine,
-    addHost: async (name = 'edge-1') => {
+    addHost: async (name = 'edge-1', site = siteName) => {
       const machine = createMachine(name);
       const tokenFile = join(machine.stateDirectory, '..', 'token');
-      writeFileSync(tokenFile, await createToken(`token-${name}`), { mode: 0o600 });
+      writeFileSync(tokenFile, await createToken(`token-${name}`, { site }), { mode: 0o600 });
       chmodSync(tokenFile, 0o600);
       const enrolled = await machine.command(['enroll', '--token-file', tokenFile, '--name', name]);
       if (enrolled.code !== 0) throw new Error(`enroll ended with ${enrolled.code}:\n${enrolled.output}`);

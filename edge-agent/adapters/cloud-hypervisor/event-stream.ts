@@ -13,7 +13,7 @@ import { vmFile } from './vm-files.ts';
 
 const chunkBytes = 16 * 1024;
 /** Bounds how late an end without a file notification (the reaper was killed too) is seen. */
-const lookAroundMs = 1000;
+const lookAroundMs = 5000;
 
 export async function* followEvents(options: {
   vmDirectory: string;

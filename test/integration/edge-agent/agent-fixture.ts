@@ -118,7 +118,7 @@ export async function createAgentFixture(): Promise<AgentFixture> {
     const [program = process.execPath, ...words] = [...inside, process.execPath];
     const child = spawn(
       program,
-      [...words, join(repositoryRoot, 'edge-agent/main.ts'), 'run', '--state-dir', stateDirectory, '--hypervisor', hypervisor, '--log-level', 'debug', ...flags],
+      [...words, join(repositoryRoot, 'edge-agent/main.ts'), 'run', '--state-dir', stateDirectory, '--hypervisor', hypervisor, '--log-level', 'debug', ...(flags.includes('--allow-path') ? [] : ['--allow-path', '/']), ...flags],
       { cwd: repositoryRoot, env: { PATH: process.env['PATH'], ...environment }, stdio: ['ignore', 'pipe', 'pipe'] },
     );
     agents.push(child);
