@@ -21,12 +21,12 @@ const lockStaleMs = 30 * 60_000;
 
 const [task = 'help', ...taskArgs] = process.argv.slice(2);
 
-/** Which compilers a task needs. Go also builds the hypervisor's simulator. */
+/** Which compilers and programs a task needs. Go also builds the hypervisor's simulator. */
 const needsOfTask = {
   demo: ['c', 'go'],
   dev: ['c', 'go'],
-  test: ['c', 'go'],
-  'test:integration': ['c', 'go'],
+  test: ['c', 'go', 'network'],
+  'test:integration': ['c', 'go', 'network'],
   'test:e2e': ['c', 'go'],
   'test:long': ['c', 'go'],
   bench: ['c', 'go'],
@@ -305,6 +305,25 @@ function ensureCompilers(needs) {
   }
   if (needs.includes('go')) {
     ensureGo();
+  }
+  if (needs.includes('network')) {
+    offerNetworkPrograms();
+  }
+}
+
+/** Tests of guest networks run as root only, and skip themselves with a reason where these are missing. */
+function offerNetworkPrograms() {
+  const wanted = { ip: 'iproute2', nft: 'nftables', dnsmasq: 'dnsmasq-base' };
+  const folders = [...(process.env.PATH ?? '').split(':'), '/usr/sbin', '/sbin'];
+  const missing = Object.entries(wanted).filter(([program]) => !folders.some((folder) => folder !== '' && existsSync(join(folder, program))));
+  if (missing.length === 0 || process.getuid() !== 0 || aptPrefix() === null) {
+    return;
+  }
+  const packages = missing.map(([, name]) => name);
+  say(`installing ${packages.join(', ')} with apt (tests of guest networks use them in namespaces of their own)`);
+  isAptUpdated ||= apt([], ['-q', 'update']);
+  if (!apt([], ['-q', '-y', '--no-install-recommends', 'install', ...packages])) {
+    say('apt could not install them; those tests will be skipped');
   }
 }
 
