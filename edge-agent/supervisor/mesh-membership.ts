@@ -17,6 +17,7 @@ import type { ControlSession } from '../ports/control-plane.ts';
 import type { Journal } from '../ports/journal.ts';
 import type { Logger } from '../ports/logger.ts';
 import type { Mesh, MeshOutcome } from '../ports/mesh.ts';
+import { leaveMesh } from './mesh-leave.ts';
 
 export interface MeshMembershipDeps {
   readonly mesh: Mesh;
@@ -168,10 +169,10 @@ export function createMeshKeeper(deps: MeshMembershipDeps): MeshKeeper {
 
   async function leave(): Promise<number> {
     logger.info({}, 'leaving the mesh');
-    const outcome = await around(faults, 'mesh.down', () => mesh.leave(stopping.signal));
+    const outcome = await leaveMesh(deps, stopping.signal);
     const nextMs = attempted('leave', outcome);
     if (outcome.kind === 'failed') return nextMs;
-    await saveMembership(null);
+    record = { ...record, membership: null };
     attempt = freshAttempt();
     return nextMs;
   }

@@ -34,6 +34,7 @@ export interface MeshScene {
   faults(...faults: readonly object[]): void;
   /** An order with a revision above all earlier ones. */
   order(change?: Partial<MeshOrder>, issueKey?: () => string | null): MeshOrder;
+  lastOrder(): MeshOrder;
   /** Makes a one-off key on the management server; its value may be chosen. */
   makeKey(value?: string): Promise<string>;
   /** Waits for a report like that, made after this call, or the last one before it. */
@@ -61,7 +62,7 @@ export async function createMeshScene(environment: Record<string, string> = {}):
   mkdirSync(join(root, 'bin'));
   const microvm = newMicroVM();
   let agent: RunningAgent | undefined;
-  let revision = 0;
+  let lastOrder: MeshOrder = { join: false, managementUrl: '', hostName: '', revision: 0 };
 
   const api = async (method: string, path: string, body?: unknown): Promise<unknown> => {
     const response = await fetch(`${netbird.managementUrl}${path}`, {
@@ -119,11 +120,11 @@ export async function createMeshScene(environment: Record<string, string> = {}):
       writeFileSync(join(daemon, 'faults.json'), JSON.stringify(faults));
     },
     order: (change = {}, issueKey) => {
-      revision += 1;
-      const order = { join: true, managementUrl: netbird.managementUrl, hostName: 'edge-1', revision, ...change };
-      plane.orderMesh(order, issueKey);
-      return order;
+      lastOrder = { join: true, managementUrl: netbird.managementUrl, hostName: 'edge-1', revision: lastOrder.revision + 1, ...change };
+      plane.orderMesh(lastOrder, issueKey);
+      return lastOrder;
     },
+    lastOrder: () => lastOrder,
     async makeKey(value = `KEY-${randomUUID().toUpperCase()}`) {
       await fetch(`${netbird.adminUrl}/next-setup-keys`, { method: 'POST', body: JSON.stringify([value]) });
       await api('POST', '/api/setup-keys', { name: 'test', type: 'one-off', expires_in: 3_600, auto_groups: [], usage_limit: 1, ephemeral: false });
