@@ -99,8 +99,8 @@ export async function rollUpPlans(tx: Tx, tenantId: string, planIds: readonly st
   }));
 }
 
-/** Ends as Superseded the operations of a microVM that were not handed to a stream yet. */
-export async function supersedePending(tx: Tx, tenantId: string, microvmId: string): Promise<readonly AuditEntry[]> {
+/** Ends as Superseded the operations of a microVM that were not handed to a stream yet, and says why. */
+export async function supersedePending(tx: Tx, tenantId: string, microvmId: string, why: OperationError | null = null): Promise<readonly AuditEntry[]> {
   const { rows } = await tx.query<{ id: string; plan_id: string }>(
     {
       name: 'lock-pending-operations',
@@ -110,7 +110,7 @@ export async function supersedePending(tx: Tx, tenantId: string, microvmId: stri
     },
     [tenantId, microvmId],
   );
-  const changes = rows.map((row) => ({ operationId: row.id, planId: row.plan_id, from: 'Pending' as const, to: 'Superseded' as const, error: null }));
+  const changes = rows.map((row) => ({ operationId: row.id, planId: row.plan_id, from: 'Pending' as const, to: 'Superseded' as const, error: why }));
   const operations = await writeOperationChanges(tx, tenantId, changes);
   return [...operations, ...(await rollUpPlans(tx, tenantId, changes.map((change) => change.planId)))];
 }

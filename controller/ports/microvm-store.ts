@@ -54,6 +54,8 @@ export interface PublishInput {
     readonly specHash: string;
     /** The plan that created the object, as its annotation says. */
     readonly createdBy: PlanId | null;
+    /** For the plans that this generation takes the place of: who wrote it, as a sentence. */
+    readonly supersedes?: string;
   };
 }
 

@@ -139,7 +139,8 @@ async function publish(tx: LeaderTx, ids: IdSource, input: PublishInput, actor: 
   // The binding refers to the microVM's row, so it is written after that.
   if (found === null) entries.push(await insertBinding(tx, { tenantId, microvmId, binding: chosen.binding }));
   else entries.push(...(await resizeBinding(tx, { tenantId, microvmId, before: chosen.binding, desired: input.desired })));
-  entries.push(...(await supersedePending(tx, tenantId, microvmId)));
+  const why = input.source?.supersedes === undefined ? null : { code: 'SPEC_CHANGED_ELSEWHERE', message: input.source.supersedes };
+  entries.push(...(await supersedePending(tx, tenantId, microvmId, why)));
   entries.push(
     ...(await insertPlan(tx, ids, {
       tenantId, siteId: input.siteId, microvmId, key: planKey(input, chosen.binding.epoch), kind: input.kind, binding: chosen.binding,

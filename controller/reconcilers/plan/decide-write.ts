@@ -107,15 +107,18 @@ export function expectedSpec(decision: WriteDecision): object | null {
   return decision.write === 'power' ? { ...decision.before.spec, runPolicy: decision.runPolicy } : null;
 }
 
-/** Who set spec fields last, other than a plan: the one that won over it. */
-export function lastSpecManager(object: MicroVM): string {
-  const setters = (object.metadata as ManagedMetadata).managedFields ?? [];
-  const newest = setters
+/** Who set spec fields last, as a sentence for the plan that lost. */
+export function describeWinner(object: MicroVM): string {
+  const newest = ((object.metadata as ManagedMetadata).managedFields ?? [])
     .filter((entry) => entry.fieldsV1?.['f:spec'] !== undefined && entry.subresource === undefined)
-    .toSorted((left, right) => (left.time ?? '').localeCompare(right.time ?? ''))
+    // Times are whole seconds: within one, it was not the plan that asks who won over it.
+    .toSorted((left, right) => (left.time ?? '').localeCompare(right.time ?? '') || Number(isOfPlans(right.manager)) - Number(isOfPlans(left.manager)))
     .at(-1);
-  return newest?.manager ?? 'unknown';
+  const who = isOfPlans(newest?.manager) ? 'another plan' : `the field manager ${newest?.manager ?? 'unknown'}`;
+  return `generation ${object.metadata.generation} of the spec, written by ${who}, took its place`;
 }
+
+const isOfPlans = (manager: string | undefined): boolean => manager === planManager || manager === powerManager;
 
 /** Managers that own spec.runPolicy and are not this product's plans. */
 export function runPolicyManagers(object: MicroVM): readonly string[] {
@@ -123,7 +126,7 @@ export function runPolicyManagers(object: MicroVM): readonly string[] {
   const names = setters.flatMap((entry) => {
     const spec = entry.fieldsV1?.['f:spec'];
     const owns = typeof spec === 'object' && spec !== null && 'f:runPolicy' in spec;
-    return owns && entry.manager !== undefined && entry.manager !== planManager && entry.manager !== powerManager ? [entry.manager] : [];
+    return owns && entry.manager !== undefined && !isOfPlans(entry.manager) ? [entry.manager] : [];
   });
   return [...new Set(names)];
 }

@@ -17,7 +17,7 @@ import { done, type Outcome } from '#controller/runtime/outcome.ts';
 import type { KubernetesApi, ObjectKey } from '#controller/runtime/kubernetes-api.ts';
 import { microvmResource, parseMicroVM } from '../kinds.ts';
 import type { Tenants } from '../tenants.ts';
-import { decideWrite, expectedSpec, lastSpecManager, planError, planManager, type WriteDecision } from './decide-write.ts';
+import { decideWrite, describeWinner, expectedSpec, planError, type WriteDecision } from './decide-write.ts';
 import { performWrite, type Write } from './perform-write.ts';
 import { hashSpec } from './spec-hash.ts';
 
@@ -132,10 +132,7 @@ async function recordOutcome(plan: DrivenPlan, action: DrivenAction, deps: PlanD
 
 function superseded(object: MicroVM | null): { readonly status: 'Superseded'; readonly error: PlanError } {
   if (object === null) return { status: 'Superseded', error: planError('SPEC_CHANGED_ELSEWHERE', 'the object was deleted before a host took it over') };
-  const manager = lastSpecManager(object);
-  const { generation } = object.metadata;
-  const who = manager === planManager || manager.startsWith(`${planManager}-`) ? 'another plan' : `the field manager ${manager}`;
-  return { status: 'Superseded', error: planError('SPEC_CHANGED_ELSEWHERE', `generation ${generation} of the spec, written by ${who}, took its place`) };
+  return { status: 'Superseded', error: planError('SPEC_CHANGED_ELSEWHERE', describeWinner(object)) };
 }
 
 /** Waits for the publication, unless the live object is no longer what the plan made. True when it ended. */

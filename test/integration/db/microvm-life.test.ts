@@ -26,7 +26,7 @@ describe('a microVM', () => {
     const input = publishInput(fleet, host);
     const published = await publish(fleet, input);
     expect(published).toMatchObject({ generation: 1, isDeleting: false, binding: { hostId: host.hostId, hostName: 'edge-1' }, newestOperation: { kind: 'Create', status: 'Pending', planStatus: 'Pending', revision: 1, tryNumber: 1 }, observation: null });
-    expect(await db.dispatch.listHostsWithPending('replica-1')).toContainEqual({ tenantId: fleet.tenantId, hostId: host.hostId });
+    expect(await db.dispatch.listHostsWithPending('replica-1')).toContainEqual({ tenantId: fleet.tenantId, hostId: host.hostId, hasCancels: false });
     const claim = { tenantId: fleet.tenantId, hostId: host.hostId, sessionId: host.sessionId, includeDispatched: false };
     const [operation] = await db.dispatch.claim(claim);
     expect(operation).toMatchObject({ microvmId: input.microvmId, kind: 'Create', revision: 1, epoch: published.binding?.epoch, desired: input.desired });
