@@ -47,7 +47,7 @@ function scene(mesh: Partial<MeshOrders & MeshReports> = {}): Scene {
       },
     },
     host,
-    { send: async (message) => void sent.push(message), receive: () => new Promise(() => {}), signal: ended.signal },
+    { send: async (message) => void sent.push(message), signal: ended.signal },
   );
   return { channel, sent, stored, hints, log, ended };
 }

@@ -7,12 +7,13 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { encodeMeshOrder } from '#api/codec/mesh-codec.ts';
+import type { HeartbeatResponse } from '#api/gen/nkudo/edge/v1/edge.pb.ts';
 import { isAppError } from '#api/model/error-codes.ts';
 import type { SessionId } from '#api/model/ids.ts';
 import type { MeshOrder, MeshReport } from '#api/model/mesh.ts';
+import type { Outgoing } from '#controller/grpc/calls.ts';
 import type { MeshHost } from '#controller/ports/mesh-orders.ts';
 import type { GatewayDeps } from './deps.ts';
-import type { HostStream } from './host-session.ts';
 
 /** A management server that does not answer is given up after this; the agent asks again by itself. */
 const keyDeadlineMs = 30_000;
@@ -27,7 +28,7 @@ export interface MeshChannel {
   report(report: MeshReport): void;
 }
 
-export function createMeshChannel(deps: MeshChannelDeps, host: MeshHost & { readonly sessionId: SessionId }, stream: HostStream): MeshChannel {
+export function createMeshChannel(deps: MeshChannelDeps, host: MeshHost & { readonly sessionId: SessionId }, stream: Outgoing<HeartbeatResponse>): MeshChannel {
   const { mesh, log, faults } = deps;
   let sentRevision = 0;
   let latest: MeshReport | undefined;
