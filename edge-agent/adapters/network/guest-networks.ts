@@ -17,7 +17,7 @@ import { createDhcpServer, isMissingServer } from './dhcp-server.ts';
 import { createForwarding } from './forwarding.ts';
 import { deriveGuestPort, meshBridge, natBridge, networkOf, type GuestPort } from './guest-port.ts';
 import type { HostNetwork } from './host-network.ts';
-import { parseLinks, parseListeners, type Link } from './links.ts';
+import { parseLinks, parseListeners, type Link, type LinkAddress } from './links.ts';
 import { elementsOf, identityOf, noRules, parseRules, renderChange, renderRemoval, renderWelcome, tableName, type ListedRules, type RuleElement } from './rules.ts';
 
 export interface GuestNetworksOptions {
@@ -36,6 +36,13 @@ export interface GuestNetworksOptions {
 }
 
 const ownBridges = [natBridge, meshBridge] as const;
+
+/** A bridge of ours with guests on it, and their rights. */
+interface ServedBridge {
+  readonly bridge: string;
+  readonly subnets: readonly LinkAddress[];
+  readonly rights: readonly RuleElement[];
+}
 
 interface Look {
   readonly links: readonly Link[];
@@ -92,7 +99,7 @@ export function createGuestNetworks(options: GuestNetworksOptions): GuestNetwork
     if (needsForwarding) await forwarding.note();
 
     await removeTaps(tapsOf(microvmId, seen.links).filter(({ name }) => !ports.some(({ tap }) => tap === name)), signal);
-    for (const port of ports) await ensureBridge(port, signal);
+    for (const port of firstOfEachSubnet(ports)) await ensureBridge(port, seen.links, signal);
     await applyRules(renderChange(seen.rules, { ...plan, refuseStrangers: isRouted && (await forwarding.isOurs()) }, meshInterface), signal);
     if (needsForwarding) await forwarding.switchOn();
     for (const port of ports) await ensureTap(port, seen.links.find(({ name }) => name === port.tap), signal);
@@ -131,10 +138,10 @@ export function createGuestNetworks(options: GuestNetworksOptions): GuestNetwork
     }
   }
 
-  async function ensureBridge({ bridge, subnet }: GuestPort, signal: AbortSignal): Promise<void> {
+  async function ensureBridge({ bridge, subnet }: GuestPort, links: readonly Link[], signal: AbortSignal): Promise<void> {
     if (subnet === undefined) return;
-    const link = parseLinks(await ip(signal, '-json', '-details', 'address', 'show')).find(({ name }) => name === bridge);
-    if (link === undefined) {
+    const link = links.find(({ name }) => name === bridge);
+    if (link === undefined && !(await host.deviceNames()).includes(bridge)) {
       // A hardware address of its own: else the bridge takes that of a port, and guests lose their gateway when the port goes.
       await ip(signal, 'link', 'add', 'name', bridge, 'address', bridgeMac(bridge), 'type', 'bridge', 'stp_state', '0', 'forward_delay', '0', 'mcast_snooping', '0');
     }
@@ -186,33 +193,33 @@ export function createGuestNetworks(options: GuestNetworksOptions): GuestNetwork
     const taps = links.filter(({ name }) => name.startsWith(tapPrefix));
     const stale = rules.elements.filter(({ tap }) => !taps.some(({ name }) => name === tap));
     if (stale.length > 0 && taps.length > 0) await applyRules(renderChange(rules, { remove: stale, add: [], refuseStrangers: false }, meshInterface), signal);
+    const served: ServedBridge[] = [];
     for (const bridge of ownBridges) {
       const device = links.find(({ name }) => name === bridge);
-      const ports = links.filter(({ master }) => master === bridge);
-      if (ports.length > 0) {
-        if (device !== undefined) await removeUnusedSubnets(device, ports, rules, signal);
+      const ports = links.filter(({ master }) => master === bridge).map(({ name }) => name);
+      if (device !== undefined && ports.length > 0) {
+        const rights = rules.elements.filter(({ tap }) => ports.includes(tap));
+        served.push({ bridge, subnets: await keepUsedSubnets(device, rights, signal), rights });
         continue;
       }
       await dhcp.stop(bridge, signal);
       if (device !== undefined) await ip(signal, 'link', 'delete', 'dev', bridge);
     }
-    const isRouting = taps.some(({ master }) => ownBridges.some((bridge) => bridge === master));
-    if (!isRouting) await forwarding.restore();
-    if (taps.length === 0) {
-      if (rules.hasLayout || rules.elements.length > 0) await applyRules(renderRemoval(), signal);
-      return [];
-    }
-    if (isRouting) return serveDhcp(signal);
-    if (rules.refusesStrangers) await applyRules(renderWelcome(), signal);
+    if (served.length > 0) return serveDhcp(served, signal);
+    await forwarding.restore();
+    if (taps.length === 0 && rules !== noRules) await applyRules(renderRemoval(), signal);
+    else if (rules.refusesStrangers) await applyRules(renderWelcome(), signal);
     return [];
   }
 
-  async function removeUnusedSubnets(bridge: Link, ports: readonly Link[], rules: ListedRules, signal: AbortSignal): Promise<void> {
-    const guests = rules.elements.filter(({ set, tap }) => set === 'addresses' && ports.some(({ name }) => name === tap)).map(({ key }) => key.split(' . ')[1] ?? '');
-    for (const { address, prefixLength } of bridge.addresses) {
-      const isUsed = guests.some((guest) => networkOf(guest, prefixLength) === networkOf(address, prefixLength));
-      if (!isUsed) await ip(signal, 'address', 'delete', `${address}/${prefixLength}`, 'dev', bridge.name);
+  /** Takes the host's address out of subnets in which no guest is left. */
+  async function keepUsedSubnets(bridge: Link, rights: readonly RuleElement[], signal: AbortSignal): Promise<readonly LinkAddress[]> {
+    const guests = rights.filter(({ set }) => set === 'addresses').map(lastPart);
+    const isUsed = ({ address, prefixLength }: LinkAddress): boolean => guests.some((guest) => networkOf(guest, prefixLength) === networkOf(address, prefixLength));
+    for (const unused of bridge.addresses.filter((address) => !isUsed(address))) {
+      await ip(signal, 'address', 'delete', `${unused.address}/${unused.prefixLength}`, 'dev', bridge.name);
     }
+    return bridge.addresses.filter(isUsed);
   }
 
   /** An agent that may not look, or has no nft, has made nothing, unless a device shows the opposite. */
@@ -227,19 +234,14 @@ export function createGuestNetworks(options: GuestNetworksOptions): GuestNetwork
   }
 
   /** The server's list is made from the rights, so that it can't tell a guest an address that the rules refuse. */
-  async function serveDhcp(signal: AbortSignal): Promise<readonly NetworkWarning[]> {
-    const { links, rules } = await look(signal);
-    for (const bridge of ownBridges) {
-      const device = links.find(({ name }) => name === bridge);
-      if (device === undefined) continue;
-      const taps = links.filter(({ master }) => master === bridge).map(({ name }) => name);
-      const secondOf = (set: 'macs' | 'addresses', tap: string): string | undefined => rules.elements.find((element) => element.set === set && element.tap === tap)?.key.split(' . ')[1];
-      const hosts = taps.flatMap((tap) => {
-        const [mac, address] = [secondOf('macs', tap), secondOf('addresses', tap)];
-        return mac === undefined || address === undefined ? [] : [{ mac, address }];
+  async function serveDhcp(served: readonly ServedBridge[], signal: AbortSignal): Promise<readonly NetworkWarning[]> {
+    for (const { bridge, subnets, rights } of served) {
+      const hosts = rights.filter(({ set }) => set === 'macs').flatMap((right) => {
+        const address = rights.find(({ set, tap }) => set === 'addresses' && tap === right.tap);
+        return address === undefined ? [] : [{ mac: lastPart(right), address: lastPart(address) }];
       });
       try {
-        await dhcp.serve(bridge, device.addresses, hosts, signal);
+        await dhcp.serve(bridge, subnets, hosts, signal);
       } catch (error) {
         if (!isMissingServer(error)) throw error;
         return [{ code: 'DHCP_UNAVAILABLE', message: 'the host has no dnsmasq, so guests get no address by DHCP: install dnsmasq-base, or give the guest its address by kernel command line or cloud-init' }];
@@ -276,9 +278,20 @@ export function createGuestNetworks(options: GuestNetworksOptions): GuestNetwork
   };
 }
 
+/** The address in a key such as `"tap" . 10.0.0.5`. */
+function lastPart({ key }: RuleElement): string {
+  return key.slice(key.lastIndexOf(' ') + 1);
+}
+
 /** Taps with another microVM's alias are not its own, although their names begin alike. */
 function tapsOf(microvmId: MicroVMId, links: readonly Link[]): readonly Link[] {
   return links.filter(({ name, alias }) => name.startsWith(tapPrefixOf(microvmId)) && (alias === undefined || alias.split(':')[2] === microvmId));
+}
+
+/** Two networks of one microVM may lie in one subnet. */
+function firstOfEachSubnet(ports: readonly GuestPort[]): readonly GuestPort[] {
+  const key = ({ bridge, subnet }: GuestPort): string => `${bridge} ${subnet?.gateway ?? ''}/${subnet?.prefixLength ?? ''}`;
+  return ports.filter((port, index) => ports.findIndex((other) => key(other) === key(port)) === index);
 }
 
 function checkDevices(ports: readonly GuestPort[], links: readonly Link[], aliasOf: (port: GuestPort) => string): void {
