@@ -5,6 +5,7 @@
  * Order: by transaction id, then row id, of transactions below the oldest one that still runs. No row can come later
  * below that line, so the order is final. Ids above every one of this cluster came with a restore from another one.
  */
+import { AppError } from '#api/model/error-codes.ts';
 import type { AuditChainStore, AuditRow, ChainHead, Checkpoint, LinkPass } from '#controller/ports/audit-chain.ts';
 import { firstPreviousHash, linkHash, verifyChain, type AuditEventRow, type ChainLink, type ChainSource } from '../audit-chain.ts';
 import { silentLog, type DatabaseLog } from '../log.ts';
@@ -29,6 +30,8 @@ export type Query = (statement: Statement, values?: readonly unknown[]) => Promi
 /** Opens no connection yet; the first call does. */
 export function createAuditStore(options: AuditStoreOptions): AuditChainStore {
   const pool = createPool({ url: options.url, name: 'nkudo-chainer', max: connections, log: options.log ?? silentLog });
+  // Everything here goes along an index, and in its order up to a limit; without fresh statistics Postgres may not see it.
+  pool.on('connect', (client) => void client.query('set enable_seqscan = off; set enable_bitmapscan = off').catch(() => {})); // Else slower, no more.
   const transactions = createTransactions({ app: pool, system: pool });
   const query: Query = (statement, values) => transactions.systemQuery(statement, values);
   return {
@@ -36,7 +39,8 @@ export function createAuditStore(options: AuditStoreOptions): AuditChainStore {
       const seen = await look(query);
       if (!seen.hasLinkable) return { linked: 0, isMore: false, unlinkedAgeMs: seen.ageMs };
       const linked = await transactions.system((tx) => linkBatch(tx, limit));
-      return { ...linked, unlinkedAgeMs: linked.linked > 0 ? (await look(query)).ageMs : seen.ageMs };
+      const isThrough = linked.linked > 0 && !linked.isMore;
+      return { ...linked, unlinkedAgeMs: isThrough ? (await look(query)).ageMs : seen.ageMs };
     },
     unsignedHeads: () => readUnsignedHeads(query),
     addCheckpoints: (checkpoints) => (checkpoints.length === 0 ? Promise.resolve() : transactions.system((tx) => insertCheckpoints(tx, checkpoints))),
@@ -58,27 +62,45 @@ export async function openChainSource(query: Query, tenantId: string, exported: 
 
 // ---------------------------------------------------------------------------------------------------- linking
 
-/** Where unlinked rows are looked for. After a restore into a cluster with lower transaction ids: everywhere. */
-const bounds = `with bounds as materialized (
-    select s.xmin, s.xmax, s.is_restored, case when s.is_restored then '0'::xid8 else s.linked_below end as from_xact
-    from (
-      select pg_snapshot_xmin(pg_current_snapshot()) as xmin, pg_snapshot_xmax(pg_current_snapshot()) as xmax, c.linked_below,
-        c.linked_below > pg_snapshot_xmax(pg_current_snapshot()) as is_restored
-      from nkudo.audit_chain c
-    ) s
-  )`;
-const unlinked = `e.xact >= (select from_xact from bounds)
-    and not exists (select from nkudo.audit_links l where l.tenant_id = e.tenant_id and l.event_id = e.id)`;
-const isLinkable = '(e.xact < b.xmin or e.xact >= b.xmax)';
+/** Where unlinked rows are looked for, in this snapshot. */
+interface Bounds {
+  /** Every row of an earlier transaction is linked. After a restore into a cluster with lower ids: 0, everything is looked at. */
+  readonly from: string;
+  /** Oldest transaction that still runs. */
+  readonly xmin: string;
+}
+
+/**
+ * Read by itself, so that the next statement is planned for these very values: then it takes the index, and costs the
+ * same whatever the number of linked rows. Rows that are committed in between are of transactions at or above xmin.
+ */
+async function readBounds(query: Query): Promise<Bounds> {
+  const { rows } = await query({
+    name: 'read-chain-bounds',
+    isHot: true,
+    text: `select s.xmin::text as xmin, (case when c.linked_below > s.xmax then '0'::xid8 else c.linked_below end)::text as from_xact
+      from nkudo.audit_chain c, (select pg_snapshot_xmin(pg_current_snapshot()) as xmin, pg_snapshot_xmax(pg_current_snapshot()) as xmax) s`,
+  });
+  const [row] = rows;
+  if (row === undefined) throw new AppError('INTERNAL', 'the row of the audit chain is missing: run the migrator');
+  return { from: String(row['from_xact']), xmin: String(row['xmin']) };
+}
+
+// Counted row by row: as an anti-join it could become a scan of all links.
+const unlinked = `e.xact >= $1::xid8 and (select count(*) from nkudo.audit_links l where l.tenant_id = e.tenant_id and l.event_id = e.id) = 0`;
+// An id that this statement's own snapshot does not know yet came with a restore.
+const isLinkable = '(e.xact < $2::xid8 or e.xact >= pg_snapshot_xmax(pg_current_snapshot()))';
 
 async function look(query: Query): Promise<{ readonly hasLinkable: boolean; readonly ageMs: number | null }> {
-  const { rows } = await query({
-    name: 'look-for-unlinked',
-    isHot: true,
-    text: `${bounds}
-      select coalesce(bool_or(is_linkable), false) as has_linkable, (extract(epoch from clock_timestamp() - min(at)) * 1000)::double precision as age_ms
-      from (select e.at, ${isLinkable} as is_linkable from nkudo.audit_events e, bounds b where ${unlinked} order by e.xact limit ${pageRows}) waiting`,
-  });
+  const { from, xmin } = await readBounds(query);
+  const { rows } = await query(
+    {
+      name: 'look-for-unlinked',
+      text: `select coalesce(bool_or(is_linkable), false) as has_linkable, (extract(epoch from clock_timestamp() - min(at)) * 1000)::double precision as age_ms
+        from (select e.at, ${isLinkable} as is_linkable from nkudo.audit_events e where ${unlinked} order by e.xact limit ${pageRows}) waiting`,
+    },
+    [from, xmin],
+  );
   const age = rows[0]?.['age_ms'];
   return { hasLinkable: rows[0]?.['has_linkable'] === true, ageMs: typeof age === 'number' ? Math.max(0, age) : null };
 }
@@ -92,14 +114,13 @@ async function linkBatch(tx: Tx, limit: number): Promise<Omit<LinkPass, 'unlinke
   const nothing = { linked: 0, isMore: false };
   const lock = await tx.query<{ held: boolean }>({ name: 'lock-audit-chain', text: `select pg_try_advisory_xact_lock(${linkLock}) as held` });
   if (lock.rows[0]?.held !== true) return nothing;
-  const { rows: events } = await tx.query<FoundEvent & { xmin: string }>(
+  const bounds = await readBounds((statement, values) => tx.query(statement, values));
+  const { rows: events } = await tx.query<FoundEvent>(
     {
       name: 'read-unlinked',
-      text: `${bounds}
-        select e.tenant_id::text as tenant_id, b.xmin::text as xmin, ${eventColumns}
-        from nkudo.audit_events e, bounds b where ${unlinked} and ${isLinkable} order by e.xact, e.id limit $1`,
+      text: `select e.tenant_id::text as tenant_id, ${eventColumns} from nkudo.audit_events e where ${unlinked} and ${isLinkable} order by e.xact, e.id limit $3`,
     },
-    [limit],
+    [bounds.from, bounds.xmin, limit],
   );
   const last = events.at(-1);
   if (last === undefined) return nothing;
@@ -112,7 +133,7 @@ async function linkBatch(tx: Tx, limit: number): Promise<Omit<LinkPass, 'unlinke
       text: `update nkudo.audit_chain set linked_below = $1::xid8
         where $1::xid8 > linked_below or (linked_below > pg_snapshot_xmax(pg_current_snapshot()) and not $2)`,
     },
-    [isFull ? last.xact : last.xmin, isFull],
+    [isFull ? last.xact : bounds.xmin, isFull],
   );
   return { linked: events.length, isMore: isFull };
 }
