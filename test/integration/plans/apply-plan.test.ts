@@ -2,9 +2,17 @@
  * Plans of callers on the whole product: a controller process, an API server, Postgres, an agent with its VMM. What is
  * compared is what others see: objects, rows, requests at the API server.
  */
-import { PlanStatus } from '#api/gen/nkudo/v1/fleet.pb.ts';
+import { execFile } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { beforeAll, describe, expect, it } from 'vitest';
+import { PlanStatus, type WatchStatusResponse } from '#api/gen/nkudo/v1/fleet.pb.ts';
+import { ensureGrpcurl } from '#hack/build-grpcurl.ts';
+import { serverName } from '#controller/pki/certificates.ts';
+import { fileScope } from '#test/harness/file-scope.ts';
+import { until } from '#test/harness/until.ts';
 import { createWorld, siteName, type World } from '#test/e2e/world.ts';
 import { countRows, create, openTenant, refusalOf, remove, start, stop, type Tenant } from './plan-client.ts';
 
@@ -147,6 +155,50 @@ describe('what the API server and other managers say', () => {
     expect(await specOf('gitops')).toMatchObject({ runPolicy: 'Halted' });
     const audit = await world.database.query(`select actor_kind, actor_name from nkudo.audit_events where action = 'acceptedForced' and subject_id = $1`, [forced.id]);
     expect(audit).toEqual([{ actor_kind: 'user', actor_name: `system:serviceaccount:${world.namespace}:admin` }]);
+  });
+});
+
+describe('progress', () => {
+  it('is watched from the acceptance to the end, and an unchanged grpcurl applies, reads and cancels', async () => {
+    const watching = tenant.client.watchStatus({ namespace: world.namespace, site: '' }, tenant.metadata);
+    fileScope().defer(() => watching.cancel());
+    const seen: { readonly id: string; readonly status: PlanStatus }[] = [];
+    const ended = Promise.withResolvers<void>();
+    const synced = Promise.withResolvers<void>();
+    const request = tenant.request([create(world, 'watched')]);
+    watching.on('error', () => {});
+    watching.on('data', ({ change }: WatchStatusResponse) => {
+      if (change?.$case === 'isSynced') synced.resolve();
+      if (change?.$case !== 'plan' || change.value.idempotencyKey !== request.idempotencyKey) return;
+      seen.push({ id: change.value.id, status: change.value.status });
+      if (change.value.status === PlanStatus.SUCCEEDED) ended.resolve();
+    });
+    await synced.promise;
+    const caFile = join(fileScope().directory, 'ca.pem');
+    writeFileSync(caFile, tenant.ca);
+    const curl = async (method: string, data: object): Promise<{ readonly plan: { readonly id: string; readonly status: string; readonly actions: readonly { readonly state: string }[] } }> => {
+      const flags = ['-cacert', caFile, '-authority', serverName, '-max-time', '20', '-H', `authorization: Bearer ${tenant.token}`, '-d', JSON.stringify(data)];
+      const { stdout } = await promisify(execFile)(await ensureGrpcurl(), [...flags, world.endpoints().fleet, `nkudo.v1.FleetService/${method}`]);
+      return JSON.parse(stdout) as Awaited<ReturnType<typeof curl>>; // grpcurl prints the message as JSON.
+    };
+    const { plan } = await curl('ApplyPlan', { namespace: request.namespace, site: siteName, idempotency_key: request.idempotencyKey, actions: [{ kind: 'KIND_CREATE', name: 'watched', object_json: request.actions[0]?.objectJson }] });
+    await ended.promise;
+    expect(new Set(seen.map(({ id }) => id))).toEqual(new Set([plan.id]));
+    expect(await curl('GetPlan', { namespace: world.namespace, plan_id: plan.id })).toMatchObject({ plan: { status: 'PLAN_STATUS_SUCCEEDED', actions: [{ state: 'Published' }] } });
+    // It has ended, so a cancel leaves it as it is.
+    expect(await curl('CancelPlan', { namespace: world.namespace, plan_id: plan.id })).toMatchObject({ plan: { status: 'PLAN_STATUS_SUCCEEDED' } });
+  });
+
+  it('of a plan whose host is away waits, can be cancelled, and then nothing starts', async () => {
+    const away = await world.addHost('edge-away');
+    await away.stopAgent();
+    const plan = await tenant.apply(tenant.request([create(world, 'waits', { placement: { hostName: 'edge-away' } })]));
+    await until(async () => (await tenant.get(plan.id)).actions[0]?.state === 'Published', 'the operation');
+    const cancelled = await tenant.cancel(plan.id);
+    expect(cancelled).toMatchObject({ status: PlanStatus.CANCELLED, operations: [{ status: PlanStatus.CANCELLED }] });
+    await away.startAgent();
+    await world.waitForCondition('microvms', 'waits', { type: 'Provisioned', status: 'False', reason: 'OperationCancelled' });
+    expect(away.vmms()).toEqual([]);
   });
 });
 

@@ -18,7 +18,7 @@ export interface Tenant {
   apply(request: ApplyPlanRequest): Promise<Plan>;
   get(planId: string): Promise<Plan>;
   cancel(planId: string): Promise<Plan>;
-  /** Asks until the plan has that status. */
+  /** Asks until the plan has ended. @throws when it did with another status */
   waitFor(planId: string, status: PlanStatus): Promise<Plan>;
 }
 
@@ -68,12 +68,10 @@ export async function openTenant(world: World, account: string, verbs: readonly 
     get: (planId) => new Promise((resolve, reject) => client.getPlan({ namespace, planId }, metadata, answer(resolve, reject))),
     cancel: (planId) => new Promise((resolve, reject) => client.cancelPlan({ namespace, planId }, metadata, answer(resolve, reject))),
     waitFor: async (planId, status) => {
-      await until(async () => {
-        const plan = await tenant.get(planId);
-        if (plan.status !== status) throw new Error(JSON.stringify(plan));
-        return true;
-      }, `plan ${planId} with status ${status}`);
-      return tenant.get(planId);
+      await until(async () => (await tenant.get(planId)).finishedAt !== undefined, `the end of plan ${planId}`);
+      const plan = await tenant.get(planId);
+      if (plan.status !== status) throw new Error(`plan with status ${status} expected: ${JSON.stringify(plan)}`);
+      return plan;
     },
   };
   return tenant;
