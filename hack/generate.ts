@@ -1,6 +1,6 @@
 /**
- * Writes everything that is generated from a source of truth in this repository: wire types, CRD types, the Cloud
- * Hypervisor client's types, the error list. Generated files are committed and never edited; `hack/verify.ts` finds drift.
+ * Writes everything that is generated from a source of truth in this repository: wire types, CRD types, the types of
+ * the Cloud Hypervisor and NetBird clients, the error list. Generated files are committed and never edited; `hack/verify.ts` finds drift.
  */
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -13,6 +13,7 @@ export interface Generator {
   readonly run: () => Promise<void>;
 }
 
+const netbirdApi = join('controller', 'adapters', 'netbird');
 const cloudHypervisorApi = join('edge-agent', 'adapters', 'cloud-hypervisor');
 
 /** All generators. */
@@ -29,6 +30,11 @@ export const generators: readonly Generator[] = [
         '--default-non-nullable=false',
         `--output=${join(cloudHypervisorApi, 'gen', 'api.ts')}`,
       ]),
+  },
+  {
+    name: 'NetBird API types',
+    writes: [join(netbirdApi, 'gen')],
+    run: () => runOrThrow('openapi-typescript', [join(netbirdApi, 'netbird-management.yml'), '--default-non-nullable=false', `--output=${join(netbirdApi, 'gen', 'api.ts')}`]),
   },
   { name: 'tenant API descriptors', writes: ['api/gen/fleet-descriptors.ts'], run: () => runScript('hack/generate-fleet-descriptors.ts') },
   { name: 'error list', writes: ['docs/errors.md'], run: () => runScript('hack/generate-errors-doc.ts') },

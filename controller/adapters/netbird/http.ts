@@ -9,7 +9,7 @@ import createClient, { type Client } from 'openapi-fetch';
 import { AppError } from '#api/model/error-codes.ts';
 import { backoffMs, type Time } from '#controller/runtime/time.ts';
 import type { paths } from './gen/api.ts';
-import { createLimiter, type Limiter } from './limiter.ts';
+import { createLimiter, type Limiter, type LimiterLimits } from './limiter.ts';
 
 /** A whole request, from its start to the last byte of the answer. */
 const deadlineMs = 15_000;
@@ -17,8 +17,11 @@ const deadlineMs = 15_000;
 const answerBytesMax = 32 * 1024 * 1024;
 /** What is kept of a server's own words. */
 const messageCharactersMax = 300;
-/** Nothing says how many requests the cloud takes; a self-hosted server has no limit by default. */
-const limits = { concurrencyMax: 4, perSecond: 10, burst: 40, waitersMax: 1000 } as const;
+/**
+ * Nothing says how many requests the cloud takes; a self-hosted server has no limit by default.
+ * A site of ten hosts is made with about 80 requests and looked at with 25.
+ */
+export const defaultLimits: LimiterLimits = { concurrencyMax: 4, perSecond: 10, burst: 100, waitersMax: 1000 };
 /** Full jitter between these when the account can not be reached. */
 const backoff = { initialMs: 1000, maxMs: 300_000 } as const;
 /** A 429 without Retry-After; the real server sends none. */
@@ -32,7 +35,7 @@ export interface AccountTraffic {
   failuresInARow: number;
 }
 
-export function createTraffic(time: Time): AccountTraffic {
+export function createTraffic(time: Time, limits: LimiterLimits): AccountTraffic {
   return { limiter: createLimiter(limits, time), failuresInARow: 0 };
 }
 

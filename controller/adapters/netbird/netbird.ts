@@ -12,8 +12,9 @@ import { isOwnMarker, type MeshScope } from '#controller/domain/mesh/names.ts';
 import type { MeshAccount, MeshAccountAddress, OpenMeshAccount } from '#controller/ports/mesh.ts';
 import type { Time } from '#controller/runtime/time.ts';
 import type { components } from './gen/api.ts';
-import { badAnswer, createNetbirdClient, createTraffic, dataOf, type AccountTraffic, type NetbirdClient } from './http.ts';
+import { badAnswer, createNetbirdClient, createTraffic, dataOf, defaultLimits, type AccountTraffic, type NetbirdClient } from './http.ts';
 import { idOf, listedGroup, listedNetwork, listedPeer, listedPolicy, listedResource, listedRouter, listedSetupKey, listOf } from './listing.ts';
+import type { LimiterLimits } from './limiter.ts';
 
 /** Accounts whose limits are remembered; the longest unused one is forgotten first. */
 const accountsMax = 256;
@@ -21,11 +22,11 @@ const accountsMax = 256;
 const gone = [404];
 
 /** Opens accounts that share their limits by address and token. */
-export function createNetbirdAccounts(time: Time): OpenMeshAccount {
+export function createNetbirdAccounts(time: Time, limits: LimiterLimits = defaultLimits): OpenMeshAccount {
   const traffic = new Map<string, AccountTraffic>();
   return (address) => {
     const key = accountKey(address);
-    const shared = traffic.get(key) ?? createTraffic(time);
+    const shared = traffic.get(key) ?? createTraffic(time, limits);
     traffic.delete(key);
     traffic.set(key, shared);
     for (const oldest of traffic.keys()) {

@@ -22,7 +22,8 @@ export interface Target {
 }
 
 export const time = createTime({ nowMs: Date.now, monotonicMs: () => performance.now(), random: Math.random });
-const openAccount = createNetbirdAccounts(time);
+/** Both targets take any number of requests; the limits have tests of their own. */
+const openAccount = createNetbirdAccounts(time, { concurrencyMax: 4, perSecond: 1000, burst: 1000, waitersMax: 1000 });
 
 export function open({ managementUrl, token }: Pick<Target, 'managementUrl' | 'token'>): MeshAccount {
   return openAccount({ managementUrl, token });
