@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { parseMigrateConfig, parseServeConfig } from './config.ts';
+import { parseAuditConfig, parseMigrateConfig, parseServeConfig } from './config.ts';
 
 const urls = { NKUDO_DATABASE_URL: 'postgres://nkudo_app:p@h/db', NKUDO_DATABASE_SYSTEM_URL: 'postgres://nkudo_system:s%40s@h/db' };
 
@@ -24,6 +24,8 @@ describe('config', () => {
     ['NKUDO_HEARTBEAT_INTERVAL_MS', '1e3', 'NKUDO_HEARTBEAT_INTERVAL_MS must be a whole number of milliseconds from 100 to 300000'],
     ['NKUDO_HEARTBEAT_INTERVAL_MS', '0', 'NKUDO_HEARTBEAT_INTERVAL_MS must be a whole number of milliseconds from 100 to 300000'],
     ['NKUDO_LOG_LEVEL', 'loud', 'NKUDO_LOG_LEVEL must be one of trace, debug, info, warn, error, fatal'],
+    ['NKUDO_LOG_RETENTION_DAYS', '0', 'NKUDO_LOG_RETENTION_DAYS must be a whole number of days from 1 to 3650'],
+    ['NKUDO_DATABASE_CHAINER_URL', 'secret', 'NKUDO_DATABASE_CHAINER_URL must be a URL that begins with postgres://'],
     ['NKUDO_NAMESPACE', 'Not A Name', 'NKUDO_NAMESPACE must be the name of a namespace'],
   ])('refuses %s=%j with one sentence that does not quote the value', (name, value, sentence) => {
     expect(() => parseServeConfig({ ...urls, [name]: value }, '1')).toThrow(sentence);
@@ -35,5 +37,14 @@ describe('config', () => {
     expect(parseMigrateConfig({ ...admin, ...urls })).toMatchObject({ appPassword: 'p', systemPassword: 's@s' });
     expect(parseMigrateConfig({ ...admin, ...urls, NKUDO_DATABASE_APP_PASSWORD: 'own' }).appPassword).toBe('own');
     expect(() => parseMigrateConfig(admin)).toThrow('NKUDO_DATABASE_APP_PASSWORD must be set, or NKUDO_DATABASE_URL must hold the password');
+  });
+
+  it('leaves the chainer to be derived unless it has a URL or a password of its own', () => {
+    expect(parseServeConfig(urls, '1')).toMatchObject({ databaseChainerUrl: null, logRetentionDays: 14, auditCheckpointIntervalMs: 60_000 });
+    const admin = { NKUDO_DATABASE_ADMIN_URL: 'postgres://postgres@h/db' };
+    expect(parseMigrateConfig({ ...admin, ...urls }).chainerPassword).toBeUndefined();
+    expect(parseMigrateConfig({ ...admin, ...urls, NKUDO_DATABASE_CHAINER_URL: 'postgres://nkudo_chainer:c@h/db' }).chainerPassword).toBe('c');
+    expect(parseAuditConfig({ NKUDO_DATABASE_SYSTEM_URL: urls.NKUDO_DATABASE_SYSTEM_URL })).toMatchObject({ databaseChainerUrl: null, namespace: 'nkudo-system' });
+    expect(() => parseAuditConfig({})).toThrow('NKUDO_DATABASE_CHAINER_URL must be set, or NKUDO_DATABASE_SYSTEM_URL to derive it from');
   });
 });
