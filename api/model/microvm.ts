@@ -161,6 +161,12 @@ export interface MicroVMObservation {
   readonly problem?: { readonly code: string; readonly message: string };
 }
 
+/**
+ * Problem code of an observation that the control plane marked itself, because the host no longer remembers the
+ * microVM. It goes with the next report of the host.
+ */
+export const forgottenCode = 'ORPHANED_VM';
+
 /** Where a microVM is bound and under which fencing epoch. */
 export interface Binding {
   readonly microvmId: MicroVMId;

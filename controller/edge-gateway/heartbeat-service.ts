@@ -55,7 +55,8 @@ export async function serveHeartbeat(deps: HeartbeatDeps, stream: HostStream, co
   const record = { tenantId, hostId, sessionId: id('hello.session_id', sessionId, hello.sessionId) };
   const input = { ...record, replica: deps.settings.replica, facts: decodeHostFacts('hello.facts', hello.facts), known: decodeKnown('hello.known', hello.known), certificateSerial: serial };
   try {
-    await deps.hosts.openSession(input, { kind: 'host', name: hostId, from: peer });
+    const { forgotten } = await deps.hosts.openSession(input, { kind: 'host', name: hostId, from: peer });
+    for (const microvmId of forgotten) deps.hints.publish({ kind: 'microvm', tenantId: input.tenantId, microvmId });
   } catch (error) {
     const reason = isAppError(error) ? goodbyeByCode[error.code] : undefined;
     if (reason === undefined) throw error;

@@ -2,7 +2,7 @@
  * Enrolled hosts, their sessions and beats. A host is online while its last beat is younger than the
  * silence limit, counted from the later of that beat and the start of the observer.
  */
-import type { HostId, SessionId, SiteId, TenantId } from '#api/model/ids.ts';
+import type { HostId, MicroVMId, SessionId, SiteId, TenantId } from '#api/model/ids.ts';
 import type { HostFacts } from '#api/model/host.ts';
 import type { Actor } from './audit.ts';
 
@@ -76,6 +76,9 @@ export interface HostStore {
    */
   revoke(input: { readonly tenantId: TenantId; readonly hostId: HostId; readonly force: boolean }, epoch: number, actor: Actor): Promise<void>;
   /**
+   * Gives the bound microVMs that the host should know by its own word and does not (its journal was lost): their last
+   * observation became `unknown`, and the reconciler publishes them again.
+   *
    * Opens a session after the identity was checked: records session, facts when they changed, and raises the
    * revision counters above `known`. The newer session of the same boot wins.
    */
@@ -87,7 +90,7 @@ export interface HostStore {
     readonly facts: HostFacts;
     readonly known: readonly KnownMicroVM[];
     readonly certificateSerial: string;
-  }, actor: Actor): Promise<void>;
+  }, actor: Actor): Promise<{ readonly forgotten: readonly MicroVMId[] }>;
   /** Ends a session; does nothing when a newer one exists. */
   closeSession(input: BeatRecord): Promise<void>;
   /** Stores changed facts. */

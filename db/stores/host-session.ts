@@ -4,7 +4,8 @@
  * two machines with one identity: the host is quarantined, and neither is trusted.
  */
 import { AppError } from '#api/model/error-codes.ts';
-import { isUuid } from '#api/model/ids.ts';
+import { isUuid, microVMId, type MicroVMId } from '#api/model/ids.ts';
+import { forgottenCode } from '#api/model/microvm.ts';
 import type { Actor } from '#controller/ports/audit.ts';
 import type { HostStore, KnownMicroVM } from '#controller/ports/host-store.ts';
 import { appendAudit } from '../audit.ts';
@@ -32,15 +33,15 @@ interface SessionRow {
   readonly is_alive: boolean;
 }
 
-/** True when it found a clone and quarantined the host instead. @throws NOT_FOUND, HOST_REVOKED, HOST_QUARANTINED, UNAUTHENTICATED */
-export async function openSession(tx: Tx, input: SessionInput, actor: Actor): Promise<boolean> {
+/** `clone` when it found one and quarantined the host instead. @throws NOT_FOUND, HOST_REVOKED, HOST_QUARANTINED, UNAUTHENTICATED */
+export async function openSession(tx: Tx, input: SessionInput, actor: Actor): Promise<'clone' | { readonly forgotten: readonly MicroVMId[] }> {
   const row = await lockHost(tx, input);
   if (row.is_revoked || row.is_certificate_revoked) throw new AppError('HOST_REVOKED');
   if (row.is_quarantined) throw new AppError('HOST_QUARANTINED');
   if (row.counter === null) throw new AppError('UNAUTHENTICATED', 'the certificate was not issued to this host');
   if (isClone(row, input)) {
     await quarantine(tx, input, actor);
-    return true;
+    return 'clone';
   }
   await raiseCounters(tx, input);
   await saveHost(tx, input, { row, counter: row.counter });
@@ -57,7 +58,34 @@ export async function openSession(tx: Tx, input: SessionInput, actor: Actor): Pr
     },
     [input.tenantId, input.hostId, input.sessionId, input.replica, input.facts.bootId, input.facts.machineId],
   );
-  return false;
+  return { forgotten: await markForgotten(tx, input) };
+}
+
+/**
+ * What is bound to this host, was taken over by it (its newest operation is past the stream) and is not in its journal
+ * any more. The old observation says nothing about now, so it becomes `unknown`. A record with the same mark is left
+ * alone: a reconnect with nothing new writes nothing.
+ */
+async function markForgotten(tx: Tx, input: SessionInput): Promise<readonly MicroVMId[]> {
+  const known = input.known.filter((item) => !item.isOrphan && isUuid(item.microvmId)).map((item) => item.microvmId);
+  const { rows } = await tx.query<{ readonly microvm_id: string }>(
+    {
+      name: 'mark-forgotten',
+      isHot: true,
+      text: `update nkudo.observations v
+        set sequence = v.sequence + 1, state = 'unknown', problem = jsonb_build_object('code', '${forgottenCode}', 'message', 'the host does not remember this microVM; it is published again'), received_at = now()
+        from nkudo.bindings b
+        cross join lateral (
+          select o.status, o.revision from nkudo.operations o where o.tenant_id = b.tenant_id and o.microvm_id = b.microvm_id order by o.revision desc limit 1
+        ) newest
+        where b.tenant_id = $1 and b.host_id = $2 and b.released_at is null and b.microvm_id <> all ($3::uuid[])
+          and v.tenant_id = b.tenant_id and v.microvm_id = b.microvm_id and v.revision >= newest.revision
+          and newest.status not in ('Pending', 'Dispatched') and v.problem ->> 'code' is distinct from '${forgottenCode}'
+        returning v.microvm_id`,
+    },
+    [input.tenantId, input.hostId, known],
+  );
+  return rows.map((row) => microVMId(row.microvm_id));
 }
 
 async function lockHost(tx: Tx, input: SessionInput): Promise<SessionRow> {

@@ -39,9 +39,10 @@ export function createHostStore(transactions: Transactions): HostStore {
       });
     },
     openSession: async (input, actor) => {
-      const isClone = await transactions.tenant(input.tenantId, (tx) => openSession(tx, input, actor));
+      const opened = await transactions.tenant(input.tenantId, (tx) => openSession(tx, input, actor));
       // Thrown after the commit, which records the quarantine.
-      if (isClone) throw new AppError('HOST_QUARANTINED');
+      if (opened === 'clone') throw new AppError('HOST_QUARANTINED');
+      return opened;
     },
     closeSession: async (input) => {
       await transactions.tenant(input.tenantId, (tx) =>

@@ -38,8 +38,11 @@ export interface Journal {
   /** Forgets reports that were acknowledged; an unknown sequence is ignored. */
   acknowledge(sequences: readonly number[]): void;
 
-  /** Reserves `count` observation sequences that were never given out before; returns the first, from 1. */
-  reserveSequences(count: number): number;
+  /**
+   * Reserves `count` observation sequences that were never given out before; returns the first, which is not below
+   * `atLeast`. Passing the wall clock keeps them rising also over a journal that was lost.
+   */
+  reserveSequences(count: number, atLeast: number): number;
 
   loadLogOffset(microvmId: MicroVMId): LogOffset | undefined;
   saveLogOffset(microvmId: MicroVMId, offset: LogOffset): void;

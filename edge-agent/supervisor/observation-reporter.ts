@@ -35,7 +35,7 @@ export function createObservationReporter(deps: { readonly journal: Journal; rea
 
   function number(): number {
     if (next >= reservedBelow) {
-      next = journal.reserveSequences(sequenceBlock);
+      next = journal.reserveSequences(sequenceBlock, Math.max(1, Math.floor(clock.now().wallMs)));
       reservedBelow = next + sequenceBlock;
     }
     next += 1;

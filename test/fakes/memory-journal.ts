@@ -34,8 +34,8 @@ export function createMemoryJournal(): Journal {
     acknowledge(sequences) {
       for (const [key, entry] of outbox) if (sequences.includes(entry.sequence)) outbox.delete(key);
     },
-    reserveSequences(count) {
-      observations += count;
+    reserveSequences(count, atLeast) {
+      observations = Math.max(observations, atLeast - 1) + count;
       return observations - count + 1;
     },
     loadLogOffset: (microvmId) => offsets.get(microvmId),

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import type { DesiredMicroVM } from '#api/model/microvm.ts';
+import { forgottenCode, type DesiredMicroVM } from '#api/model/microvm.ts';
 import { runPolicies } from '#api/model/microvm.ts';
 import { operationStatuses } from '#api/model/plan.ts';
 import { errorCatalogue } from '#api/model/error-codes.ts';
@@ -25,13 +25,20 @@ const anyPublished = fc.option(
       status: fc.constantFrom(...operationStatuses),
       generation: fc.integer({ min: 1, max: 5 }),
       tryNumber: fc.integer({ min: 1, max: 5 }),
+      revision: fc.integer({ min: 1, max: 5 }),
       error: fc.option(fc.record({ code: fc.constantFrom(...Object.keys(errorCatalogue)) })),
     }),
+    observation: fc.option(
+      fc.record(
+        { state: fc.constantFrom('running', 'unknown' as const), revision: fc.integer({ min: 0, max: 5 }), problem: fc.record({ code: fc.constantFrom(forgottenCode, 'KERNEL_NOT_FOUND') }) },
+        { requiredKeys: ['state', 'revision'] },
+      ),
+    ),
   }),
 );
 
 function published(status: NonNullable<PublishedState['newestOperation']>['status'], code?: string): PublishedState {
-  return { generation: 1, desired: base, newestOperation: { kind: 'Create', status, generation: 1, tryNumber: 1, error: code === undefined ? null : { code } } };
+  return { generation: 1, desired: base, newestOperation: { kind: 'Create', status, generation: 1, revision: 1, tryNumber: 1, error: code === undefined ? null : { code } }, observation: null };
 }
 
 describe('deciding what to publish', () => {
@@ -43,7 +50,9 @@ describe('deciding what to publish', () => {
         const after: PublishedState = {
           generation,
           desired,
-          newestOperation: { kind: decision.kind, status: 'Pending', generation, tryNumber: decision.tryNumber, error: null },
+          newestOperation: { kind: decision.kind, status: 'Pending', generation, revision: (before?.newestOperation?.revision ?? 0) + 1, tryNumber: decision.tryNumber, error: null },
+          // No host reports a revision that was not issued yet.
+          observation: before?.observation == null ? null : { ...before.observation, revision: Math.min(before.observation.revision, before.newestOperation?.revision ?? 0) },
         };
         expect(decideOperation(desired, generation, after)).toEqual({ action: 'none' });
       }),
@@ -72,9 +81,18 @@ describe('deciding what to publish', () => {
     expect(decideOperation(base, 1, published(status, code))).toMatchObject(action === 'publish' ? { action, tryNumber: 2 } : { action });
   });
 
+  it('publishes again what a host has forgotten, once', () => {
+    const lost: PublishedState = { ...published('Succeeded'), observation: { state: 'unknown', revision: 1, problem: { code: forgottenCode } } };
+    expect(decideOperation(base, 1, lost)).toEqual({ action: 'publish', kind: 'Create', tryNumber: 2 });
+    const again: PublishedState = { ...lost, newestOperation: { kind: 'Create', status: 'Running', generation: 1, revision: 2, tryNumber: 2, error: null } };
+    expect(decideOperation(base, 1, again)).toEqual({ action: 'none' });
+    const deleting: PublishedState = { ...lost, newestOperation: { kind: 'Delete', status: 'Running', generation: 1, revision: 1, tryNumber: 1, error: null } };
+    expect(decideDeletion(deleting)).toEqual({ action: 'publish', kind: 'Delete', tryNumber: 2 });
+  });
+
   it('repeats a deletion that failed for any reason, and no other operation stands for it', () => {
     expect(decideDeletion(published('Succeeded'))).toEqual({ action: 'publish', kind: 'Delete', tryNumber: 1 });
-    const failed: PublishedState = { ...published('Failed', 'SPEC_REFUSED'), newestOperation: { kind: 'Delete', status: 'Failed', generation: 1, tryNumber: 3, error: { code: 'SPEC_REFUSED' } } };
+    const failed: PublishedState = { ...published('Failed', 'SPEC_REFUSED'), newestOperation: { kind: 'Delete', status: 'Failed', generation: 1, revision: 3, tryNumber: 3, error: { code: 'SPEC_REFUSED' } } };
     expect(decideDeletion(failed)).toEqual({ action: 'publish', kind: 'Delete', tryNumber: 4 });
   });
 

@@ -8,7 +8,7 @@
  * Invariant: pure; after what it decides was published, it decides `none`.
  */
 import { errorCatalogue, isErrorCode } from '#api/model/error-codes.ts';
-import type { DesiredMicroVM } from '#api/model/microvm.ts';
+import { forgottenCode, type DesiredMicroVM, type ObservedState } from '#api/model/microvm.ts';
 import type { OperationKind, OperationStatus } from '#api/model/plan.ts';
 
 /** The part of the published state that decides. */
@@ -19,9 +19,11 @@ export interface PublishedState {
     readonly kind: OperationKind;
     readonly status: OperationStatus;
     readonly generation: number;
+    readonly revision: number;
     readonly tryNumber: number;
     readonly error: { readonly code: string } | null;
   } | null;
+  readonly observation: { readonly state: ObservedState; readonly revision: number; readonly problem?: { readonly code: string } } | null;
 }
 
 export type OperationDecision =
@@ -47,6 +49,7 @@ export function decideOperation(
   if (generation > published.generation) {
     return { action: 'publish', kind: published.desired === null ? 'Create' : diffKind(published.desired, desired), tryNumber: 1 };
   }
+  if (isForgotten(published, newest.revision)) return { action: 'publish', kind: 'Create', tryNumber: newest.tryNumber + 1 };
   return needsNewTry(newest) ? { action: 'publish', kind: newest.kind, tryNumber: newest.tryNumber + 1 } : none;
 }
 
@@ -54,7 +57,13 @@ export function decideOperation(
 export function decideDeletion(published: PublishedState): OperationDecision {
   const newest = published.newestOperation;
   if (newest === null || newest.kind !== 'Delete') return { action: 'publish', kind: 'Delete', tryNumber: 1 };
-  return needsNewTry(newest) ? { action: 'publish', kind: 'Delete', tryNumber: newest.tryNumber + 1 } : none;
+  const isAgain = needsNewTry(newest) || isForgotten(published, newest.revision);
+  return isAgain ? { action: 'publish', kind: 'Delete', tryNumber: newest.tryNumber + 1 } : none;
+}
+
+/** The host lost its journal after it had taken over the newest operation, and nothing newer was published since. */
+function isForgotten({ observation }: PublishedState, newestRevision: number): boolean {
+  return observation?.state === 'unknown' && observation.problem?.code === forgottenCode && observation.revision >= newestRevision;
 }
 
 function needsNewTry(operation: NonNullable<PublishedState['newestOperation']>): boolean {

@@ -97,9 +97,10 @@ function createJournal(database: DatabaseSync): Journal {
         throw error;
       }
     });
-  const nextCounter = (name: string, by: number): number =>
+  /** Gives the new value: the old one, or `atLeast` when that is more, plus `by`. */
+  const nextCounter = (name: string, by: number, atLeast = 0): number =>
     Number(
-      statement('INSERT INTO counters (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value RETURNING value').get(name, by)?.['value'],
+      statement('INSERT INTO counters (name, value) VALUES (?1, ?3 + ?2) ON CONFLICT (name) DO UPDATE SET value = max(value, ?3) + ?2 RETURNING value').get(name, by, atLeast)?.['value'],
     );
   const put = (report: ExecutionReport): void => {
     statement('DELETE FROM outbox WHERE operation_id = ?').run(report.operationId);
@@ -137,9 +138,9 @@ function createJournal(database: DatabaseSync): Journal {
       write('writing', () => {
         for (const sequence of sequences) statement('DELETE FROM outbox WHERE sequence = ?').run(sequence);
       }),
-    reserveSequences: (count) => {
+    reserveSequences: (count, atLeast) => {
       let last = 0;
-      write('writing', () => (last = nextCounter('observation', count)));
+      write('writing', () => (last = nextCounter('observation', count, Math.max(0, atLeast - 1))));
       return last - count + 1;
     },
     loadLogOffset: (microvmId) =>

@@ -75,8 +75,9 @@ describe.each<[string, () => Journal]>([
 
   test('never gives out a sequence twice', () => {
     const journal = create();
-    const first = journal.reserveSequences(1000);
-    expect([first, journal.reserveSequences(1), journal.reserveSequences(5)]).toEqual([1, 1001, 1002]);
+    const first = journal.reserveSequences(1000, 1);
+    expect([first, journal.reserveSequences(1, 1), journal.reserveSequences(5, 900)]).toEqual([1, 1001, 1002]);
+    expect([journal.reserveSequences(10, 5000), journal.reserveSequences(1, 1)]).toEqual([5000, 5010]);
     journal.close();
   });
 

@@ -62,7 +62,7 @@ function recordingStores() {
       revokeToken: () => Promise.resolve(),
     },
     hosts: {
-      openSession: (input: unknown) => record('openSession', input, () => {}),
+      openSession: (input: unknown) => record('openSession', input, () => ({ forgotten: [] })),
       closeSession: (input: unknown) => record('closeSession', input, () => {}),
       saveFacts: (input: unknown) => record('saveFacts', input, () => {}),
       flushBeats: (input: unknown) => record('flushBeats', input, () => {}),
