@@ -65,7 +65,30 @@ export async function findObstacle(): Promise<string | null> {
 
 let labs = 0;
 
+/** Ends the programs in a namespace and the namespace. */
+async function removeNamespace(namespace: string): Promise<void> {
+  const left = (await execute('ip', ['netns', 'pids', namespace])).stdout.split('\n').filter((pid) => pid !== '');
+  for (const pid of left) {
+    try {
+      process.kill(Number(pid), 'SIGKILL');
+    } catch {
+      // It ended with another one.
+    }
+  }
+  await execute('ip', ['netns', 'delete', namespace]);
+}
+
+/** A run that was killed could not take its namespaces down; their names say whose they were. */
+async function removeAbandoned(): Promise<void> {
+  const names = (await execute('ip', ['netns', 'list'])).stdout.split('\n').map((line) => line.split(' ')[0] ?? '');
+  for (const name of names) {
+    const owner = /^nkt(\d+)-\d+-/.exec(name)?.[1];
+    if (owner !== undefined && !existsSync(`/proc/${owner}`)) await removeNamespace(name).catch(() => {}); // Another test file may do the same.
+  }
+}
+
 export async function openLab(): Promise<Lab> {
+  await removeAbandoned();
   labs += 1;
   const name = (part: string): string => `nkt${process.pid}-${labs}-${part}`;
   const directory = await mkdtemp(join(tmpdir(), 'nkudo-network-'));
@@ -156,11 +179,7 @@ export async function openLab(): Promise<Lab> {
 
   async function close(): Promise<void> {
     for (const child of programs) child.kill('SIGKILL');
-    for (const namespace of made) {
-      const left = (await execute('ip', ['netns', 'pids', namespace])).stdout.split('\n').filter((pid) => pid !== '');
-      for (const pid of left) process.kill(Number(pid), 'SIGKILL');
-      await execute('ip', ['netns', 'delete', namespace]);
-    }
+    for (const namespace of made) await removeNamespace(namespace);
     await rm(directory, { recursive: true, force: true });
   }
 
