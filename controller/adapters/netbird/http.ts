@@ -79,23 +79,40 @@ async function send(request: Request, token: string, traffic: AccountTraffic, ti
   }
 }
 
-/** Reads the whole answer before anybody sees its status, so that half an answer is no answer. */
+/**
+ * Reads the whole answer before anybody sees its status, so that half an answer is no answer. The deadline holds whatever
+ * becomes of the abort: a signal that follows others can be collected as garbage before they fire, and `fetch` then waits
+ * for ever (measured with AbortSignal.any on Node 24.21).
+ */
 async function exchange(request: Request, token: string, time: Time): Promise<Response> {
-  const deadline = new AbortController();
-  const cancel = time.schedule(deadlineMs, () => deadline.abort(new Error('deadline')));
+  const ending = new AbortController();
+  const ended = Promise.withResolvers<never>();
+  const end = (reason: unknown): void => {
+    ended.reject(reason);
+    ending.abort(reason);
+  };
+  const onAbort = (): void => end(request.signal.reason);
+  const cancel = time.schedule(deadlineMs, () => end(new Error('deadline')));
+  request.signal.addEventListener('abort', onAbort, { once: true });
+  const headers = new Headers(request.headers);
+  headers.set('authorization', `Token ${token}`);
+  headers.set('accept', 'application/json');
+  const outgoing = new Request(request, { headers, redirect: 'manual', signal: ending.signal });
   try {
-    const headers = new Headers(request.headers);
-    headers.set('authorization', `Token ${token}`);
-    headers.set('accept', 'application/json');
-    const response = await fetch(new Request(request, { headers, redirect: 'manual', signal: AbortSignal.any([request.signal, deadline.signal]) }));
-    const text = await readBounded(response);
-    const kept = new Headers(response.headers);
-    kept.delete('content-encoding');
-    kept.delete('content-length');
-    return new Response(bodyOf(response, text), { status: response.status, headers: kept });
+    return await Promise.race([fetchWhole(outgoing), ended.promise]);
   } finally {
     cancel();
+    request.signal.removeEventListener('abort', onAbort);
   }
+}
+
+async function fetchWhole(request: Request): Promise<Response> {
+  const response = await fetch(request);
+  const text = await readBounded(response);
+  const kept = new Headers(response.headers);
+  kept.delete('content-encoding');
+  kept.delete('content-length');
+  return new Response(bodyOf(response, text), { status: response.status, headers: kept });
 }
 
 /** These statuses may not have a body in a Response. */
