@@ -9,7 +9,7 @@ import { mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { cacheRoot } from './build-cache.ts';
+import { cacheRoot, errorCode } from './build-cache.ts';
 import { createScreen } from './demo/screen.ts';
 import { startStack } from './demo/stack.ts';
 import { checkNothingIsLeft, createMicroVM, deleteMicroVM, joinHost, showHowToGoOn, showResult } from './demo/story.ts';
@@ -97,7 +97,18 @@ async function end(code: number, lastLine: string): Promise<never> {
   process.exit(code);
 }
 
-const options = parseOptions(process.argv.slice(2));
+/** A mistake on the command line is the user's to correct, not a fault to trace. */
+function parseOptionsOrExit(args: readonly string[]): Options | null {
+  try {
+    return parseOptions(args);
+  } catch (error) {
+    if (!(errorCode(error) ?? '').startsWith('ERR_PARSE_ARGS_')) throw error;
+    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n\n${usage}`);
+    process.exit(2);
+  }
+}
+
+const options = parseOptionsOrExit(process.argv.slice(2));
 if (options === null) {
   process.stdout.write(usage);
 } else {

@@ -2,6 +2,9 @@
  * What the demo shows: a host joins, microVMs come to life and go again. Owns the order and the measure; every wait is on
  * the watch API.
  */
+import { rmSync, symlinkSync } from 'node:fs';
+import { join } from 'node:path';
+import { repositoryRoot } from '../build-cache.ts';
 import { conditionStatus, showProgress } from './progress.ts';
 import { readConsole } from './console.ts';
 import { findLeftovers } from './leftovers.ts';
@@ -101,13 +104,19 @@ export async function checkNothingIsLeft(stack: Stack, microvms: readonly Runnin
 
 /** How to use the running stack from another terminal. */
 export function showHowToGoOn(stack: Stack): void {
-  const { context, screen } = stack;
+  const { context, images, screen } = stack;
+  // Whatever carries the run folder's path in its environment is killed at the end: an editor that was started from the
+  // other terminal must not be among it, so that terminal gets a name outside of the folder.
+  const kubeconfig = join(context.logDirectory, 'kubeconfig');
+  symlinkSync(context.kubernetes.kubeconfig, kubeconfig);
+  stack.defer(() => rmSync(kubeconfig, { force: true }));
   screen.print('From another terminal:');
-  screen.print(`  export KUBECONFIG=${context.kubernetes.kubeconfig}`);
+  screen.print(`  export KUBECONFIG=${kubeconfig}`);
   screen.print(`  alias kubectl=${context.kubernetes.kubectl}`);
   screen.print(`  alias nkudo-edge='${context.programs.node} ${context.programs.edge}'`);
   screen.print('  kubectl get sites,hosts,microvms');
   screen.print('  kubectl describe mvm hello');
+  screen.print(`  sed 's#/var/lib/nkudo/images#${images.directory}#; s/name: hello/name: hello-2/' ${join(repositoryRoot, 'examples', 'microvm.yaml')} | kubectl apply -f -`);
   screen.print(`  kubectl patch mvm hello --type=merge -p '{"spec":{"runPolicy":"Halted"}}'`);
   screen.print(`  nkudo-edge vm ls --state-dir ${stateDirectory(context)}`);
   screen.print(`Logs of every program: ${context.logDirectory}`);
