@@ -3,7 +3,7 @@
  * together is in commands/. Secrets come from files only, never from arguments.
  */
 import { Command, Option } from 'commander';
-import { errorCatalogue, isAppError } from '#api/model/error-codes.ts';
+import { isAppError } from '#api/model/error-codes.ts';
 import { agentVersion, logLevels, parseRunConfig } from './config.ts';
 
 interface InspectFlags {
@@ -15,7 +15,7 @@ const stateDirOption = () => new Option('--state-dir <directory>', 'where the ag
 const outputOption = () => new Option('--output <format>', 'how to print').choices(['table', 'json']).default('table');
 const hypervisorOption = () => new Option('--hypervisor <path>', 'path or name of the cloud-hypervisor executable').default('cloud-hypervisor');
 const netbirdOption = () => new Option('--netbird <path>', 'path or name of the netbird command, for sites with a mesh').default('netbird');
-const collect = (value: string, earlier: string[]): string[] => [...earlier, value];
+const collect = (value: string, earlier: readonly string[] = []): string[] => [...earlier, value];
 
 /** Specs and logs of guests lie in the state directory, which a service manager may have made readable. */
 process.umask(0o077);
@@ -27,12 +27,12 @@ program
   .description('make this host known to the control plane with a one-time token')
   .addOption(stateDirOption())
   .requiredOption('--token-file <file>', 'file with the enrollment token')
-  .option('--name <name>', 'name of the host; default: the one in the token, or that of the machine', '')
-  .option('--replace', 'give up an earlier identity of this state directory', false)
+  .option('--name <name>', 'name of the host; default: the one in the token, or that of the machine')
+  .option('--replace', 'give up an earlier identity of this state directory')
   .addOption(hypervisorOption())
-  .action(async (flags: { stateDir: string; tokenFile: string; name: string; hypervisor: string; replace: boolean }) => {
+  .action(async (flags: { stateDir: string; tokenFile: string; name?: string; hypervisor: string; replace?: boolean }) => {
     const { enroll } = await import('./commands/enroll.ts');
-    print(await enroll(flags));
+    print(await enroll({ ...flags, name: flags.name ?? '', replace: flags.replace === true }));
   });
 
 program
@@ -42,10 +42,10 @@ program
   .addOption(hypervisorOption())
   .addOption(netbirdOption())
   .addOption(new Option('--log-level <level>', 'least level that is logged').choices(logLevels).default('info'))
-  .option('--allow-path <directory>', 'directory below which kernels and disks may lie; repeat for more; default: /var/lib/nkudo/images', collect, [])
-  .action(async (flags: { stateDir: string; hypervisor: string; netbird: string; logLevel: string; allowPath: string[] }) => {
+  .option('--allow-path <directory>', 'directory below which kernels and disks may lie; repeat for more; default: /var/lib/nkudo/images', collect)
+  .action(async (flags: { stateDir: string; hypervisor: string; netbird: string; logLevel: string; allowPath?: string[] }) => {
     const { runAgent } = await import('./commands/run.ts');
-    await runAgent(parseRunConfig(flags, process.env));
+    await runAgent(parseRunConfig({ ...flags, allowPath: flags.allowPath ?? [] }, process.env));
   });
 
 program
@@ -78,6 +78,6 @@ try {
   await program.parseAsync();
 } catch (error) {
   if (!isAppError(error)) throw error;
-  process.stderr.write(`nkudo-edge: ${error.code}: ${error.message}\n  what to do: ${errorCatalogue[error.code].remedy}\n`);
+  process.stderr.write(`nkudo-edge: ${error.code}: ${error.message}\n  what to do: ${error.remedy}\n`);
   process.exitCode = 1;
 }

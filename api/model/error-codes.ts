@@ -115,6 +115,8 @@ export interface AppErrorOptions {
   readonly cause?: unknown;
   /** With retry `after`: milliseconds until a retry can help. */
   readonly retryAfterMs?: number;
+  /** What a person can do, where the place that throws knows better than the catalogue. */
+  readonly remedy?: string;
 }
 
 /**
@@ -127,6 +129,7 @@ export class AppError extends Error {
   readonly reason: string;
   readonly details: Readonly<Record<string, string | number | boolean>>;
   readonly retryAfterMs: number | undefined;
+  readonly remedy: string;
 
   constructor(code: ErrorCode, message?: string, options: AppErrorOptions = {}) {
     super(message ?? errorCatalogue[code].meaning, options.cause === undefined ? undefined : { cause: options.cause });
@@ -136,6 +139,7 @@ export class AppError extends Error {
     this.reason = errorCatalogue[code].reason;
     this.details = options.details ?? {};
     this.retryAfterMs = options.retryAfterMs;
+    this.remedy = options.remedy ?? errorCatalogue[code].remedy;
   }
 }
 

@@ -24,7 +24,7 @@ export interface EnrollOptions {
 /**
  * A repeat after a lost answer uses the stored key and gets the same identity.
  * With an identity in place it does nothing but say so.
- * @throws TOKEN_*, CA_PIN_MISMATCH, HOST_NAME_TAKEN, UNAVAILABLE, STATE_DIR_LOCKED
+ * @throws INVALID_REQUEST, TOKEN_*, CA_PIN_MISMATCH, HOST_NAME_TAKEN, UNAVAILABLE, STATE_DIR_LOCKED
  */
 export async function enroll(options: EnrollOptions): Promise<string> {
   const tokenText = readToken(options.tokenFile);
@@ -52,6 +52,9 @@ function readToken(path: string): string {
   try {
     return readFileSync(path, 'utf8').trim();
   } catch (error) {
-    throw new AppError('TOKEN_MALFORMED', `the token file ${path} can not be read`, { cause: error });
+    throw new AppError('INVALID_REQUEST', `the token file ${path} can not be read`, {
+      cause: error,
+      remedy: 'correct --token-file; the file must exist and be readable for this user',
+    });
   }
 }

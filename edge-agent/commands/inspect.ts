@@ -104,7 +104,9 @@ type ReadJournal = ReturnType<typeof openJournalForReading>;
 
 function withJournal<Value>(stateDirectory: string, read: (journal: ReadJournal) => Value): Value | undefined {
   const path = join(stateDirectory, journalFile);
-  if (!existsSync(stateDirectory)) throw new AppError('NOT_FOUND', `there is no state directory ${stateDirectory}`);
+  if (!existsSync(stateDirectory)) {
+    throw new AppError('NOT_FOUND', `there is no state directory ${stateDirectory}`, { remedy: 'correct --state-dir, or make this host known first: nkudo-edge enroll' });
+  }
   if (!existsSync(path)) return undefined;
   const journal = openJournalForReading(path);
   try {

@@ -40,7 +40,11 @@ export const journalFile = 'journal.db';
 /** Resolves when the agent has stopped after SIGTERM or SIGINT. @throws STATE_DIR_LOCKED, JOURNAL_FAILED, UNAUTHENTICATED */
 export async function runAgent(config: RunConfig): Promise<void> {
   const logger = pino({ level: config.logLevel, base: { program: 'nkudo-edge' } });
-  if (!existsSync(config.stateDirectory)) throw new AppError('UNAUTHENTICATED', 'this host is not enrolled: the state directory does not exist');
+  if (!existsSync(config.stateDirectory)) {
+    throw new AppError('UNAUTHENTICATED', `this host is not enrolled: there is no state directory ${config.stateDirectory}`, {
+      remedy: 'correct --state-dir, or make this host known first: nkudo-edge enroll',
+    });
+  }
   ensureDirectory(join(config.stateDirectory, 'vms'));
   const lock = lockStateDirectory(config.stateDirectory);
   const onFatal = (error: unknown): void => endNow(logger, error);
