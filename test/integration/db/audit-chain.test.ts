@@ -4,9 +4,11 @@ import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import pg from 'pg';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { createChainer } from '#controller/audit/chainer.ts';
 import { createCheckpointSigner, createSignatureCheck } from '#controller/audit/checkpoint-signer.ts';
 import { exportAudit, readExport, verifyAudit } from '#controller/audit/commands.ts';
 import type { AuditChainStore } from '#controller/ports/audit-chain.ts';
+import { createTime } from '#controller/runtime/time.ts';
 import { createMaintenanceStore } from '#db/maintenance.ts';
 import { deriveChainerUrl } from '#db/roles.ts';
 import { createAuditStore } from '#db/stores/audit-store.ts';
@@ -167,6 +169,49 @@ describe('the chainer', () => {
     await appendAndCommit(client, 'later');
     await linkAll();
     expect((await linked()).at(-1)).toBe('later');
+  });
+});
+
+describe('the chainer while it runs', () => {
+  const run = (url: string): { readonly seen: { links: number; checkpoints: number; chaining: boolean[]; logged: string[] }; wake(): void; stop(): Promise<void>; close(): Promise<void> } => {
+    const seen = { links: 0, checkpoints: 0, chaining: [] as boolean[], logged: [] as string[] };
+    const own = createAuditStore({ url });
+    const listeners: (() => void)[] = [];
+    const log = (_fields: object, message: string): void => void seen.logged.push(message);
+    const chainer = createChainer({
+      chain: own,
+      loadSigner: () => Promise.resolve(signer),
+      hints: { onHint: () => {}, onRemoteChange: (listener) => void listeners.push(listener) },
+      time: createTime({ nowMs: () => Date.now(), monotonicMs: () => performance.now(), random: () => 0.5 }),
+      log: { info: log, warn: log, error: log },
+      metrics: { setChaining: (is) => void seen.chaining.push(is), setUnlinkedAgeMs: () => {}, countLinks: (count) => (seen.links += count), countCheckpoints: (count) => (seen.checkpoints += count) },
+      checkpointIntervalMs: 60_000,
+    }).start();
+    return { seen, wake: () => listeners.forEach((listener) => listener()), stop: () => chainer.stop(), close: () => own.close() };
+  };
+
+  it('links and signs what is committed, and logs each checkpoint out of the reach of the database', async () => {
+    const running = run(deriveChainerUrl(server.systemUrl) ?? '');
+    await appendAndCommit(await connect(server.appUrl), 'done');
+    running.wake();
+    await until(async () => (await chain.verify(tenant, [], isSigned)).provedTo === 1, 'the row to be linked and signed');
+    expect(running.seen.logged.filter((message) => message === 'audit checkpoint').length).toBe(running.seen.checkpoints);
+    await running.stop();
+    await running.close();
+  });
+
+  it('says that it is off when its role can not log in, while everybody else goes on', async () => {
+    const url = new URL(deriveChainerUrl(server.systemUrl) ?? '');
+    url.password = 'wrong';
+    const running = run(url.href);
+    await until(() => running.seen.chaining.length > 0, 'the first try');
+    await appendAndCommit(await connect(server.appUrl), 'written all the same');
+    await running.stop();
+    await running.close();
+    expect(new Set(running.seen.chaining)).toEqual(new Set([false]));
+    expect(running.seen.logged).toHaveLength(1);
+    await linkAll();
+    expect(await linked()).toEqual(['written all the same']);
   });
 });
 
