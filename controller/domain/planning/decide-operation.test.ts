@@ -75,6 +75,7 @@ describe('deciding what to publish', () => {
     ['Failed', 'JOURNAL_FAILED', 'publish'],
     ['Superseded', undefined, 'publish'],
     ['Expired', undefined, 'publish'],
+    ['Cancelled', undefined, 'none'],
     ['Dispatched', undefined, 'none'],
     ['Succeeded', undefined, 'none'],
   ] as const)('makes of an operation of the same generation that is %s (%s): %s', (status, code, action) => {
@@ -94,6 +95,8 @@ describe('deciding what to publish', () => {
     expect(decideDeletion(published('Succeeded'))).toEqual({ action: 'publish', kind: 'Delete', tryNumber: 1 });
     const failed: PublishedState = { ...published('Failed', 'SPEC_REFUSED'), newestOperation: { kind: 'Delete', status: 'Failed', generation: 1, revision: 3, tryNumber: 3, error: { code: 'SPEC_REFUSED' } } };
     expect(decideDeletion(failed)).toEqual({ action: 'publish', kind: 'Delete', tryNumber: 4 });
+    const cancelled: PublishedState = { ...failed, newestOperation: { kind: 'Delete', status: 'Cancelled', generation: 1, revision: 3, tryNumber: 3, error: null } };
+    expect(decideDeletion(cancelled)).toEqual({ action: 'publish', kind: 'Delete', tryNumber: 4 });
   });
 
   it.each([

@@ -89,6 +89,16 @@ describe('field managers', () => {
     expect(runPolicyManagers(object)).toEqual(['flux']);
   });
 
+  it('are none when kubectl apply was given no run policy and only has the default', () => {
+    const applied = (spec: object): MicroVM => {
+      const object = live({ managedFields: [entry('kubectl-client-side-apply', '2026-01-01T00:00:00Z')] });
+      return { ...object, metadata: { ...object.metadata, annotations: { 'kubectl.kubernetes.io/last-applied-configuration': JSON.stringify({ spec }) } } };
+    };
+    expect(runPolicyManagers(applied({ memory: { size: '64Mi' } }))).toEqual([]);
+    expect(runPolicyManagers(applied({ runPolicy: 'Always' }))).toEqual(['kubectl-client-side-apply']);
+    expect(runPolicyManagers(live({ managedFields: [entry('kubectl-client-side-apply', '2026-01-01T00:00:00Z')] }))).toEqual(['kubectl-client-side-apply']);
+  });
+
   it('win by time, and over a plan within one second', () => {
     expect(describeWinner(live({ managedFields: [entry('flux', '2026-01-01T00:00:01Z'), entry('nkudo-plan', '2026-01-01T00:00:01Z')] }))).toContain('written by the field manager flux');
     expect(describeWinner(live({ managedFields: [entry('flux', '2026-01-01T00:00:01Z'), entry('nkudo-plan-power', '2026-01-01T00:00:02Z')] }))).toContain('written by another plan');

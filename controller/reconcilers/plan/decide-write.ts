@@ -120,15 +120,31 @@ export function describeWinner(object: MicroVM): string {
 
 const isOfPlans = (manager: string | undefined): boolean => manager === planManager || manager === powerManager;
 
-/** Managers that own spec.runPolicy and are not this product's plans. */
+/** What `kubectl apply` without --server-side manages fields as, and where it notes what it was given. */
+const clientSideApply = { manager: 'kubectl-client-side-apply', annotation: 'kubectl.kubernetes.io/last-applied-configuration' };
+
+/**
+ * Managers that own spec.runPolicy and are not this product's plans. The API server makes whoever creates an object the
+ * owner of its defaults too; of `kubectl apply` it can be seen that it never wrote the field and will not put it back.
+ */
 export function runPolicyManagers(object: MicroVM): readonly string[] {
   const setters = (object.metadata as ManagedMetadata).managedFields ?? [];
   const names = setters.flatMap((entry) => {
     const spec = entry.fieldsV1?.['f:spec'];
     const owns = typeof spec === 'object' && spec !== null && 'f:runPolicy' in spec;
-    return owns && entry.manager !== undefined && !isOfPlans(entry.manager) ? [entry.manager] : [];
+    if (!owns || entry.manager === undefined || isOfPlans(entry.manager)) return [];
+    return entry.manager === clientSideApply.manager && hasLeftRunPolicyOut(object) ? [] : [entry.manager];
   });
   return [...new Set(names)];
+}
+
+function hasLeftRunPolicyOut(object: MicroVM): boolean {
+  try {
+    const applied: unknown = JSON.parse(object.metadata.annotations?.[clientSideApply.annotation] ?? '');
+    return !('runPolicy' in plainObject(plainObject(applied)['spec']));
+  } catch {
+    return false; // Nothing is known, so it counts as written.
+  }
 }
 
 /** What the API server adds to metadata and the generated type leaves out. */

@@ -13,7 +13,7 @@ import type { PlanFaultPoints, PlanStep } from '#controller/fault-points.ts';
 import type { Actor } from '#controller/ports/audit.ts';
 import type { HintBus } from '#controller/ports/hints.ts';
 import type { ActionKey, DrivenAction, DrivenPlan, PlanError, PlanStore } from '#controller/ports/plan-store.ts';
-import { done, type Outcome } from '#controller/runtime/outcome.ts';
+import { done, failed, type Outcome } from '#controller/runtime/outcome.ts';
 import type { KubernetesApi, ObjectKey } from '#controller/runtime/kubernetes-api.ts';
 import { microvmResource, parseMicroVM } from '../kinds.ts';
 import type { Tenants } from '../tenants.ts';
@@ -21,6 +21,8 @@ import { decideWrite, describeWinner, expectedSpec, planError, type WriteDecisio
 import { performWrite, type Write } from './perform-write.ts';
 import { hashSpec } from './spec-hash.ts';
 
+/** Of one plan; each is a few calls to two servers. */
+const actionsAtOnce = 8;
 /** Status writes move an object's version all the time; more than so many at once are a reason to back off. */
 const writeAttempts = 6;
 
@@ -44,13 +46,14 @@ export async function reconcilePlan(tenantId: TenantId, planId: PlanId, deps: Pl
   // Before anything is read, so that no change of an object falls between.
   deps.onWaiting(open.map((action) => ({ namespace: plan.namespace, name: action.name })));
   const isSameNamespace = await isStillTenant(plan, deps);
-  let hasMoved = false;
-  try {
-    for (const action of open) hasMoved = (await step(plan, action, { deps, isSameNamespace })) || hasMoved;
-  } finally {
-    if (hasMoved) deps.hints.publish({ kind: 'plan', tenantId, planId });
+  const results: PromiseSettledResult<boolean>[] = [];
+  for (let start = 0; start < open.length; start += actionsAtOnce) {
+    results.push(...(await Promise.allSettled(open.slice(start, start + actionsAtOnce).map((action) => step(plan, action, { deps, isSameNamespace })))));
   }
-  return done();
+  if (results.some((result) => result.status === 'fulfilled' && result.value)) deps.hints.publish({ kind: 'plan', tenantId, planId });
+  // One that could not be driven is tried again; the others of its plan do not wait for it.
+  const failure = results.find((result) => result.status === 'rejected');
+  return failure === undefined ? done() : failed(failure.reason);
 }
 
 /** True when it moved. */

@@ -13,7 +13,7 @@ import { ensureGrpcurl } from '#hack/build-grpcurl.ts';
 import { serverName } from '#controller/pki/certificates.ts';
 import { fileScope } from '#test/harness/file-scope.ts';
 import { until } from '#test/harness/until.ts';
-import { createWorld, siteName, type World } from '#test/e2e/world.ts';
+import { createWorld, microVMSpec, siteName, type World } from '#test/e2e/world.ts';
 import { countRows, create, openTenant, refusalOf, remove, start, stop, type Tenant } from './plan-client.ts';
 
 const callers = 100;
@@ -158,6 +158,26 @@ describe('what the API server and other managers say', () => {
   });
 });
 
+describe('a run policy that was left out', () => {
+  const make = async (name: string, verb: readonly string[]): Promise<string> => {
+    const object = { apiVersion: 'nkudo.dev/v1alpha1', kind: 'MicroVM', metadata: { name }, spec: { ...microVMSpec(world.guest), placement: { hostName: 'nowhere' } } };
+    await world.kubernetes.kubectl([...verb, '-f', '-'], { namespace: world.namespace, input: JSON.stringify(object) });
+    return uidOf(name);
+  };
+
+  it.each([['client-side', ['apply']], ['server-side', ['apply', '--server-side']]])('is free for a stop after a %s apply', async (name, verb) => {
+    const uid = await make(`left-out-${name}`, verb);
+    const plan = await tenant.apply(tenant.request([stop(`left-out-${name}`, uid)]));
+    await until(async () => (await tenant.get(plan.id)).actions[0]?.state === 'Written', 'the write');
+    expect(await specOf(`left-out-${name}`)).toMatchObject({ runPolicy: 'Halted' });
+  });
+
+  it('is owned by kubectl create all the same, since nothing tells that it did not write it', async () => {
+    const uid = await make('left-out-create', ['create']);
+    expect(await tenant.apply(tenant.request([stop('left-out-create', uid)], { idempotencyKey: '', dryRun: true }))).toMatchObject({ errorCode: 'FIELD_OWNED_ELSEWHERE' });
+  });
+});
+
 describe('progress', () => {
   it('is watched from the acceptance to the end, and an unchanged grpcurl applies, reads and cancels', async () => {
     const watching = tenant.client.watchStatus({ namespace: world.namespace, site: '' }, tenant.metadata);
@@ -210,6 +230,15 @@ describe('rights and form', () => {
     expect(await refusalOf(starter.apply(starter.request([remove('race', await uidOf('race'))])))).toMatchObject({ errorCode: 'PERMISSION_DENIED', message: expect.stringContaining('may not delete microvms') });
     expect(await refusalOf(starter.apply(starter.request([create(world, 'no')], { dryRun: true, idempotencyKey: '' })))).toMatchObject({ errorCode: 'PERMISSION_DENIED' });
     expect(await countRows(world)).toEqual(before);
+  });
+
+  it('takes the right to single objects for what it is', async () => {
+    const keeper = await openTenant(world, 'keeper', ['get', 'patch'], ['race']);
+    const dry = { idempotencyKey: '', dryRun: true };
+    expect(await keeper.apply(keeper.request([stop('race', await uidOf('race'))], dry))).toMatchObject({ status: PlanStatus.PENDING });
+    expect(await refusalOf(keeper.apply(keeper.request([stop('race', await uidOf('race')), stop('gitops', await uidOf('gitops'))], dry)))).toMatchObject({
+      errorCode: 'PERMISSION_DENIED', message: expect.stringContaining('may not patch microvms gitops'),
+    });
   });
 
   it('names every refused field at once', async () => {

@@ -39,11 +39,11 @@ export async function refusalOf(call: Promise<unknown>): Promise<Refusal> {
   throw new Error('the call was expected to be refused');
 }
 
-/** A service account with those verbs on microVMs, and a client with its token. */
-export async function openTenant(world: World, account: string, verbs: readonly string[]): Promise<Tenant> {
+/** A service account with those verbs on microVMs, all or the named ones, and a client with its token. */
+export async function openTenant(world: World, account: string, verbs: readonly string[], names: readonly string[] = []): Promise<Tenant> {
   const { kubernetes, namespace } = world;
   await kubernetes.kubectl(['create', 'serviceaccount', account], { namespace });
-  await kubernetes.kubectl(['create', 'role', account, `--verb=${verbs.join(',')}`, '--resource=microvms.nkudo.dev'], { namespace });
+  await kubernetes.kubectl(['create', 'role', account, `--verb=${verbs.join(',')}`, '--resource=microvms.nkudo.dev', ...names.map((name) => `--resource-name=${name}`)], { namespace });
   await kubernetes.kubectl(['create', 'rolebinding', account, `--role=${account}`, `--serviceaccount=${namespace}:${account}`], { namespace });
   const token = (await kubernetes.kubectl(['create', 'token', account, '--audience', 'nkudo'], { namespace })).stdout.trim();
   const root = await kubernetes.kubectl(['get', 'secret', 'nkudo-ca', '-o', 'jsonpath={.data.root\\.crt}'], { namespace: 'nkudo-system' });
