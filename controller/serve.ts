@@ -23,7 +23,7 @@ import { createNetbirdAccounts } from './adapters/netbird/netbird.ts';
 import type { ServeConfig } from './config.ts';
 import type { Core } from './core.ts';
 import { createEdgeGateway, edgeAccess } from './edge-gateway/gateway.ts';
-import { controllerSteps, planSteps } from './fault-points.ts';
+import { controllerSteps, meshGatewaySteps, planSteps } from './fault-points.ts';
 import { createAuthentication } from './fleet-api/authentication.ts';
 import { createFleetService, fleetAccess } from './fleet-api/fleet-service.ts';
 import { createWakeUps } from './fleet-api/wake-ups.ts';
@@ -218,7 +218,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     metrics,
     meshFaults: createFaultPoints({ socketPath: config.faultSocket, processName: 'controller', known: meshFaultPoints }),
     openMeshAccount: createNetbirdAccounts(time),
-    faults: createFaultPoints({ socketPath: config.faultSocket, processName: 'controller', known: pointsOf([...controllerSteps, ...planSteps]) }),
+    faults: createFaultPoints({ socketPath: config.faultSocket, processName: 'controller', known: pointsOf([...controllerSteps, ...planSteps, ...meshGatewaySteps]) }),
     endpoints: () => (config.advertise === null ? (boundEdge === null ? [] : [boundEdge]) : [config.advertise]),
   };
   const grpc = await startGrpc(core);
