@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { meshStates, type MeshOrder } from '#api/model/mesh.ts';
-import { daemonMemoryQuietBytes, decideMesh, describeMesh, roundDaemonMemory, stuckAfterMs, type MeshLook, type MeshMembership, type MeshStatus, type MeshView } from './mesh.ts';
+import { daemonMemoryQuietBytes, decideMesh, describeMesh, isMeshIdle, roundDaemonMemory, stuckAfterMs, type MeshLook, type MeshMembership, type MeshStatus, type MeshView } from './mesh.ts';
 import { encodeMeshRecord, parseMeshRecord } from './mesh-record.ts';
 
 const hostId = '33333333-0000-4000-8000-000000000003';
@@ -79,6 +79,7 @@ describe('with an order to leave', () => {
 
 test('without any order nothing is done, also not to what was joined', () => {
   expect(decided({ order: null })).toBe('none NotConfigured');
+  expect(isMeshIdle(null, membership)).toBe(true);
 });
 
 const anyText = fc.oneof(fc.string(), fc.constantFrom('', 'Idle', 'Connecting', 'Connected', 'NeedsLogin', 'LoginFailed', 'SessionExpired', 'Quarantined', '__proto__'));

@@ -194,6 +194,51 @@ test('a refused key is told as a problem without the key, and no new one is aske
   }
 });
 
+test('another order begins anew: nothing of the delays that the last one earned', async () => {
+  const { keeper, session, mesh, time, questions, told } = scene();
+  mesh.outcome = { kind: 'failed', problem: 'setup key is invalid' };
+  keeper.use(session);
+  keeper.ordered(joinOrder, null);
+  for (let round = 0; round < 6; round += 1) {
+    await time.advance(300_000);
+    keeper.ordered(joinOrder, () => canary);
+    await settle();
+  }
+  const before = questions();
+  keeper.ordered({ ...joinOrder, revision: 2 }, null);
+  await settle();
+  expect(questions()).toBe(before + 1);
+  expect(told.at(-1)).toMatchObject({ state: 'NeedsLogin', problem: '', orderRevision: 2 });
+});
+
+test('connects without a key with a growing delay as long as that fails, and then asks for one', async () => {
+  const { mesh, time, questions } = await joined();
+  mesh.state = seen('Idle');
+  mesh.outcome = { kind: 'failed', problem: 'no registration' };
+  await time.advance(600_000);
+  expect(mesh.calls.filter((call) => call === 'up edge-1 -')).toHaveLength(1);
+  expect(questions()).toBeGreaterThan(2);
+  expect(questions()).toBeLessThan(15);
+});
+
+test('a service that stays off, though connecting is said to have worked, is not asked in a loop', async () => {
+  const { mesh, time } = await joined();
+  mesh.state = seen('Idle');
+  mesh.obeys = false;
+  await time.advance(pollMs);
+  expect(mesh.calls.slice(1)).toEqual(['up edge-1 -']);
+});
+
+test('a service that is connecting without end is asked to connect now and then', async () => {
+  const { mesh, time } = await joined();
+  mesh.state = seen('Connecting');
+  mesh.obeys = false;
+  await time.advance(3_600_000);
+  const connects = mesh.calls.filter((call) => call === 'up edge-1 -').length;
+  expect(connects).toBeGreaterThan(3);
+  expect(connects).toBeLessThan(15);
+});
+
 test('a command that only says that it worked is not run in a loop', async () => {
   const { keeper, session, mesh, time } = scene();
   mesh.obeys = false;
@@ -232,6 +277,10 @@ test('tries to leave until it worked', async () => {
   keeper.ordered(leaveOrder, null);
   await settle();
   expect(told.at(-1)).toMatchObject({ state: 'Failed', problem: 'no service' });
+  expect(mesh.calls.slice(1)).toEqual(['leave']);
+  await time.advance(600_000);
+  expect(mesh.calls.length).toBeGreaterThan(3);
+  expect(mesh.calls.length).toBeLessThan(12);
   mesh.outcome = { kind: 'done' };
   await time.advance(300_000);
   expect(told.at(-1)).toMatchObject({ state: 'NotConfigured' });

@@ -259,10 +259,8 @@ export function createMeshKeeper(deps: MeshMembershipDeps): MeshKeeper {
       session = next;
       sessionRevision = 0;
       told = '';
-      if (next === undefined) return;
-      // The question may have been lost with the last session.
-      if (attempt.hasAsked) attempt = { ...attempt, questions: attempt.failures, hasAsked: false, nextMs: 0 };
-      wake();
+      // A question that may have been lost with the last session is repeated with the report.
+      if (next !== undefined) wake();
     },
     async stop() {
       stopping.abort(new Error('the agent stops'));
