@@ -11,6 +11,8 @@ import type { HostSilence } from '#controller/domain/silence.ts';
 import { formatTime, stampConditions, type DerivedCondition } from '#controller/runtime/status-patch.ts';
 import { deriveHostMesh } from '../mesh/status.ts';
 
+const mebibyte = 2 ** 20;
+
 export interface HostFactsForStatus {
   readonly site: Site | null;
   /** Null until a machine is enrolled under this name. */
@@ -148,14 +150,19 @@ function deriveDeletionBlocked({ facts: { record } }: HostView): DerivedConditio
     : condition('DeletionBlocked', 'True', 'MicroVMsBound', `${bound} microVMs are bound to the host: delete them first`);
 }
 
+/** Whole mebibytes, rounded down: what a kernel reports is hardly ever a round number, and nobody plans by less. */
+function readableMemory(bytes: number): string {
+  return formatQuantity(Math.floor(bytes / mebibyte) * mebibyte);
+}
+
 function projectRecord(record: HostRecord): HostStatus {
   const { facts } = record;
   const total = { cpuCount: facts.cpuCount, memoryBytes: facts.memoryBytes, reservedCpus: record.reservedCpus, reservedMemoryBytes: record.reservedMemoryBytes };
   const free = allocatable(total);
   return {
     hostID: record.hostId,
-    capacity: { cpus: facts.cpuCount, memory: formatQuantity(facts.memoryBytes) },
-    allocatable: { cpus: free.cpus, memory: formatQuantity(free.memoryBytes) },
+    capacity: { cpus: facts.cpuCount, memory: readableMemory(facts.memoryBytes) },
+    allocatable: { cpus: free.cpus, memory: readableMemory(free.memoryBytes) },
     allocated: {
       cpus: record.allocated.cpus,
       memory: formatQuantity(record.allocated.memoryBytes),

@@ -109,14 +109,20 @@ function deriveBound(view: MicroVMView, hostName: string): DerivedCondition[] {
 interface Problem {
   readonly reason: HostFailureReason;
   readonly message: string;
+  /** What a person can do; empty when nothing is to be done or nothing is known. */
+  readonly remedy: string;
+}
+
+/** The host's own word for a problem, as the conditions say it. */
+function toProblem({ code, message }: { readonly code: string; readonly message: string }): Problem {
+  const known = isErrorCode(code) ? errorCatalogue[code] : null;
+  const reason = hostFailureReasons.find((candidate) => candidate === known?.reason) ?? 'InternalError';
+  return { reason, message: message.slice(0, hostMessageMax), remedy: known?.remedy ?? '' };
 }
 
 function problemOf(observation: MicroVMObservation | null): Problem | null {
   if (observation?.problem === undefined) return null;
-  const { code, message } = observation.problem;
-  const named = isErrorCode(code) ? errorCatalogue[code].reason : 'InternalError';
-  const reason = hostFailureReasons.find((known) => known === named) ?? 'InternalError';
-  return { reason, message: message.slice(0, hostMessageMax) };
+  return toProblem(observation.problem);
 }
 
 /** A refusal that ended the operation before the host took anything over; what the host then does on its own it observes. */
@@ -124,9 +130,7 @@ function refusalOf({ record, observation }: MicroVMView): Problem | null {
   const newest = record?.newestOperation;
   if (newest == null || newest.status !== 'Failed' || newest.error === null) return null;
   if (observation !== null && observation.revision >= newest.revision) return null;
-  const named = isErrorCode(newest.error.code) ? errorCatalogue[newest.error.code].reason : 'InternalError';
-  const reason = hostFailureReasons.find((known) => known === named) ?? 'InternalError';
-  return { reason, message: newest.error.message.slice(0, hostMessageMax) };
+  return toProblem(newest.error);
 }
 
 const fileReasons: ReadonlySet<HostFailureReason> = new Set(['KernelNotFound', 'InitramfsNotFound', 'DiskNotFound', 'PathNotAllowed']);
@@ -140,7 +144,10 @@ function deriveImagesReady(view: MicroVMView): DerivedCondition {
 
 function deriveProvisioned(view: MicroVMView, hostName: string): DerivedCondition {
   const problem = problemOf(view.observation) ?? refusalOf(view);
-  if (problem !== null) return condition('Provisioned', 'False', problem.reason, problem.message);
+  if (problem !== null) {
+    const remedy = problem.remedy === '' ? '' : `; ${problem.remedy}`;
+    return condition('Provisioned', 'False', problem.reason, `on host ${hostName}: ${problem.message}${remedy}`);
+  }
   if (view.observation?.state === 'removing') return condition('Provisioned', 'False', 'Deleting', `host ${hostName} removes it`);
   if (isCancelled(view)) return condition('Provisioned', 'False', 'OperationCancelled', 'the plan that wrote this spec was cancelled: it is carried out with the next change of the spec');
   if (isUnderWay(view.observation)) return condition('Provisioned', 'False', 'Provisioning', `host ${hostName} takes it over`);

@@ -100,7 +100,7 @@ function quantityRules(
       accepted,
       refused: samples(place, ['lots', '1 Gi', '1GB', '', '1Gi,shared=on', '0x10']),
     },
-    { kind, variant, rule: `write ${label} as whole bytes`, accepted, refused: bounds },
+    { kind, variant, rule: `write ${label} with its unit`, accepted, refused: bounds },
   ];
   if (limits.isPaged === true) {
     rules.push({
