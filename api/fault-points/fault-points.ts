@@ -43,7 +43,13 @@ export function connectFaultPoints<Name extends string>(options: {
     const opened = createConnection(options.socketPath);
     opened.unref();
     // readline repeats the errors of its input as its own.
-    createInterface({ input: opened }).on('line', () => waiting.shift()?.()).on('error', release);
+    createInterface({ input: opened })
+      .on('line', () => {
+        waiting.shift()?.();
+        // Nobody waits: the connection must not keep a process that wants to end.
+        if (waiting.length === 0) opened.unref();
+      })
+      .on('error', release);
     // A test that went away must not hang the process that it tested.
     opened.on('error', release).on('close', release);
     return opened;
