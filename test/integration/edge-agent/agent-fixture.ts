@@ -115,7 +115,7 @@ export async function createAgentFixture(): Promise<AgentFixture> {
       .map(Number);
 
   const start: AgentFixture['start'] = async (environment = {}, inside = [], flags = []) => {
-    const [program = process.execPath, ...words] = [...inside, process.execPath];
+    const [program, ...words] = [...inside, process.execPath];
     const child = spawn(
       program,
       [...words, join(repositoryRoot, 'edge-agent/main.ts'), 'run', '--state-dir', stateDirectory, '--hypervisor', hypervisor, '--log-level', 'debug', ...(flags.includes('--allow-path') ? [] : ['--allow-path', '/']), ...flags],
