@@ -136,7 +136,7 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
 function startPlanDriver(options: ReconcilersOptions): PlanDriver {
   const { kube, stores, hints, faults, epoch, time, log } = options;
   const driver = createPlanDriver({
-    deps: { kube, plans: stores.plans, tenants: createTenants(kube), hints, faults, epoch, actor: { kind: 'controller', name: options.replica, from: '' } },
+    deps: { kube, plans: stores.plans, microvms: stores.microvms, tenants: createTenants(kube), hints, faults, epoch, actor: { kind: 'controller', name: options.replica, from: '' } },
     time,
     log,
   });

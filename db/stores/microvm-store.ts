@@ -139,7 +139,8 @@ async function publish(tx: LeaderTx, ids: IdSource, input: PublishInput, actor: 
   // The binding refers to the microVM's row, so it is written after that.
   if (found === null) entries.push(await insertBinding(tx, { tenantId, microvmId, binding: chosen.binding }));
   else entries.push(...(await resizeBinding(tx, { tenantId, microvmId, before: chosen.binding, desired: input.desired })));
-  const why = input.source?.supersedes === undefined ? null : { code: 'SPEC_CHANGED_ELSEWHERE', message: input.source.supersedes };
+  const winner = asked === null ? input.source?.supersedes : `generation ${input.generation} of the spec, written by plan ${asked.plan_id}, took its place`;
+  const why = winner === undefined ? null : { code: 'SPEC_CHANGED_ELSEWHERE', message: winner };
   entries.push(...(await supersedePending(tx, tenantId, microvmId, why)));
   entries.push(
     ...(await insertPlan(tx, ids, {

@@ -12,6 +12,8 @@ import { reconcilePlan, type PlanDeps } from './reconciler.ts';
 
 /** A plan is mostly waiting for two servers. */
 const planWorkers = 8;
+/** Objects of a large plan change in bursts: one look for each burst. */
+const objectDelayMs = 250;
 /** Objects that plans wait for; beyond it the safety read finds them. */
 const waitingMax = 50_000;
 
@@ -57,7 +59,8 @@ export function createPlanDriver(options: { readonly deps: Omit<PlanDeps, 'onWai
       const plans = waiting.get(name);
       if (plans === undefined) return;
       waiting.delete(name);
-      for (const key of plans) queue.add(key);
+      // What a plan waits for is linked with the publication; this look only finds what else became of its objects.
+      for (const key of plans) queue.addAfter(key, objectDelayMs);
     },
     readOpen: async () => {
       try {

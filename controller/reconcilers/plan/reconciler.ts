@@ -12,6 +12,7 @@ import type { MicroVM } from '#crds/gen/microvm.ts';
 import type { PlanFaultPoints, PlanStep } from '#controller/fault-points.ts';
 import type { Actor } from '#controller/ports/audit.ts';
 import type { HintBus } from '#controller/ports/hints.ts';
+import type { MicroVMStore } from '#controller/ports/microvm-store.ts';
 import type { ActionKey, DrivenAction, DrivenPlan, PlanError, PlanStore } from '#controller/ports/plan-store.ts';
 import { done, failed, type Outcome } from '#controller/runtime/outcome.ts';
 import type { KubernetesApi, ObjectKey } from '#controller/runtime/kubernetes-api.ts';
@@ -29,6 +30,7 @@ const writeAttempts = 6;
 export interface PlanDeps {
   readonly kube: KubernetesApi;
   readonly plans: PlanStore;
+  readonly microvms: Pick<MicroVMStore, 'load'>;
   readonly tenants: Tenants;
   readonly hints: Pick<HintBus, 'publish'>;
   readonly faults: PlanFaultPoints;
@@ -148,8 +150,20 @@ async function checkWritten(plan: DrivenPlan, action: DrivenAction, deps: PlanDe
     return true;
   }
   const isDeleting = live?.metadata.deletionTimestamp !== undefined;
-  if (isThere && !isDeleting && hashSpec(live.spec) === action.specHash) return false;
+  if (isThere && !isDeleting && hashSpec(live.spec) === action.specHash) return endIfPublishedElsewhere(plan, action, deps);
   await end(plan, action, deps, superseded(isThere && !isDeleting ? live : null));
+  return true;
+}
+
+/**
+ * Something at the API server changed the spec while it was written, and the reconciler published what it saw before
+ * the outcome was recorded. An action whose operation it linked has left `Written`, so that this does nothing to it.
+ */
+async function endIfPublishedElsewhere(plan: DrivenPlan, action: DrivenAction, deps: PlanDeps): Promise<boolean> {
+  const record = action.uid === null ? null : await deps.microvms.load(plan.tenantId, action.uid);
+  if (record === null || action.generation === null || record.generation < action.generation) return false;
+  const message = `the API server changed the spec while it was written; generation ${action.generation} is carried out by plan ${record.newestOperation?.planId ?? 'of the controller'}`;
+  await end(plan, action, deps, { status: 'Superseded', error: planError('SPEC_CHANGED_ELSEWHERE', message) });
   return true;
 }
 

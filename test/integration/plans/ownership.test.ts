@@ -7,6 +7,7 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import { microVMId, type PlanId } from '#api/model/ids.ts';
 import type { PlanView } from '#controller/ports/fleet-store.ts';
 import type { RequestedAction } from '#controller/ports/plan-store.ts';
+import { hashSpec } from '#controller/reconcilers/plan/spec-hash.ts';
 import { until } from '#test/harness/until.ts';
 import { describeConditions, microvmSpec, siteName, startLeader, statusOf, type Leader } from '#test/integration/reconcilers/leader.ts';
 import { enrollMachine, type Machine } from '#test/integration/reconcilers/machine.ts';
@@ -79,6 +80,19 @@ describe('a plan of several microVMs', () => {
   });
 });
 
+describe('the largest plan', () => {
+  it('has 256 microVMs, each written once', async () => {
+    const names = Array.from({ length: 256 }, (_unused, index) => `many-${index}`);
+    const id = await accept(...names.map((name) => create(name, hasNoPlace)));
+    const written = await reaches(id, (plan) => plan.actions.every((action) => action.status === 'Written'));
+    expect(new Set(written.actions.map((action) => action.microvmId)).size).toBe(names.length);
+    const cancelled = await leader.database.plans.cancel(machine.tenantId, id, user);
+    expect(cancelled).toEqual({ hosts: [], microvms: [] });
+    expect((await planOf(id)).status).toBe('Cancelled');
+    await Promise.all(names.map((name) => leader.remove('microvms', name)));
+  });
+});
+
 describe('a generation', () => {
   it('that somebody else wrote before a host had it takes the place of the plan, which names him', async () => {
     const id = await accept(create('rival', hasNoPlace));
@@ -112,9 +126,32 @@ describe('a generation', () => {
     await reaches(stop, isPublished);
     const start = await accept(act('Start', 'mine', uid));
     await reaches(start, isPublished);
-    expect(await planOf(stop)).toMatchObject({ status: 'Superseded', operations: [{ error: { code: 'SPEC_CHANGED_ELSEWHERE', message: expect.stringMatching(/generation \d+ of the spec, written by another plan/) } }] });
+    expect(await planOf(stop)).toMatchObject({ status: 'Superseded', operations: [{ error: { code: 'SPEC_CHANGED_ELSEWHERE', message: `generation 4 of the spec, written by plan ${start}, took its place` } }] });
     await obeyOnce();
     expect((await ends(start)).status).toBe('Succeeded');
+  });
+});
+
+describe('a spec that the API server changed as it was written', () => {
+  it('and that was published before the outcome was known ends the plan, which says by whom it is carried out', async () => {
+    await leader.apply('microvms', 'mutated', microvmSpec());
+    await leader.waitForCondition('microvms', 'mutated', 'Scheduled=True');
+    await obeyOnce();
+    const uid = await uidOf('mutated');
+    // The driver, step by step: its intent expects another spec than the one that comes about.
+    const content = { site: siteName, isForced: false, actions: [act('Stop', 'mutated', uid)] };
+    const { planId } = await leader.database.plans.accept({ tenantId: machine.tenantId, key: randomUUID(), content }, user);
+    const key = { tenantId: machine.tenantId, planId, actionId: (await leader.database.plans.load(machine.tenantId, planId))?.actions[0]?.id ?? '' };
+    expect(await leader.database.plans.recordIntent(key, { specHash: 'ab'.repeat(32), previousRunPolicy: null }, leader.epoch, user)).toBe(true);
+    await leader.kubernetes.kubectl(['patch', 'mvm', 'mutated', '--type=merge', '-p', JSON.stringify({ spec: { runPolicy: 'Halted' } })], { namespace: leader.namespace });
+    await until(async () => (await leader.rows.query('select 1 from nkudo.operations where microvm_id = $1', [uid])).length === 2, 'the second operation');
+    const object = await leader.kubernetes.client.get(leader.path('microvms', 'mutated'));
+    const written = { microvmId: microVMId(uid), generation: 2, specHash: hashSpec(object['spec'] as object) }; // JSON of the API server.
+    await leader.database.plans.recordWritten(key, written, leader.epoch, user);
+    leader.hint({ kind: 'plan', tenantId: machine.tenantId, planId });
+    const plan = await ends(planId);
+    expect(plan).toMatchObject({ status: 'Superseded', operations: [], actions: [{ error: { message: expect.stringMatching(/generation 2 is carried out by plan [0-9a-f-]{36}/) } }] });
+    await obeyOnce();
   });
 });
 
