@@ -5,6 +5,7 @@
  * An account is looked at when what the site wants has changed, and after the resync interval for drift; hints alone cost
  * no request. The Site's own reconciler shows what is found.
  */
+import { createHash } from 'node:crypto';
 import { siteId } from '#api/model/ids.ts';
 import type { DesiredMesh } from '#controller/domain/mesh/model.ts';
 import { planMesh } from '#controller/domain/mesh/plan-mesh.ts';
@@ -119,9 +120,9 @@ const converge: MeshStep = async (scope, deps) => {
 
 const convergenceSteps: readonly MeshStep[] = [awaitSite, ensureFinalizer, saveSettings, allocateSubnets, dismissHosts, loadToken, converge];
 
-/** Everything that decides what the account should hold. */
+/** Of everything that decides what the account should hold; a digest, as a large site's is long. */
 function fingerprintOf(scope: MeshSiteScope, desired: DesiredMesh): string {
-  return JSON.stringify([scope.saved?.managementUrl, gateFingerprint(scope), desired]);
+  return createHash('sha256').update(JSON.stringify([scope.saved?.managementUrl, gateFingerprint(scope), desired])).digest('hex');
 }
 
 /** Milliseconds until the account is to be looked at again; 0 when something that it should hold has changed. */
