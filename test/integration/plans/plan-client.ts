@@ -68,7 +68,11 @@ export async function openTenant(world: World, account: string, verbs: readonly 
     get: (planId) => new Promise((resolve, reject) => client.getPlan({ namespace, planId }, metadata, answer(resolve, reject))),
     cancel: (planId) => new Promise((resolve, reject) => client.cancelPlan({ namespace, planId }, metadata, answer(resolve, reject))),
     waitFor: async (planId, status) => {
-      await until(async () => (await tenant.get(planId)).finishedAt !== undefined, `the end of plan ${planId}`);
+      await until(async () => {
+        const open = await tenant.get(planId);
+        if (open.finishedAt === undefined) throw new Error(`still ${JSON.stringify(open)}`);
+        return true;
+      }, `the end of plan ${planId}`);
       const plan = await tenant.get(planId);
       if (plan.status !== status) throw new Error(`plan with status ${status} expected: ${JSON.stringify(plan)}`);
       return plan;
