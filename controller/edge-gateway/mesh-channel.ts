@@ -8,6 +8,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { encodeMeshOrder } from '#api/codec/mesh-codec.ts';
 import type { HeartbeatResponse } from '#api/gen/nkudo/edge/v1/edge.pb.ts';
+import { withDeadline } from '#api/model/deadline.ts';
 import { isAppError } from '#api/model/error-codes.ts';
 import type { SessionId } from '#api/model/ids.ts';
 import type { MeshOrder, MeshReport } from '#api/model/mesh.ts';
@@ -75,7 +76,7 @@ export function createMeshChannel(deps: MeshChannelDeps, host: MeshHost & { read
     if (isIssuing) return;
     isIssuing = true;
     try {
-      const issued = await target.issueKey(host, AbortSignal.any([stream.signal, AbortSignal.timeout(keyDeadlineMs)]));
+      const issued = await withDeadline(stream.signal, keyDeadlineMs, (signal) => target.issueKey(host, signal));
       if (issued !== null) await send(issued.order, issued.revealKey());
     } catch (error) {
       // The host asks again, with a growing delay.

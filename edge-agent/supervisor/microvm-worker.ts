@@ -4,6 +4,7 @@
  * report`; it knows nothing of the control plane. At most one turn runs for a microVM at any time.
  */
 import { transition } from 'xstate';
+import { withDeadline } from '#api/model/deadline.ts';
 import { AppError, isAppError } from '#api/model/error-codes.ts';
 import { executionId } from '#api/model/ids.ts';
 import type { ObservedState } from '#api/model/microvm.ts';
@@ -211,10 +212,11 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
     if (!step.isNeeded(view)) return true;
     lastStep = name;
     if (name === 'pressPowerButton') attempt = { ...attempt, mayPressButton: false };
-    const signal = AbortSignal.any([stopping.signal, AbortSignal.timeout(stepDeadlineMs)]);
     const warn = (code: string, message: string): void => logger.warn({ step: name, code, reason: message }, 'a guest has to do without something');
     const perform = (): Promise<void> =>
-      step.perform({ record: view.record, hypervisor, directories, files: deps.files, networks: deps.networks, warn, hostMemoryBytes: deps.hostMemoryBytes, signal });
+      withDeadline(stopping.signal, stepDeadlineMs, (signal) =>
+        step.perform({ record: view.record, hypervisor, directories, files: deps.files, networks: deps.networks, warn, hostMemoryBytes: deps.hostMemoryBytes, signal }),
+      );
     const guarded = () => (step.faultStep === undefined ? perform() : around(faults, step.faultStep, perform));
     try {
       await (name === 'spawnVmm' || name === 'bootVm' ? deps.bootSlots.use(guarded) : guarded());

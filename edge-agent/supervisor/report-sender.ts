@@ -2,6 +2,7 @@
  * Sends executions and observations, one batch at a time, and forgets them only when they are
  * acknowledged. Only news wakes it; at rest it does nothing.
  */
+import { withDeadline } from '#api/model/deadline.ts';
 import { AppError, isAppError } from '#api/model/error-codes.ts';
 import { retryDelayMs } from '../domain/retry-delay.ts';
 import { around, type EdgeFaultPoints } from '../fault-points.ts';
@@ -63,8 +64,8 @@ export function createReportSender(deps: {
       const target = session;
       try {
         await around(faults, 'report.send', async () => {
-          const signal = AbortSignal.any([ending.signal, AbortSignal.timeout(reportDeadlineMs)]);
-          const refused = await target.report({ executions: outbox.map((entry) => entry.report), observations }, signal);
+          const batch = { executions: outbox.map((entry) => entry.report), observations };
+          const refused = await withDeadline(ending.signal, reportDeadlineMs, (signal) => target.report(batch, signal));
           for (const item of refused) logger.warn({ id: item.id, code: item.code }, 'the control plane refused a report for good');
         });
       } catch (error) {
