@@ -97,7 +97,7 @@ describe('two sites with two hosts each', () => {
       policies: view.policies.map(({ id, name, enabled, rules }) => [id, name, enabled, rules.map(({ sources, destinations }) => [sources, destinations].map((side) => side?.map((group) => group.id)))]),
       setupKeys: view.setupKeys,
       groups: view.groups.map(({ id, name }) => [id, name]).filter(([, name]) => name?.includes(gone) !== true),
-      networks: view.networks.map(({ id, name, resources, routers }) => [id, name, resources.map(({ address }) => address), routers]).filter(([, name]) => String(name).includes(gone) !== true),
+      networks: view.networks.map(({ id, name, resources, routers }) => [id, name, resources.map(({ address }) => address), routers]).filter(([, name]) => !String(name).includes(gone)),
     });
     expect(kept(after)).toEqual(kept(before));
     expect(mesh.mock.violations()).toEqual([]);
