@@ -83,7 +83,7 @@ module.exports = {
       severity: 'error',
       comment: 'The services know no SQL, no Kubernetes client and no reconciler.',
       from: { path: '^controller/(edge-gateway|fleet-api)/', pathNot: tests },
-      to: { path: `^(db|edge-agent|controller/(reconcilers|adapters))/|node_modules/(pg|drizzle-orm)/` },
+      to: { path: `^(db|edge-agent|controller/(reconcilers|adapters))/|node_modules/(pg)/` },
     },
     {
       name: 'db',
@@ -104,7 +104,7 @@ module.exports = {
       severity: 'error',
       comment: 'Queries live in db/ and nowhere else; the composition root wires.',
       from: { path: '^(api|controller|crds|edge-agent)/', pathNot: [tests, compositionRoot] },
-      to: { path: '^db/|node_modules/(pg|drizzle-orm)/' },
+      to: { path: '^db/|node_modules/(pg)/' },
     },
     only('machines', '^edge-agent/machines/', `^(edge-agent/(machines|domain)|api/model)/|node_modules/xstate/`, 'Machines do no I/O.'),
     {
