@@ -90,7 +90,7 @@ describe('a controller that is killed before and after every call to the managem
     const drifts: Readonly<Record<string, () => Promise<unknown>>> = {
       updateGroup: () => mesh.api('PUT', `/api/groups/${String(site?.id)}`, { name: site?.name, peers: [], resources: (site?.resources ?? []).map(({ id, type }) => ({ id, type })) }),
       updatePolicy: () => mesh.api('PUT', `/api/policies/${String(own?.id)}`, { name: own?.name, description: own?.description, enabled: false, rules: [{ name: 'x', enabled: true, action: 'accept', bidirectional: true, protocol: 'all', sources: [all], destinations: [all] }] }),
-      renamePeer: () => mesh.api('PUT', `/api/peers/${String(view.peers[0]?.id)}`, { name: 'renamed', ssh_enabled: false, lognetworkPathexpiration_enabled: false, inactivity_expiration_enabled: false }),
+      renamePeer: () => mesh.api('PUT', `/api/peers/${String(view.peers[0]?.id)}`, { name: 'renamed', ssh_enabled: false, login_expiration_enabled: false, inactivity_expiration_enabled: false }),
       updateNetwork: () => mesh.api('PUT', networkPath, { name: 'renamed', description }),
       updateResource: () => mesh.api('PUT', `${networkPath}/resources/${String(network?.resources[0]?.id)}`, { name: network?.resources[0]?.name, description, address: network?.resources[0]?.address, enabled: false, groups: [site?.id] }),
       updateRouter: () => mesh.api('PUT', `${networkPath}/routers/${String(network?.routers[0]?.id)}`, { peer_groups: network?.routers[0]?.peer_groups, metric: 7, masquerade: false, enabled: false }),
