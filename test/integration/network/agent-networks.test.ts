@@ -132,7 +132,8 @@ describe.skipIf(obstacle !== null)('the agent with networks', () => {
     for (const lost of ['journal.db', 'journal.db-wal', 'journal.db-shm', 'vms']) rmSync(join(fixture.stateDirectory, lost), { recursive: true, force: true });
     expect(await lab.snapshot()).not.toBe(pristine);
     agent = await startAgent();
-    expect(agent.log()).toContain('removed network devices of microVMs that are gone');
+    const swept = agent;
+    await fixture.until('the agent says that it removed them', () => swept.log().includes('removed network devices of microVMs that are gone'));
     await agent.kill('SIGTERM');
     expect(await lab.snapshot()).toBe(pristine);
   });
