@@ -19,6 +19,7 @@ import { buildSimulator } from '#hack/build-simulator.ts';
 const repositoryRoot = join(import.meta.dirname, '..', '..', '..');
 const waitMs = 30_000;
 const pollMs = 10;
+const logTailMax = 4_000;
 
 export interface AgentFixture {
   readonly stateDirectory: string;
@@ -32,6 +33,8 @@ export interface AgentFixture {
   start(environment?: Record<string, string>, inside?: readonly string[], flags?: readonly string[]): Promise<RunningAgent>;
   run(...args: string[]): Promise<{ readonly code: number | null; readonly out: string; readonly err: string }>;
   vmmPids(microvmId: MicroVMId): readonly number[];
+  /** Whether a process works in the microVM's directory: its VMM, or the reaper that is still recording its end. */
+  isDirectoryInUse(microvmId: MicroVMId): boolean;
   /** Waits until the record is as asked. */
   until(what: string, condition: () => boolean): Promise<void>;
   directory(microvmId: MicroVMId): string;
@@ -55,6 +58,7 @@ export async function createAgentFixture(): Promise<AgentFixture> {
   mkdirSync(stateDirectory, { mode: 0o700 });
   const journalPath = join(stateDirectory, 'journal.db');
   const agents: ChildProcess[] = [];
+  let newestLog = (): string => '';
   const directory = (microvmId: MicroVMId): string => join(stateDirectory, 'vms', microvmId);
 
   const desired: AgentFixture['desired'] = (change = {}) => ({
@@ -123,6 +127,7 @@ export async function createAgentFixture(): Promise<AgentFixture> {
     );
     agents.push(child);
     let text = '';
+    newestLog = () => text;
     let onText = (): void => {};
     for (const stream of [child.stdout, child.stderr]) {
       stream.setEncoding('utf8');
@@ -155,6 +160,15 @@ export async function createAgentFixture(): Promise<AgentFixture> {
     record,
     start,
     vmmPids,
+    isDirectoryInUse: (microvmId) =>
+      readdirSync('/proc').some((name) => {
+        try {
+          return /^\d+$/.test(name) && readlinkSync(`/proc/${name}/cwd`) === directory(microvmId);
+        } catch {
+          // It ended while we looked.
+          return false;
+        }
+      }),
     directory,
     run: (...args) =>
       new Promise((resolve) => {
@@ -169,7 +183,7 @@ export async function createAgentFixture(): Promise<AgentFixture> {
     async until(what, condition) {
       const giveUpAt = performance.now() + waitMs;
       while (!condition()) {
-        if (performance.now() > giveUpAt) throw new Error(`gave up waiting for: ${what}`);
+        if (performance.now() > giveUpAt) throw new Error(`gave up waiting for: ${what}\nthe newest agent's last lines:\n${newestLog().slice(-logTailMax)}`);
         await new Promise((resolve) => setTimeout(resolve, pollMs));
       }
     },
