@@ -68,8 +68,11 @@ export const errorCatalogue = {
   CA_PIN_MISMATCH: entry('CAPinMismatch', 'UNAUTHENTICATED', 'never', 'the control plane showed a certificate authority other than the one pinned in the token', 'check the endpoint; if the CA was replaced, make a new EnrollmentToken'),
   CSR_INVALID: entry('CSRInvalid', 'INVALID_ARGUMENT', 'never', 'the certificate signing request is malformed, its signature is wrong or its key type is not accepted', 'send a PKCS#10 request with an ECDSA P-256 key'),
   CERTIFICATE_EXPIRED: entry('CertificateExpired', 'UNAUTHENTICATED', 'never', 'the certificate of the host is past its validity', 'the agent recovers by proving the same key; else enroll again'),
+  RECOVERY_PROOF_INVALID: entry('RecoveryProofInvalid', 'UNAUTHENTICATED', 'after', 'the proof of the key of an older certificate does not hold: its nonce is unknown, late or of another connection, or the signature or the certificate is wrong', 'nothing: the agent asks for a new nonce; if it lasts, enroll the host again'),
+  RECOVERY_WINDOW_PASSED: entry('RecoveryWindowPassed', 'FAILED_PRECONDITION', 'never', 'the certificate of the host expired longer ago than the control plane recovers', 'enroll the host again with a new token: nkudo-edge enroll --replace; its microVMs go on meanwhile'),
+  RECOVERY_LIMITED: entry('RecoveryLimited', 'RESOURCE_EXHAUSTED', 'after', 'too many recoveries were asked for in a short time', 'nothing: it is tried again later; if one host asks again and again, look at its log'),
   HOST_REVOKED: entry('HostRevoked', 'PERMISSION_DENIED', 'never', 'the host was revoked', 'enroll again with a new token if that was a mistake'),
-  HOST_QUARANTINED: entry('HostQuarantined', 'FAILED_PRECONDITION', 'after', 'two machines use the identity of this host', 'decide which one is genuine and enroll the other again'),
+  HOST_QUARANTINED: entry('HostQuarantined', 'FAILED_PRECONDITION', 'after', 'two machines, or two agents on one machine, use the identity of this host', 'the Host object says who they are and what to type; see docs/enrollment.md'),
   // Placement and specification
   SITE_NOT_FOUND: entry('SiteNotFound', 'NOT_FOUND', 'after', 'spec.siteRef names no Site of this namespace', 'create the Site or correct the name'),
   CLASS_NOT_FOUND: entry('ClassNotFound', 'NOT_FOUND', 'after', 'spec.className names no MicroVMClass', 'remove className or create the class'),

@@ -76,6 +76,8 @@ export async function serveHeartbeat(deps: HeartbeatDeps, stream: HostStream, co
           serverTime: encodeTimestamp(deps.clock.nowMs()),
           endpoints: [...deps.settings.endpoints()],
           trustBundlePem: deps.pki.trustBundlePem(),
+          renewNow: false,
+          awaitsApproval: false,
         },
       },
     });

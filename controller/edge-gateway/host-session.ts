@@ -35,8 +35,8 @@ export const retryAfterMs: Readonly<Record<GoodbyeReason, number>> = {
   NOT_APPROVED: 10_000,
 };
 
-export async function sendGoodbye(stream: HostStream, reason: GoodbyeReason): Promise<void> {
-  await stream.send({ message: { $case: 'goodbye', value: { reason: Goodbye_Reason[reason], retryAfterMs: retryAfterMs[reason] } } });
+export async function sendGoodbye(stream: HostStream, reason: GoodbyeReason, message = ''): Promise<void> {
+  await stream.send({ message: { $case: 'goodbye', value: { reason: Goodbye_Reason[reason], retryAfterMs: retryAfterMs[reason], message } } });
 }
 
 interface Receipt {

@@ -23,6 +23,9 @@ export interface Hello {
   readonly sessionId: SessionId;
   readonly facts: HostFacts;
   readonly known: readonly KnownMicroVM[];
+  /** UUID of this run of the agent. */
+  readonly agentInstance: string;
+  readonly sentAtMs: number;
 }
 
 export interface Receipt {
@@ -40,7 +43,9 @@ export type AgentMessage =
 export type { GoodbyeReason } from '../domain/link-delay.ts';
 
 export type ControlMessage =
-  | { readonly kind: 'welcome'; readonly heartbeatIntervalMs: number; readonly endpoints: readonly string[]; readonly trustBundlePem: string }
+  | { readonly kind: 'welcome'; readonly heartbeatIntervalMs: number; readonly endpoints: readonly string[]; readonly trustBundlePem: string;
+      /** By the clock of the control plane; null when it did not say. */
+      readonly serverTimeMs: number | null; readonly renewNow: boolean; readonly awaitsApproval: boolean }
   | { readonly kind: 'beatAck'; readonly sequence: number }
   | { readonly kind: 'operation'; readonly operation: Operation }
   /** A message that could not be read; an operation is answered with REFUSED when its id could. */
@@ -48,7 +53,7 @@ export type ControlMessage =
   /** `revealKey` gives the secret setup key that came along; null: none did. */
   | { readonly kind: 'mesh'; readonly order: MeshOrder; readonly revealKey: (() => string) | null }
   | { readonly kind: 'cancel'; readonly operationId: OperationId }
-  | { readonly kind: 'goodbye'; readonly reason: GoodbyeReason; readonly retryAfterMs: number };
+  | { readonly kind: 'goodbye'; readonly reason: GoodbyeReason; readonly retryAfterMs: number; readonly message: string };
 
 export interface ReportBatch {
   readonly executions: readonly ExecutionReport[];

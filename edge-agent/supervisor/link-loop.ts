@@ -61,6 +61,7 @@ export function createLinkLoop(deps: LinkLoopDeps): LinkLoop {
   let cancelRetry = (): void => {};
   let sentFacts = '';
   let running: Promise<void> = Promise.resolve();
+  const agentInstance = entropy.uuid();
 
   const feed = (event: ControlLinkEvent): void => {
     [snapshot] = transition(controlLinkMachine, snapshot, event);
@@ -97,7 +98,7 @@ export function createLinkLoop(deps: LinkLoopDeps): LinkLoop {
     try {
       const facts = await deps.facts.read(AbortSignal.timeout(factsDeadlineMs));
       const known = await deps.registry.known();
-      const opened = await deps.controlPlane.connect(endpoint, identity, { sessionId: sessionId(entropy.uuid()), facts, known });
+      const opened = await deps.controlPlane.connect(endpoint, identity, { sessionId: sessionId(entropy.uuid()), facts, known, agentInstance, sentAtMs: clock.now().wallMs });
       session = opened;
       if (isStopped) return { reason: 'broken', retryAfterMs: 0 };
       sentFacts = JSON.stringify(facts);

@@ -118,7 +118,7 @@ export async function startFakeControlPlane(options: { readonly heartbeatInterva
         if (message?.$case === 'hello') {
           hellos.push(message.value);
           const { sessionId } = message.value;
-          call.write({ message: { $case: 'welcome', value: { sessionId, heartbeatIntervalMs: options.heartbeatIntervalMs ?? 10_000, serverTime: undefined, endpoints: [address], trustBundlePem: rootPem } } });
+          call.write({ message: { $case: 'welcome', value: { sessionId, heartbeatIntervalMs: options.heartbeatIntervalMs ?? 10_000, serverTime: undefined, endpoints: [address], trustBundlePem: rootPem, renewNow: false, awaitsApproval: false } } });
           for (const operation of waiting.splice(0)) send(operation);
           sendMesh('');
         }
@@ -191,7 +191,7 @@ export async function startFakeControlPlane(options: { readonly heartbeatInterva
     renewals: () => renewals,
     push: (operation) => (stream === undefined ? void waiting.push(operation) : send(operation)),
     goodbye: (reason, retryAfterMs = 0) => {
-      stream?.write({ message: { $case: 'goodbye', value: { reason: reason as 1, retryAfterMs } } }); // Any number is sent as it is.
+      stream?.write({ message: { $case: 'goodbye', value: { reason: reason as 1, retryAfterMs, message: '' } } }); // Any number is sent as it is.
       stream?.end();
       stream = undefined;
     },

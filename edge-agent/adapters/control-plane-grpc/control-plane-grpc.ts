@@ -2,7 +2,7 @@
 import { credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
 import { decodeOperation, dispositionMap, encodeExecution, encodeHostFacts, encodeObservation, logSourceMap } from '#api/codec/edge-codec.ts';
 import { decodeMeshOrder, encodeMeshReport } from '#api/codec/mesh-codec.ts';
-import { encodeTimestamp } from '#api/codec/timestamp.ts';
+import { decodeTimestamp, encodeTimestamp } from '#api/codec/timestamp.ts';
 import {
   EdgeServiceClient,
   EnrollmentServiceClient,
@@ -34,7 +34,7 @@ async function openSession(endpoint: string, identity: Identity, hello: Hello): 
   await pipe.send({
     message: {
       $case: 'hello',
-      value: { sessionId: hello.sessionId, facts: encodeHostFacts(hello.facts), known: hello.known.map((known) => ({ ...known })) },
+      value: { sessionId: hello.sessionId, facts: encodeHostFacts(hello.facts), known: hello.known.map((known) => ({ ...known })), agentInstance: hello.agentInstance, sentAt: encodeTimestamp(hello.sentAtMs) },
     },
   });
 
@@ -126,8 +126,8 @@ const goodbyeReasons: Readonly<Record<number, GoodbyeReason>> = {
 function decodeMessage({ message }: HeartbeatResponse, self: HostId): ControlMessage | null {
   switch (message?.$case) {
     case 'welcome': {
-      const { heartbeatIntervalMs, endpoints, trustBundlePem } = message.value;
-      return { kind: 'welcome', heartbeatIntervalMs: Math.min(heartbeatMaxMs, Math.max(heartbeatMinMs, heartbeatIntervalMs)), endpoints, trustBundlePem };
+      const { heartbeatIntervalMs, endpoints, trustBundlePem, serverTime, renewNow, awaitsApproval } = message.value;
+      return { kind: 'welcome', heartbeatIntervalMs: Math.min(heartbeatMaxMs, Math.max(heartbeatMinMs, heartbeatIntervalMs)), endpoints, trustBundlePem, serverTimeMs: serverTime === undefined ? null : decodeTimestamp('welcome.server_time', serverTime), renewNow, awaitsApproval };
     }
     case 'ack':
       return { kind: 'beatAck', sequence: message.value.sequence };
@@ -149,7 +149,7 @@ function decodeMessage({ message }: HeartbeatResponse, self: HostId): ControlMes
     case 'cancel':
       return isUuid(message.value.operationId) ? { kind: 'cancel', operationId: operationId(message.value.operationId) } : null;
     case 'goodbye':
-      return { kind: 'goodbye', reason: goodbyeReasons[message.value.reason] ?? 'unspecified', retryAfterMs: message.value.retryAfterMs };
+      return { kind: 'goodbye', reason: goodbyeReasons[message.value.reason] ?? 'unspecified', retryAfterMs: message.value.retryAfterMs, message: message.value.message };
     default:
       return null;
   }

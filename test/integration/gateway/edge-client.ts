@@ -143,5 +143,5 @@ export function openHeartbeat(client: EdgeClient): HeartbeatStream {
 }
 
 export function hello(sessionId: string): NonNullable<HeartbeatRequest['message']> {
-  return { $case: 'hello', value: { sessionId, facts: testFacts, known: [] } };
+  return { $case: 'hello', value: { sessionId, facts: testFacts, known: [], agentInstance: '', sentAt: undefined } };
 }

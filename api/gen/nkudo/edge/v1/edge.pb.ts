@@ -85,7 +85,7 @@ export interface GetRecoveryNonceResponse {
 
 /** Proves the key of an expired certificate. */
 export interface RecoverCertificateRequest {
-  /** PEM of the expired certificate. */
+  /** PEM of the host's newest certificate; it may also be valid still, as for a host whose clock is wrong. */
   expiredCertificatePem: string;
   /** PKCS#10 request with the same key, DER. */
   csrDer: Buffer;
@@ -234,6 +234,13 @@ export interface Hello {
    * plane raises its own counters above them before it sends anything.
    */
   known: KnownMicroVM[];
+  /**
+   * UUID made anew at each start of the agent: tells one agent that connects again from two agents with copies of one
+   * state directory. Empty from older agents.
+   */
+  agentInstance: string;
+  /** Time of the host's wall clock when it was sent, so that a wrong clock is seen. */
+  sentAt: Timestamp | undefined;
 }
 
 /** What a host knows of one microVM. */
@@ -376,6 +383,10 @@ export interface Welcome {
   endpoints: string[];
   /** PEM: the root certificates to trust from now on. */
   trustBundlePem: string;
+  /** The host is to renew its certificate now: older ones are withdrawn when the new one is used. */
+  renewNow: boolean;
+  /** The host waits for its approval: it stays connected and is sent no operation until somebody approves it. */
+  awaitsApproval: boolean;
 }
 
 /** Answers one beat. */
@@ -401,6 +412,8 @@ export interface Goodbye {
   reason: Goodbye_Reason;
   /** Shortest wait before the next connect, milliseconds. */
   retryAfterMs: number;
+  /** Sentence for the person who looks at the host; may be empty. */
+  message: string;
 }
 
 /** Why the stream ends. */
@@ -2969,7 +2982,7 @@ export const HeartbeatRequest: MessageFns<HeartbeatRequest> = {
 };
 
 function createBaseHello(): Hello {
-  return { sessionId: "", facts: undefined, known: [] };
+  return { sessionId: "", facts: undefined, known: [], agentInstance: "", sentAt: undefined };
 }
 
 export const Hello: MessageFns<Hello> = {
@@ -2982,6 +2995,12 @@ export const Hello: MessageFns<Hello> = {
     }
     for (const v of message.known) {
       KnownMicroVM.encode(v!, writer.uint32(26).fork()).join();
+    }
+    if (message.agentInstance !== "") {
+      writer.uint32(34).string(message.agentInstance);
+    }
+    if (message.sentAt !== undefined) {
+      Timestamp.encode(message.sentAt, writer.uint32(42).fork()).join();
     }
     return writer;
   },
@@ -3023,6 +3042,22 @@ export const Hello: MessageFns<Hello> = {
             message.known.push(KnownMicroVM.decode(reader, reader.uint32()));
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.agentInstance = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.sentAt = Timestamp.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3044,6 +3079,16 @@ export const Hello: MessageFns<Hello> = {
         : "",
       facts: isSet(object.facts) ? HostFacts.fromJSON(object.facts) : undefined,
       known: globalThis.Array.isArray(object?.known) ? object.known.map((e: any) => KnownMicroVM.fromJSON(e)) : [],
+      agentInstance: isSet(object.agentInstance)
+        ? globalThis.String(object.agentInstance)
+        : isSet(object.agent_instance)
+        ? globalThis.String(object.agent_instance)
+        : "",
+      sentAt: isSet(object.sentAt)
+        ? fromJsonTimestamp(object.sentAt)
+        : isSet(object.sent_at)
+        ? fromJsonTimestamp(object.sent_at)
+        : undefined,
     };
   },
 
@@ -3058,6 +3103,12 @@ export const Hello: MessageFns<Hello> = {
     if (message.known?.length) {
       obj.known = message.known.map((e) => KnownMicroVM.toJSON(e));
     }
+    if (message.agentInstance !== "") {
+      obj.agentInstance = message.agentInstance;
+    }
+    if (message.sentAt !== undefined) {
+      obj.sentAt = fromTimestamp(message.sentAt).toISOString();
+    }
     return obj;
   },
 
@@ -3071,6 +3122,10 @@ export const Hello: MessageFns<Hello> = {
       ? HostFacts.fromPartial(object.facts)
       : undefined;
     message.known = object.known?.map((e) => KnownMicroVM.fromPartial(e)) || [];
+    message.agentInstance = object.agentInstance ?? "";
+    message.sentAt = (object.sentAt !== undefined && object.sentAt !== null)
+      ? Timestamp.fromPartial(object.sentAt)
+      : undefined;
     return message;
   },
 };
@@ -3602,7 +3657,15 @@ export const HeartbeatResponse: MessageFns<HeartbeatResponse> = {
 };
 
 function createBaseWelcome(): Welcome {
-  return { sessionId: "", heartbeatIntervalMs: 0, serverTime: undefined, endpoints: [], trustBundlePem: "" };
+  return {
+    sessionId: "",
+    heartbeatIntervalMs: 0,
+    serverTime: undefined,
+    endpoints: [],
+    trustBundlePem: "",
+    renewNow: false,
+    awaitsApproval: false,
+  };
 }
 
 export const Welcome: MessageFns<Welcome> = {
@@ -3621,6 +3684,12 @@ export const Welcome: MessageFns<Welcome> = {
     }
     if (message.trustBundlePem !== "") {
       writer.uint32(42).string(message.trustBundlePem);
+    }
+    if (message.renewNow !== false) {
+      writer.uint32(48).bool(message.renewNow);
+    }
+    if (message.awaitsApproval !== false) {
+      writer.uint32(56).bool(message.awaitsApproval);
     }
     return writer;
   },
@@ -3678,6 +3747,22 @@ export const Welcome: MessageFns<Welcome> = {
             message.trustBundlePem = reader.string();
             continue;
           }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.renewNow = reader.bool();
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.awaitsApproval = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3715,6 +3800,16 @@ export const Welcome: MessageFns<Welcome> = {
         : isSet(object.trust_bundle_pem)
         ? globalThis.String(object.trust_bundle_pem)
         : "",
+      renewNow: isSet(object.renewNow)
+        ? globalThis.Boolean(object.renewNow)
+        : isSet(object.renew_now)
+        ? globalThis.Boolean(object.renew_now)
+        : false,
+      awaitsApproval: isSet(object.awaitsApproval)
+        ? globalThis.Boolean(object.awaitsApproval)
+        : isSet(object.awaits_approval)
+        ? globalThis.Boolean(object.awaits_approval)
+        : false,
     };
   },
 
@@ -3735,6 +3830,12 @@ export const Welcome: MessageFns<Welcome> = {
     if (message.trustBundlePem !== "") {
       obj.trustBundlePem = message.trustBundlePem;
     }
+    if (message.renewNow !== false) {
+      obj.renewNow = message.renewNow;
+    }
+    if (message.awaitsApproval !== false) {
+      obj.awaitsApproval = message.awaitsApproval;
+    }
     return obj;
   },
 
@@ -3750,6 +3851,8 @@ export const Welcome: MessageFns<Welcome> = {
       : undefined;
     message.endpoints = object.endpoints?.map((e) => e) || [];
     message.trustBundlePem = object.trustBundlePem ?? "";
+    message.renewNow = object.renewNow ?? false;
+    message.awaitsApproval = object.awaitsApproval ?? false;
     return message;
   },
 };
@@ -3917,7 +4020,7 @@ export const CancelOperation: MessageFns<CancelOperation> = {
 };
 
 function createBaseGoodbye(): Goodbye {
-  return { reason: 0, retryAfterMs: 0 };
+  return { reason: 0, retryAfterMs: 0, message: "" };
 }
 
 export const Goodbye: MessageFns<Goodbye> = {
@@ -3927,6 +4030,9 @@ export const Goodbye: MessageFns<Goodbye> = {
     }
     if (message.retryAfterMs !== 0) {
       writer.uint32(16).uint32(message.retryAfterMs);
+    }
+    if (message.message !== "") {
+      writer.uint32(26).string(message.message);
     }
     return writer;
   },
@@ -3960,6 +4066,14 @@ export const Goodbye: MessageFns<Goodbye> = {
             message.retryAfterMs = reader.uint32();
             continue;
           }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.message = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3980,6 +4094,7 @@ export const Goodbye: MessageFns<Goodbye> = {
         : isSet(object.retry_after_ms)
         ? globalThis.Number(object.retry_after_ms)
         : 0,
+      message: isSet(object.message) ? globalThis.String(object.message) : "",
     };
   },
 
@@ -3991,6 +4106,9 @@ export const Goodbye: MessageFns<Goodbye> = {
     if (message.retryAfterMs !== 0) {
       obj.retryAfterMs = Math.round(message.retryAfterMs);
     }
+    if (message.message !== "") {
+      obj.message = message.message;
+    }
     return obj;
   },
 
@@ -4001,6 +4119,7 @@ export const Goodbye: MessageFns<Goodbye> = {
     const message = createBaseGoodbye();
     message.reason = object.reason ?? 0;
     message.retryAfterMs = object.retryAfterMs ?? 0;
+    message.message = object.message ?? "";
     return message;
   },
 };
