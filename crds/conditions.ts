@@ -33,6 +33,7 @@ export const hostFailureReasons = [
   'HypervisorFailed',
   'HypervisorTimeout',
   'JournalFailed',
+  'GuardFailed',
   'StateDirLocked',
   'OrphanedVM',
   'InternalError',
@@ -166,7 +167,7 @@ export const microvmConditions = {
     ...microvm,
     polarity: 'negative',
     meaning: 'disconnect.replace is asked for and can not be done safely',
-    reasons: ['DeadlinesTooClose', 'PersistentDisk', 'MassDisconnect', 'NotDisabled'],
+    reasons: ['DeadlinesTooClose', 'PersistentDisk', 'MassDisconnect', 'RecoveryUnderWay', 'HostUnconfirmed', 'NoHostFits', 'NotDisabled'],
   },
   DeletionBlocked: {
     ...microvm,

@@ -9,7 +9,7 @@ import type { Tx } from './tx.ts';
 export type SubjectKind =
   | 'meshSite' | 'meshHost'
   | 'tenant' | 'site' | 'host' | 'agent' | 'certificate' | 'enrollmentToken' | 'microvm' | 'binding' | 'plan' | 'operation'
-  | 'planAction' | 'leadership';
+  | 'planAction' | 'leadership' | 'displacement';
 
 export interface AuditEntry {
   /** A past participle, such as `published`. */

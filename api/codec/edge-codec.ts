@@ -247,9 +247,10 @@ function decodeNetwork(field: string, message: NetworkMessage): NetworkSpec {
 }
 
 export function encodeDesired(desired: DesiredMicroVM): DesiredMessage {
-  const { boot, runPolicy, disks, networks, restart, ...rest } = desired;
+  const { boot, runPolicy, disks, networks, restart, lease, ...rest } = desired;
   return {
     ...rest,
+    lease: lease === undefined ? undefined : { ...lease },
     restart: { ...restart },
     disks: disks.map((disk) => ({ ...disk })),
     networks: (networks ?? []).map(encodeNetwork),
@@ -287,6 +288,7 @@ export function decodeDesired(field: string, message: DesiredMessage | undefined
       : { networks: atMost(`${field}.networks`, desired.networks, networksMax).map((network, index) => decodeNetwork(`${field}.networks[${index}]`, network)) }),
     serialLog: desired.serialLog,
     terminationGracePeriodMs: integer(`${field}.termination_grace_period_ms`, desired.terminationGracePeriodMs, 0),
+    ...(desired.lease === undefined ? {} : { lease: { stopOnHostAfterMs: integer(`${field}.lease.stop_on_host_after_ms`, desired.lease.stopOnHostAfterMs, 1) } }),
   };
 }
 

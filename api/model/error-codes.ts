@@ -101,6 +101,8 @@ export const errorCatalogue = {
   NETWORK_FAILED: entry('NetworkFailed', 'INTERNAL', 'backoff', 'the kernel or a network program of the host refused a change', 'the message is its answer; look at the other firewalls and network services of the host'),
   PORT_IN_USE: entry('PortInUse', 'FAILED_PRECONDITION', 'after', 'a port of the host is taken by a program or by another microVM', 'choose another hostPort, or stop the program that listens on it'),
   ADDRESS_IN_USE: entry('AddressInUse', 'FAILED_PRECONDITION', 'after', 'another interface on the host has the address of the guest', 'choose another address, or remove the other interface'),
+  WAITING_FOR_LEASE: entry('WaitingForLease', 'FAILED_PRECONDITION', 'after', 'a microVM that may be replaced elsewhere runs only under a live lease of its host, and there is none', 'nothing: it starts once the control plane has extended the lease; look at the connection of the host'),
+  GUARD_FAILED: entry('GuardFailed', 'INTERNAL', 'backoff', 'the guard that ends microVMs whose lease ran out can not be started', 'look for sh, flock and sleep on the host, and at the log of the agent'),
   JOURNAL_FAILED: entry('JournalFailed', 'UNAVAILABLE', 'backoff', 'the journal of the agent can not be written', 'free space on the file system of the state directory'),
   STATE_DIR_LOCKED: entry('StateDirLocked', 'FAILED_PRECONDITION', 'never', 'another agent uses the state directory', 'stop the other agent or choose another --state-dir'),
   ORPHANED_VM: entry('OrphanedVM', 'FAILED_PRECONDITION', 'never', 'a microVM runs on the host that no journal or directory explains', 'stop it by hand, or adopt it'),

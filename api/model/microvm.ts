@@ -84,6 +84,12 @@ export interface RestartSpec {
   readonly windowMs: number;
 }
 
+/** On what terms a microVM that may be replaced on another host runs; see docs/disconnect.md. */
+export interface LeaseTerms {
+  /** From the moment its host sent the last beat whose lease was extended until no VMM may live there, milliseconds, > 0. */
+  readonly stopOnHostAfterMs: number;
+}
+
 /** The resolved desired state of one microVM at one generation. */
 export interface DesiredMicroVM {
   readonly name: string;
@@ -103,6 +109,8 @@ export interface DesiredMicroVM {
   readonly serialLog: boolean;
   /** Time between the power button and the kill, milliseconds, ≥ 0. */
   readonly terminationGracePeriodMs: number;
+  /** Present when it may be replaced: it runs only under a live lease of its host. */
+  readonly lease?: LeaseTerms;
 }
 
 /**

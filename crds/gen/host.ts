@@ -162,6 +162,10 @@ export interface HostStatus {
    */
   meshSubnet?: string;
   /**
+   * MicroVMs that were replaced on another host while this one was silent, newest first. What is left of them here is stopped when the host comes back; their disks stay.
+   */
+  displaced?: HostStatusDisplaced[];
+  /**
    * MicroVMs on the host that belong to no object any more. They are listed, never stopped by n-kudo.
    */
   orphans?: HostStatusOrphan[];
@@ -287,6 +291,33 @@ export interface HostStatusCertificate {
    * End of its validity.
    */
   notAfter?: string;
+}
+/**
+ * One of them.
+ */
+export interface HostStatusDisplaced {
+  /**
+   * UID of the MicroVM.
+   */
+  uid: string;
+  /**
+   * Name of the MicroVM.
+   */
+  name?: string;
+  /**
+   * When it was replaced.
+   */
+  since: string;
+  /**
+   * The host has confirmed that nothing of it runs there any more.
+   */
+  stopped: boolean;
+  /**
+   * Paths of its writable disks on this host. n-kudo neither uses nor removes them any more.
+   *
+   * Items: A path.
+   */
+  orphanedDisks?: string[];
 }
 /**
  * One of them.

@@ -825,23 +825,23 @@ export interface MicroVMProbesLivenessConsole {
  */
 export interface MicroVMDisconnect {
   /**
-   * How long a host may be silent before the control plane may start a replacement. Reserved.
+   * How long a host may be silent before the control plane may start a replacement; 10m when neither is written.
    */
   lostAfter?: string;
   /**
-   * How long a host may be without an acknowledged heartbeat before it stops the microVM by itself, so that a replacement can never run beside it. Reserved.
+   * How long a host may be without an acknowledged heartbeat before it stops the microVM by itself, so that a replacement can never run beside it; 9m when neither is written.
    */
   stopOnHostAfter?: string;
   /**
-   * false: a lost host keeps its microVMs, and starts them again by itself after a power cut. true: they are started on another host after lostAfter. Reserved: only false works in this version.
+   * false: a lost host keeps its microVMs, and starts them again by itself after a power cut. true: they run under a lease of the host only, end there after stopOnHostAfter without one, and are started on another host after lostAfter.
    */
   replace?: boolean;
   /**
-   * Which copy goes on when a replaced host comes back. KeepNew: the replacement; KeepOriginal: the one on the old host; Manual: an operator chooses, the replacement runs meanwhile. The loser is stopped, its disks are kept for a stated time. Reserved.
+   * Which copy goes on when a replaced host comes back. KeepNew: the replacement; KeepOriginal: the one on the old host; Manual: an operator chooses, the replacement runs meanwhile. The loser is stopped, its disks stay where they are and are listed in the status of the Host. Only KeepNew works in this version.
    */
   reconcile?: 'KeepNew' | 'KeepOriginal' | 'Manual';
   /**
-   * Keep: refuse to replace a microVM that would lose a local disk. Discard: accept that the replacement starts without the data of its local disks. Reserved.
+   * Keep: refuse to replace a microVM that would lose a local disk. Discard: accept that the replacement starts without the data of its local disks.
    */
   data?: 'Keep' | 'Discard';
 }

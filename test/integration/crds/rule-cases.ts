@@ -180,29 +180,24 @@ function labelKeyRule(label: string, place: Place): RuleCase {
 
 function disconnectRules(kind: Kind, base: (fields: Spec) => Spec): RuleCase[] {
   const place = (fields: Spec): Spec => base({ disconnect: fields });
-  const comes = (label: string): string => `reserved: disconnect.${label}`;
   const pair = 'write disconnect.lostAfter at least 1.02 times stopOnHostAfter plus 5s';
   const pairOf = (lostAfter: string, stopOnHostAfter: string): Sample => ({
     title: `${lostAfter} with ${stopOnHostAfter}`,
     spec: place({ replace: true, lostAfter, stopOnHostAfter }),
   });
   return [
-    reserved(kind, 'disconnect.replace: true', place({ replace: true }), { accepted: place({ replace: false }) }),
-    reserved(kind, 'disconnect.lostAfter', place({ lostAfter: '10m' })),
-    reserved(kind, 'disconnect.stopOnHostAfter', place({ stopOnHostAfter: '9m' })),
-    reserved(kind, 'disconnect.reconcile', place({ reconcile: 'KeepNew' })),
-    reserved(kind, 'disconnect.data', place({ data: 'Discard' })),
+    reserved(kind, 'disconnect.reconcile other than KeepNew', place({ reconcile: 'KeepOriginal' }), { accepted: place({ replace: true, reconcile: 'KeepNew' }) }),
     durationRule(
-      { kind, variant: 'unlocked', label: 'disconnect.lostAfter', place: (value) => place({ lostAfter: value }) },
+      { kind, variant: 'shipped', label: 'disconnect.lostAfter', place: (value) => place({ lostAfter: value }) },
       { shortest: '10s', longest: '720h', tooShort: '9s', tooLong: '721h' },
     ),
     durationRule(
-      { kind, variant: 'unlocked', label: 'disconnect.stopOnHostAfter', place: (value) => place({ stopOnHostAfter: value }) },
+      { kind, variant: 'shipped', label: 'disconnect.stopOnHostAfter', place: (value) => place({ stopOnHostAfter: value }) },
       { shortest: '5s', longest: '720h', tooShort: '4s', tooLong: '721h' },
     ),
     {
       kind,
-      variant: 'unlocked',
+      variant: 'shipped',
       rule: pair,
       accepted: [
         pairOf('10m', '9m'),
@@ -211,19 +206,6 @@ function disconnectRules(kind: Kind, base: (fields: Spec) => Spec): RuleCase[] {
         { title: 'one of the two', spec: place({ replace: true, lostAfter: '10s' }) },
       ],
       refused: [pairOf('106999ms', '100s'), pairOf('10s', '10s'), pairOf('10s', '1h')],
-    },
-    {
-      kind,
-      variant: 'shipped',
-      rule: pair,
-      accepted: [{ title: 'nothing of it', spec: place({}) }],
-      refused: [
-        {
-          title: 'together with the reserved fields',
-          spec: place({ replace: true, lostAfter: '10s', stopOnHostAfter: '10s' }),
-          also: [comes('replace: true'), comes('lostAfter'), comes('stopOnHostAfter')],
-        },
-      ],
     },
   ];
 }
@@ -419,7 +401,7 @@ const microvmCases: RuleCase[] = [
   ...disconnectRules('MicroVM', microvmSpec),
   {
     kind: 'MicroVM',
-    variant: 'unlocked',
+    variant: 'shipped',
     rule: 'a replacement on another host loses the local disks',
     accepted: [
       { title: 'without disks', spec: microvmSpec({ disconnect: { replace: true } }) },

@@ -261,6 +261,11 @@ export interface KnownMicroVM {
 export interface Beat {
   /** Rises by one within a session, from 1. */
   sequence: number;
+  /**
+   * The host has microVMs that may be replaced elsewhere, and asks for its lease to be extended. The answer with
+   * `lease_ms` comes as an acknowledgement of its own, once the extension is committed; without that it never comes.
+   */
+  wantsLease?: boolean | undefined;
 }
 
 /** What the agent did with an operation that it was sent. */
@@ -653,6 +658,8 @@ export interface DesiredMicroVM {
   terminationGracePeriodMs: number;
   /** Network interfaces in the order in which the guest sees them, at most 8. */
   networks: NetworkSpec[];
+  /** Present when it may be replaced on another host: it runs only under a live lease of this host. */
+  lease: LeaseTerms | undefined;
 }
 
 /** When the microVM runs. */
@@ -729,6 +736,15 @@ export function desiredMicroVM_RunPolicyToJSON(object: DesiredMicroVM_RunPolicy)
     default:
       return "UNRECOGNIZED";
   }
+}
+
+/** On what terms a microVM that may be replaced runs. */
+export interface LeaseTerms {
+  /**
+   * Time, milliseconds from the moment the host sent the last beat whose lease was extended, after which no VMM of the
+   * microVM may live on this host; the lease_ms of that answer holds when it is shorter. Above 0.
+   */
+  stopOnHostAfterMs: number;
 }
 
 /** Restart back-off under the restart policy. */
@@ -3276,13 +3292,16 @@ export const KnownMicroVM: MessageFns<KnownMicroVM> = {
 };
 
 function createBaseBeat(): Beat {
-  return { sequence: 0 };
+  return { sequence: 0, wantsLease: undefined };
 }
 
 export const Beat: MessageFns<Beat> = {
   encode(message: Beat, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.sequence !== 0) {
       writer.uint32(8).uint64(message.sequence);
+    }
+    if (message.wantsLease !== undefined) {
+      writer.uint32(16).bool(message.wantsLease);
     }
     return writer;
   },
@@ -3308,6 +3327,14 @@ export const Beat: MessageFns<Beat> = {
             message.sequence = longToNumber(reader.uint64());
             continue;
           }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.wantsLease = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3321,13 +3348,23 @@ export const Beat: MessageFns<Beat> = {
   },
 
   fromJSON(object: any): Beat {
-    return { sequence: isSet(object.sequence) ? globalThis.Number(object.sequence) : 0 };
+    return {
+      sequence: isSet(object.sequence) ? globalThis.Number(object.sequence) : 0,
+      wantsLease: isSet(object.wantsLease)
+        ? globalThis.Boolean(object.wantsLease)
+        : isSet(object.wants_lease)
+        ? globalThis.Boolean(object.wants_lease)
+        : undefined,
+    };
   },
 
   toJSON(message: Beat): unknown {
     const obj: any = {};
     if (message.sequence !== 0) {
       obj.sequence = Math.round(message.sequence);
+    }
+    if (message.wantsLease !== undefined) {
+      obj.wantsLease = message.wantsLease;
     }
     return obj;
   },
@@ -3338,6 +3375,7 @@ export const Beat: MessageFns<Beat> = {
   fromPartial(object: DeepPartial<Beat>): Beat {
     const message = createBaseBeat();
     message.sequence = object.sequence ?? 0;
+    message.wantsLease = object.wantsLease ?? undefined;
     return message;
   },
 };
@@ -4364,6 +4402,7 @@ function createBaseDesiredMicroVM(): DesiredMicroVM {
     serialLog: false,
     terminationGracePeriodMs: 0,
     networks: [],
+    lease: undefined,
   };
 }
 
@@ -4412,6 +4451,9 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
     }
     for (const v of message.networks) {
       NetworkSpec.encode(v!, writer.uint32(114).fork()).join();
+    }
+    if (message.lease !== undefined) {
+      LeaseTerms.encode(message.lease, writer.uint32(162).fork()).join();
     }
     return writer;
   },
@@ -4541,6 +4583,14 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
             message.networks.push(NetworkSpec.decode(reader, reader.uint32()));
             continue;
           }
+          case 20: {
+            if (tag !== 162) {
+              break;
+            }
+
+            message.lease = LeaseTerms.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -4600,6 +4650,7 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
       networks: globalThis.Array.isArray(object?.networks)
         ? object.networks.map((e: any) => NetworkSpec.fromJSON(e))
         : [],
+      lease: isSet(object.lease) ? LeaseTerms.fromJSON(object.lease) : undefined,
     };
   },
 
@@ -4646,6 +4697,9 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
     if (message.networks?.length) {
       obj.networks = message.networks.map((e) => NetworkSpec.toJSON(e));
     }
+    if (message.lease !== undefined) {
+      obj.lease = LeaseTerms.toJSON(message.lease);
+    }
     return obj;
   },
 
@@ -4682,6 +4736,82 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
     message.serialLog = object.serialLog ?? false;
     message.terminationGracePeriodMs = object.terminationGracePeriodMs ?? 0;
     message.networks = object.networks?.map((e) => NetworkSpec.fromPartial(e)) || [];
+    message.lease = (object.lease !== undefined && object.lease !== null)
+      ? LeaseTerms.fromPartial(object.lease)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseLeaseTerms(): LeaseTerms {
+  return { stopOnHostAfterMs: 0 };
+}
+
+export const LeaseTerms: MessageFns<LeaseTerms> = {
+  encode(message: LeaseTerms, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.stopOnHostAfterMs !== 0) {
+      writer.uint32(8).uint64(message.stopOnHostAfterMs);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): LeaseTerms {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseLeaseTerms();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.stopOnHostAfterMs = longToNumber(reader.uint64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): LeaseTerms {
+    return {
+      stopOnHostAfterMs: isSet(object.stopOnHostAfterMs)
+        ? globalThis.Number(object.stopOnHostAfterMs)
+        : isSet(object.stop_on_host_after_ms)
+        ? globalThis.Number(object.stop_on_host_after_ms)
+        : 0,
+    };
+  },
+
+  toJSON(message: LeaseTerms): unknown {
+    const obj: any = {};
+    if (message.stopOnHostAfterMs !== 0) {
+      obj.stopOnHostAfterMs = Math.round(message.stopOnHostAfterMs);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<LeaseTerms>): LeaseTerms {
+    return LeaseTerms.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<LeaseTerms>): LeaseTerms {
+    const message = createBaseLeaseTerms();
+    message.stopOnHostAfterMs = object.stopOnHostAfterMs ?? 0;
     return message;
   },
 };
