@@ -85,6 +85,7 @@ const observation: fc.Arbitrary<MicroVMObservation> = fc.record(
       { requiredKeys: ['reason', 'atMs'] },
     ),
     problem,
+    warnings: fc.array(fc.record({ code: fc.constantFrom('DHCP_UNAVAILABLE', 'LATER'), message: fc.string({ maxLength: 100 }) }), { minLength: 1, maxLength: 8 }),
   },
   { requiredKeys: ['microvmId', 'epoch', 'revision', 'generation', 'sequence', 'state', 'observedAtMs', 'restarts', 'isCrashLooping', 'isRestartRequired'] },
 );

@@ -38,6 +38,7 @@ const networksMax = 8;
 const portsMax = 32;
 /** Longest name of a network device on Linux. */
 const deviceNameMax = 15;
+const warningsMax = 8;
 const knownMax = 4096;
 
 const runPolicyMap = enumMap<RunPolicy>({
@@ -375,6 +376,7 @@ export function encodeObservation(seen: MicroVMObservation): ObservationMessage 
     lastExitSignal: exit?.signal ?? '',
     problemCode: seen.problem?.code ?? '',
     problemMessage: seen.problem?.message.slice(0, messageMax) ?? '',
+    warnings: (seen.warnings ?? []).slice(0, warningsMax).map(({ code, message }) => ({ code, message: message.slice(0, messageMax) })),
   };
 }
 
@@ -408,5 +410,13 @@ export function decodeObservation(message: ObservationMessage): MicroVMObservati
     ...(message.problemCode === ''
       ? {}
       : { problem: { code: text('observation.problem_code', message.problemCode, { max: 64 }), message: text('observation.problem_message', message.problemMessage, { max: messageMax, allowEmpty: true }) } }),
+    ...(message.warnings.length === 0
+      ? {}
+      : {
+          warnings: atMost('observation.warnings', message.warnings, warningsMax).map((warning) => ({
+            code: text('observation.warnings.code', warning.code, { max: 64 }),
+            message: text('observation.warnings.message', warning.message, { max: messageMax, allowEmpty: true }),
+          })),
+        }),
   };
 }

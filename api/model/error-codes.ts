@@ -58,6 +58,7 @@ export const errorCatalogue = {
   HOST_FULL: entry('HostFull', 'ABORTED', 'backoff', 'the host has no room left for this microVM', 'nothing: another host is tried'),
   // Identity
   UNAUTHENTICATED: entry('Unauthenticated', 'UNAUTHENTICATED', 'never', 'the caller presented no valid identity', 'present a client certificate (agents) or a bearer token (tenants)'),
+  RATE_LIMITED: entry('RateLimited', 'RESOURCE_EXHAUSTED', 'after', 'the caller or its tenant made more calls than it may', 'repeat the call after the time that the answer names; others are served meanwhile'),
   PERMISSION_DENIED: entry('PermissionDenied', 'PERMISSION_DENIED', 'never', 'the identity is valid but may not do this', 'ask an administrator of the namespace for the right'),
   TOKEN_MALFORMED: entry('TokenMalformed', 'INVALID_ARGUMENT', 'never', 'the text is not an enrollment token', 'copy the whole token from the Secret that the EnrollmentToken names'),
   TOKEN_UNKNOWN: entry('TokenUnknown', 'UNAUTHENTICATED', 'never', 'no such enrollment token, or it was altered', 'make a new EnrollmentToken'),
@@ -77,6 +78,7 @@ export const errorCatalogue = {
   SITE_NOT_FOUND: entry('SiteNotFound', 'NOT_FOUND', 'after', 'spec.siteRef names no Site of this namespace', 'create the Site or correct the name'),
   CLASS_NOT_FOUND: entry('ClassNotFound', 'NOT_FOUND', 'after', 'spec.className names no MicroVMClass', 'remove className or create the class'),
   HOST_NOT_FOUND: entry('HostNotFound', 'NOT_FOUND', 'after', 'spec.placement.hostName names no Host of the site', 'correct the name, or enroll that host'),
+  QUOTA_EXCEEDED: entry('QuotaExceeded', 'RESOURCE_EXHAUSTED', 'after', 'the quota of the Site has no room for the microVM', 'delete or shrink other microVMs of the site, or raise spec.quota of the Site'),
   NO_HOST_FITS: entry('NoHostFits', 'FAILED_PRECONDITION', 'after', 'no host of the site can take the microVM now', 'the message counts the hosts by the reason that excluded them'),
   // The mesh
   MESH_UNAUTHORIZED: entry('MeshUnauthorized', 'PERMISSION_DENIED', 'after', 'the mesh account refuses the API token, or the token may not do this', 'put a valid token of a service user with the admin role into the Secret that spec.mesh.secretRef names'),
@@ -101,6 +103,10 @@ export const errorCatalogue = {
   NETWORK_FAILED: entry('NetworkFailed', 'INTERNAL', 'backoff', 'the kernel or a network program of the host refused a change', 'the message is its answer; look at the other firewalls and network services of the host'),
   PORT_IN_USE: entry('PortInUse', 'FAILED_PRECONDITION', 'after', 'a port of the host is taken by a program or by another microVM', 'choose another hostPort, or stop the program that listens on it'),
   ADDRESS_IN_USE: entry('AddressInUse', 'FAILED_PRECONDITION', 'after', 'another interface on the host has the address of the guest', 'choose another address, or remove the other interface'),
+  ADDRESSES_EXHAUSTED: entry('AddressesExhausted', 'RESOURCE_EXHAUSTED', 'after', 'the range of guest addresses of the host has none left', 'delete microVMs of the host, or give it a larger range: natSubnet of the Host or of the Site; a mesh subnet has 253'),
+  PORTS_EXHAUSTED: entry('PortsExhausted', 'RESOURCE_EXHAUSTED', 'after', 'the host has no free port left of those that n-kudo chooses from', 'name a hostPort, or delete microVMs of the host'),
+  ADDRESS_OUTSIDE_SUBNET: entry('AddressOutsideSubnet', 'FAILED_PRECONDITION', 'after', 'the address that the spec asks for is not in the subnet that the host has for such guests', 'leave address out, or choose one of the subnet that the message names'),
+  MESH_SUBNET_MISSING: entry('MeshSubnetMissing', 'FAILED_PRECONDITION', 'after', 'the host has no subnet of the mesh for its guests', 'give the Site a spec.mesh, and look at its condition MeshReady'),
   WAITING_FOR_LEASE: entry('WaitingForLease', 'FAILED_PRECONDITION', 'after', 'a microVM that may be replaced elsewhere runs only under a live lease of its host, and there is none', 'nothing: it starts once the control plane has extended the lease; look at the connection of the host'),
   GUARD_FAILED: entry('GuardFailed', 'INTERNAL', 'backoff', 'the guard that ends microVMs whose lease ran out can not be started', 'look for sh, flock and sleep on the host, and at the log of the agent'),
   JOURNAL_FAILED: entry('JournalFailed', 'UNAVAILABLE', 'backoff', 'the journal of the agent can not be written', 'free space on the file system of the state directory'),

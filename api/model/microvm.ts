@@ -75,6 +75,16 @@ export interface NetworkSpec {
   readonly ports: readonly PortForward[];
 }
 
+export interface PortRequest extends Omit<PortForward, 'hostPort'> {
+  /** Absent: any free one of the host. */
+  readonly hostPort?: number;
+}
+
+/** One network interface as a spec asks for it. What it leaves open is given in the transaction that binds the microVM. */
+export interface NetworkRequest extends Omit<NetworkSpec, 'gateway' | 'ports'> {
+  readonly ports: readonly PortRequest[];
+}
+
 export interface RestartSpec {
   /** First delay before a restart, milliseconds, ≥ 0. It doubles with each failure in the window. */
   readonly initialBackoffMs: number;
@@ -167,6 +177,15 @@ export interface MicroVMObservation {
   readonly lastExit?: LastExit;
   /** Why it is not as desired: an error code of the catalogue and a sentence; absent when all is well. */
   readonly problem?: { readonly code: string; readonly message: string };
+  /** What the guest has to do without although nothing failed; absent: nothing. */
+  readonly warnings?: readonly ObservedWarning[];
+}
+
+export interface ObservedWarning {
+  /** Such as DHCP_UNAVAILABLE; a host of a later version may send others. */
+  readonly code: string;
+  /** For people: what is missing and how to get it. */
+  readonly message: string;
 }
 
 /**

@@ -1121,6 +1121,8 @@ export interface Observation {
   problemMessage: string;
   /** The guest runs with an older specification than the desired one and needs a restart to take it over. */
   isRestartRequired: boolean;
+  /** What the guest has to do without although it is as desired. At most 8. */
+  warnings: Warning[];
 }
 
 /** What the host sees; see api/model/microvm.ts for the meanings. */
@@ -1345,6 +1347,14 @@ export function observation_ExitReasonToJSON(object: Observation_ExitReason): st
     default:
       return "UNRECOGNIZED";
   }
+}
+
+/** Something a guest has to do without, although nothing failed. */
+export interface Warning {
+  /** A code such as DHCP_UNAVAILABLE. Unknown ones are shown as they are. */
+  code: string;
+  /** For people: what is missing and how to get it. At most 1024 bytes. */
+  message: string;
 }
 
 /** A piece of a log. */
@@ -6052,6 +6062,7 @@ function createBaseObservation(): Observation {
     problemCode: "",
     problemMessage: "",
     isRestartRequired: false,
+    warnings: [],
   };
 }
 
@@ -6107,6 +6118,9 @@ export const Observation: MessageFns<Observation> = {
     }
     if (message.isRestartRequired !== false) {
       writer.uint32(136).bool(message.isRestartRequired);
+    }
+    for (const v of message.warnings) {
+      Warning.encode(v!, writer.uint32(146).fork()).join();
     }
     return writer;
   },
@@ -6260,6 +6274,14 @@ export const Observation: MessageFns<Observation> = {
             message.isRestartRequired = reader.bool();
             continue;
           }
+          case 18: {
+            if (tag !== 146) {
+              break;
+            }
+
+            message.warnings.push(Warning.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -6335,6 +6357,9 @@ export const Observation: MessageFns<Observation> = {
         : isSet(object.is_restart_required)
         ? globalThis.Boolean(object.is_restart_required)
         : false,
+      warnings: globalThis.Array.isArray(object?.warnings)
+        ? object.warnings.map((e: any) => Warning.fromJSON(e))
+        : [],
     };
   },
 
@@ -6391,6 +6416,9 @@ export const Observation: MessageFns<Observation> = {
     if (message.isRestartRequired !== false) {
       obj.isRestartRequired = message.isRestartRequired;
     }
+    if (message.warnings?.length) {
+      obj.warnings = message.warnings.map((e) => Warning.toJSON(e));
+    }
     return obj;
   },
 
@@ -6422,6 +6450,92 @@ export const Observation: MessageFns<Observation> = {
     message.problemCode = object.problemCode ?? "";
     message.problemMessage = object.problemMessage ?? "";
     message.isRestartRequired = object.isRestartRequired ?? false;
+    message.warnings = object.warnings?.map((e) => Warning.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseWarning(): Warning {
+  return { code: "", message: "" };
+}
+
+export const Warning: MessageFns<Warning> = {
+  encode(message: Warning, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.code !== "") {
+      writer.uint32(10).string(message.code);
+    }
+    if (message.message !== "") {
+      writer.uint32(18).string(message.message);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Warning {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWarning();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.code = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.message = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): Warning {
+    return {
+      code: isSet(object.code) ? globalThis.String(object.code) : "",
+      message: isSet(object.message) ? globalThis.String(object.message) : "",
+    };
+  },
+
+  toJSON(message: Warning): unknown {
+    const obj: any = {};
+    if (message.code !== "") {
+      obj.code = message.code;
+    }
+    if (message.message !== "") {
+      obj.message = message.message;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<Warning>): Warning {
+    return Warning.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<Warning>): Warning {
+    const message = createBaseWarning();
+    message.code = object.code ?? "";
+    message.message = object.message ?? "";
     return message;
   },
 };
