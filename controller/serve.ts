@@ -25,6 +25,7 @@ import type { Core } from './core.ts';
 import { createEdgeGateway, edgeAccess } from './edge-gateway/gateway.ts';
 import { controllerSteps, meshGatewaySteps, planSteps } from './fault-points.ts';
 import { createAuthentication } from './fleet-api/authentication.ts';
+import { createFleetCalls } from './fleet-api/fleet-calls.ts';
 import { createFleetService, fleetAccess } from './fleet-api/fleet-service.ts';
 import { createWakeUps } from './fleet-api/wake-ups.ts';
 import { createCallers } from './grpc/access.ts';
@@ -110,22 +111,19 @@ async function startGrpc(core: Core): Promise<Listeners> {
   const authentication = createAuthentication(createKubernetesReviews(loadConnection(null)), time);
   const fleetTable = { ...fleetAccess, ...healthAccess, ...reflectionAccess };
   const fleetCallers = createCallers({ table: fleetTable, authenticate: ({ metadata }) => authentication.authenticate(metadata), log });
-  const fleetService = createFleetService(
-    {
-      clock: time,
-      fleet: database.fleet,
-      plans: database.plans,
-      planDryRun: createPlanDryRun({ kube: core.kubernetes, restoredRunPolicy: (tenantId, uid) => database.plans.lastRunPolicy(tenantId, uid) }),
-      logs: database.logs,
-      hints,
-      faults: core.faults,
-      authentication,
-      wakeUps,
-      silenceMs: silentBeats * config.heartbeatIntervalMs,
-    },
-    fleetCallers,
-    calls,
-  );
+  const fleetCalls = createFleetCalls({
+    clock: time,
+    fleet: database.fleet,
+    plans: database.plans,
+    planDryRun: createPlanDryRun({ kube: core.kubernetes, restoredRunPolicy: (tenantId, uid) => database.plans.lastRunPolicy(tenantId, uid) }),
+    logs: database.logs,
+    hints,
+    faults: core.faults,
+    authentication,
+    wakeUps,
+    silenceMs: silentBeats * config.heartbeatIntervalMs,
+  });
+  const fleetService = createFleetService(fleetCalls, { callers: fleetCallers, authentication, calls });
   const edgeHealth = createHealth(calls, ['nkudo.edge.v1.EdgeService', 'nkudo.edge.v1.EnrollmentService']);
   const fleetHealth = createHealth(calls, ['nkudo.v1.FleetService']);
   const edge = await startListener({

@@ -21,7 +21,7 @@ function buildDescriptorSet(): Buffer {
     cpSync(join(repositoryRoot, 'controller/grpc/protos/grpc'), join(sources, 'grpc'), { recursive: true });
     cpSync(join(repositoryRoot, 'node_modules/grpc-health-check/proto/health'), join(sources, 'grpc/health'), { recursive: true });
     const output = join(directory, 'set.binpb');
-    const run = spawnSync(join(repositoryRoot, 'node_modules/.bin/buf'), ['build', sources, '--as-file-descriptor-set', '--exclude-source-info', '-o', output], { encoding: 'utf8' });
+    const run = spawnSync(join(repositoryRoot, 'node_modules/.bin/buf'), ['build', sources, '--as-file-descriptor-set', '-o', output], { encoding: 'utf8' });
     if (run.status !== 0) throw new Error(`buf build failed: ${run.stderr}`);
     return readFileSync(output);
   } finally {

@@ -25,6 +25,10 @@ export type OperationStatus = PlanStatus;
 export const executionStatuses = ['Running', 'Succeeded', 'Failed', 'Expired', 'Dropped', 'OutcomeUnknown'] as const;
 export type ExecutionStatus = (typeof executionStatuses)[number];
 
+export function isExecutionStatus(text: string): text is ExecutionStatus {
+  return executionStatuses.some((status) => status === text);
+}
+
 /**
  * Allowed changes of a plan and of an operation. Once `Dispatched` an operation was handed to a
  * stream, and from then on only the host's report ends it.

@@ -4,6 +4,7 @@ import { enumMap, integer, invalid, text } from '#api/codec/validate.ts';
 import {
   PlanAction_Kind,
   PlanStatus as PlanStatusNumber,
+  type AuditEvent,
   type Execution,
   type HostStatus,
   type MicroVMStatus,
@@ -14,7 +15,7 @@ import {
 } from '#api/gen/nkudo/v1/fleet.pb.ts';
 import type { HostPhase } from '#api/model/host.ts';
 import type { PlanActionKind, PlanStatus } from '#api/model/plan.ts';
-import type { ExecutionView, HostView, MicroVMView, PlanView, SiteView } from '#controller/ports/fleet-store.ts';
+import type { AuditEventView, ExecutionView, HostView, MicroVMView, PlanView, SiteView } from '#controller/ports/fleet-store.ts';
 import type { LogSource, StoredLogChunk } from '#controller/ports/log-store.ts';
 
 const planStatusMap = enumMap<PlanStatus>({
@@ -133,21 +134,31 @@ export function encodeLogChunk(chunk: StoredLogChunk): TailLogsResponse {
   return { incarnation: chunk.incarnation, offset: chunk.offset, data: Buffer.from(chunk.data), gapBytes: chunk.gapBytes, receivedAt: encodeTimestamp(chunk.receivedAtMs) };
 }
 
+export function encodeAuditEvent(event: AuditEventView): AuditEvent {
+  return {
+    id: event.id, at: encodeTimestamp(event.atMs), actorKind: event.actorKind, actorName: event.actorName, actorFrom: event.actorFrom, action: event.action,
+    subjectKind: event.subjectKind, subjectId: event.subjectId, beforeHash: event.beforeHash ?? '', afterHash: event.afterHash ?? '',
+  };
+}
+
+/** Null: every status. @throws INVALID_REQUEST */
+export function decodePlanStatus(status: PlanStatusNumber): PlanStatus | null {
+  return status === PlanStatusNumber.UNSPECIFIED ? null : planStatusMap.decode('status', status);
+}
+
+export function emptyToNull(value: string): string | null {
+  return value === '' ? null : value;
+}
+
 const pageSizeMax = 1000;
 const defaultPageSize = 100;
 const cursorMax = 1024;
 
 /** @throws INVALID_REQUEST */
-export function decodePage(request: { readonly pageSize: number; readonly pageToken: string }): { readonly size: number; readonly cursor: string | null } {
+export function decodePage(request: { readonly pageSize: number; readonly pageToken: string }, defaultSize: number = defaultPageSize): { readonly size: number; readonly cursor: string | null } {
   const size = integer('page_size', request.pageSize, 0, pageSizeMax);
   const cursor = text('page_token', request.pageToken, { max: cursorMax, allowEmpty: true });
-  return { size: size === 0 ? defaultPageSize : size, cursor: cursor === '' ? null : cursor };
-}
-
-/** @throws INVALID_REQUEST */
-export function decodeNamespace(namespace: string): string {
-  if (!/^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$/.test(namespace)) throw invalid('namespace', 'must be the name of a namespace');
-  return namespace;
+  return { size: size === 0 ? defaultSize : size, cursor: cursor === '' ? null : cursor };
 }
 
 /** @throws INVALID_REQUEST */

@@ -4,7 +4,7 @@ import { microVMId, tenantId } from '#api/model/ids.ts';
 import type { FleetStore, MicroVMView } from '#controller/ports/fleet-store.ts';
 import type { StoredLogChunk } from '#controller/ports/log-store.ts';
 import { lastBytes, tailLogs } from './log-tail.ts';
-import { watchStatus } from './status-watch.ts';
+import { createStatusMemory, watchStatus } from './status-watch.ts';
 import { createWakeUps } from './wake-ups.ts';
 
 const tenant = tenantId('00000000-0000-4000-8000-000000000001');
@@ -79,7 +79,7 @@ describe('watching status', () => {
     };
     const wakeUps = createWakeUps();
     const { out, sent, stop, has } = receiver<WatchStatusResponse>();
-    const watching = watchStatus({ clock, fleet: fleet as FleetStore, wakeUps, silenceMs: 0 }, out, { tenantId: tenant, siteName: null, recheck: () => Promise.resolve() });
+    const watching = watchStatus({ clock, fleet: fleet as FleetStore, wakeUps, silenceMs: 0 }, out, { tenantId: tenant, siteName: null, recheck: () => Promise.resolve(), memory: createStatusMemory() });
     await has(3);
     expect(sent.map((each) => each.change?.$case)).toEqual(['microvm', 'microvm', 'isSynced']);
     microvms = [view('a', 'running'), view('b', 'stopped')];

@@ -2,6 +2,7 @@
  * Follows the status of a tenant: the whole list, then what differs from it at each wake-up. Sends only
  * differences, so a spurious wake-up sends nothing and a lost one is made good by the next look.
  */
+import { hash } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { WatchStatusResponse } from '#api/gen/nkudo/v1/fleet.pb.ts';
 import type { TenantId } from '#api/model/ids.ts';
@@ -49,32 +50,97 @@ async function readAll(deps: WatchDeps, { tenantId, siteName, sinceMs }: { reado
 
 /** A beat alone is no change: it comes every few seconds from every host. */
 function fingerprint(change: Change): string {
-  return JSON.stringify(change.$case === 'host' ? { ...change.value, lastBeatAt: undefined } : change.value);
+  const text = JSON.stringify(change.$case === 'host' ? { ...change.value, lastBeatAt: undefined } : change.value);
+  return hash('sha256', text, 'base64').slice(0, printLength);
+}
+
+/** Removals that a watcher who comes back can be told of; with more it begins anew. */
+const goneMax = 10_000;
+/** Characters of a digest that are kept for each object: enough that no two states of one object are taken for the same. */
+const printLength = 24;
+
+/**
+ * What one watcher was sent. Kept by whoever lets a watcher come back: each change has a sequence, and going back to one
+ * makes everything after it due again.
+ */
+export interface StatusMemory {
+  /** Sequence of the last change that was sent, from 1. */
+  readonly sequence: () => number;
+  /** False when that object was sent as it is. */
+  isDue(key: string, print: string): boolean;
+  /** Call before the change is sent. */
+  note(key: string, print: string): void;
+  /** Objects that were sent and are not in `seen`, in order. */
+  missing(seen: ReadonlyMap<string, unknown>): readonly string[];
+  noteGone(key: string): void;
+  /** A sign that is no change, such as the end of the first list. */
+  step(): void;
+  /** Makes everything after that sequence due again; false when it is not known any more. */
+  goBackTo(sequence: number): boolean;
+  /** Plans that ended before are of no interest, epoch milliseconds. */
+  sinceMs: number | null;
+}
+
+export function createStatusMemory(): StatusMemory {
+  const sent = new Map<string, { readonly print: string; readonly sequence: number }>();
+  const gone = new Map<string, number>();
+  let sequence = 0;
+  return {
+    sinceMs: null,
+    sequence: () => sequence,
+    isDue: (key, print) => sent.get(key)?.print !== print,
+    note: (key, print) => {
+      sequence += 1;
+      gone.delete(key);
+      sent.set(key, { print, sequence });
+    },
+    missing: (seen) => [...sent.keys()].filter((key) => !seen.has(key)),
+    noteGone: (key) => {
+      sequence += 1;
+      sent.delete(key);
+      gone.set(key, sequence);
+      const oldest = gone.size > goneMax ? gone.keys().next().value : undefined;
+      if (oldest !== undefined) gone.delete(oldest);
+    },
+    step: () => {
+      sequence += 1;
+    },
+    goBackTo: (to) => {
+      const forgotten = gone.size < goneMax ? 0 : (gone.values().next().value ?? 0);
+      if (to > sequence || to < forgotten) return false;
+      for (const [key, value] of sent) if (value.sequence > to) sent.delete(key);
+      for (const [key, at] of gone) if (at > to) sent.set(key, { print: '', sequence: 0 });
+      return true;
+    },
+  };
 }
 
 /** Runs until the caller goes or may no longer watch. @throws PERMISSION_DENIED, UNAUTHENTICATED, DATABASE_UNAVAILABLE */
 export async function watchStatus(
   deps: WatchDeps,
   out: Outgoing<WatchStatusResponse>,
-  watch: { readonly tenantId: TenantId; readonly siteName: string | null; readonly recheck: () => Promise<void> },
+  watch: { readonly tenantId: TenantId; readonly siteName: string | null; readonly recheck: () => Promise<void>; readonly memory: StatusMemory },
 ): Promise<void> {
+  const { memory } = watch;
   const changes = deps.wakeUps.subscribe(`tenant/${watch.tenantId}`, out.signal);
-  const sent = new Map<string, string>();
-  const sinceMs = deps.clock.nowMs();
+  memory.sinceMs ??= deps.clock.nowMs();
   let checkedAtMs = deps.clock.monotonicMs();
   for (let isFirst = true; !out.signal.aborted; isFirst = false) {
-    const seen = await readAll(deps, { tenantId: watch.tenantId, siteName: watch.siteName, sinceMs });
-    for (const [uid, change] of seen) {
+    const seen = await readAll(deps, { tenantId: watch.tenantId, siteName: watch.siteName, sinceMs: memory.sinceMs });
+    for (const [key, change] of seen) {
       const print = fingerprint(change);
-      if (sent.get(uid) === print) continue;
+      if (!memory.isDue(key, print)) continue;
+      memory.note(key, print);
       await out.send({ change });
-      sent.set(uid, print);
     }
-    for (const uid of [...sent.keys()].filter((known) => !seen.has(known))) {
-      if (!isPlanKey(uid)) await out.send({ change: { $case: 'removedUid', value: uid } });
-      sent.delete(uid);
+    for (const key of memory.missing(seen)) {
+      memory.noteGone(key);
+      if (!isPlanKey(key)) await out.send({ change: { $case: 'removedUid', value: key } });
     }
-    if (isFirst) await out.send({ change: { $case: 'isSynced', value: true } });
+    if (isFirst) {
+      memory.step();
+      await out.send({ change: { $case: 'isSynced', value: true } });
+    }
     await changes.next(lookIntervalMs);
     await delay(lookPauseMs);
     if (deps.clock.monotonicMs() - checkedAtMs < recheckIntervalMs) continue;

@@ -57,10 +57,14 @@ describe('ApplyPlan', () => {
   });
 });
 
+const everyExecution = { namespace: 'shop', site: '', microvmUid: '', operationId: '', planId: '', status: '', startedFrom: undefined, startedBefore: undefined, pageSize: 0, pageToken: '' };
+
 describe('the reading calls', () => {
   it('name all wrong fields as well', () => {
     expect(refused(getStatusRules, { namespace: 'X', site: 'Y', pageSize: 1001, pageToken: 'a'.repeat(1025) })).toBe('namespace,site,page_size,page_token');
-    expect(refused(listExecutionsRules, { namespace: 'shop', microvmUid: 'x', pageSize: 0, pageToken: '' })).toBe('microvm_uid');
+    expect(refused(listExecutionsRules, { ...everyExecution, microvmUid: 'x', operationId: 'y', planId: 'z', status: 'Done', startedFrom: { seconds: -1, nanos: 0 } })).toBe(
+      'microvm_uid,operation_id,plan_id,status,started_from',
+    );
     expect(refused(tailLogsRules, { namespace: 'shop', microvmUid: '', source: 'disk', tailBytes: 1_048_577, follow: false })).toBe('microvm_uid,source,tail_bytes');
     expect(refused(getStatusRules, { namespace: 'shop', site: '', pageSize: 0, pageToken: '' })).toBe('');
   });

@@ -1,8 +1,11 @@
 /** Opaque cursors of paged lists: the last row's order keys, base64url of JSON. They select, they never authorise. */
 import { AppError } from '#api/model/error-codes.ts';
 import { isUuid } from '#api/model/ids.ts';
+import type { Page } from '#controller/ports/fleet-store.ts';
 
 const cursorMax = 512;
+/** Most rows of one page. */
+const pageMax = 1000;
 
 export function encodeCursor(keys: readonly string[]): string {
   return Buffer.from(JSON.stringify(keys)).toString('base64url');
@@ -27,4 +30,15 @@ function parse(cursor: string): unknown {
 
 function malformed(): AppError {
   return new AppError('INVALID_REQUEST', 'the page cursor is malformed');
+}
+
+export function boundedSize(size: number): number {
+  return Math.min(Math.max(1, Math.trunc(size)), pageMax);
+}
+
+/** `rows` holds one more than the page when there is a next one. */
+export function toPage<Row>(rows: readonly Row[], size: number, keys: (row: Row) => readonly [string, string]): Page<Row> {
+  const page = rows.slice(0, size);
+  const last = page.at(-1);
+  return { rows: page, nextCursor: rows.length > size && last !== undefined ? encodeCursor(keys(last)) : null };
 }

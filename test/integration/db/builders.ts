@@ -7,6 +7,7 @@ import type { DesiredMicroVM, MicroVMObservation } from '#api/model/microvm.ts';
 import type { ExecutionReport } from '#api/model/plan.ts';
 import type { Actor } from '#controller/ports/audit.ts';
 import type { IssueCertificate } from '#controller/ports/enrollment-store.ts';
+import type { ExecutionFilter } from '#controller/ports/fleet-store.ts';
 import type { MicroVMRecord, PublishInput } from '#controller/ports/microvm-store.ts';
 import { openDatabase, type Database } from '#db/database.ts';
 import type { TestDatabase } from '#test/harness/postgres.ts';
@@ -140,3 +141,6 @@ export async function publishAndClaim(fleet: Fleet, host: TestHost, overrides: P
   if (record.newestOperation === null) throw new Error('a publication has an operation');
   return { record, operationId: record.newestOperation.id, microvmId: record.microvmId };
 }
+
+/** Limits nothing. */
+export const everyExecution: ExecutionFilter = { siteName: null, microvmId: null, operationId: null, planId: null, status: null, startedFromMs: null, startedBeforeMs: null };

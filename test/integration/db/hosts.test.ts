@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { microVMId, planId, sessionId } from '#api/model/ids.ts';
 import type { Database } from '#db/database.ts';
 import { useDatabase, type TestDatabase } from '#test/harness/postgres.ts';
-import { actor, enrollInput, execution, facts, issue, makeFleet, makeHost, makeToken, nowMs, observation, openTestDatabase, publish, publishAndClaim, publishInput, type Fleet, type TestHost } from './builders.ts';
+import { actor, enrollInput, everyExecution, execution, facts, issue, makeFleet, makeHost, makeToken, nowMs, observation, openTestDatabase, publish, publishAndClaim, publishInput, type Fleet, type TestHost } from './builders.ts';
 
 let server: TestDatabase;
 let db: Database;
@@ -151,8 +151,8 @@ describe('sites and the reads of tenants', () => {
     const second = await db.fleet.listMicroVMs(shop.tenantId, null, { size: 2, cursor: first.nextCursor });
     expect([...first.rows, ...second.rows].map((row) => row.name)).toEqual(['a', 'b', 'c']);
     expect(second.nextCursor).toBeNull();
-    const newest = await db.fleet.listExecutions(shop.tenantId, null, { size: 2, cursor: null });
-    const oldest = await db.fleet.listExecutions(shop.tenantId, null, { size: 2, cursor: newest.nextCursor });
+    const newest = await db.fleet.pageExecutions(shop.tenantId, everyExecution, { size: 2, cursor: null });
+    const oldest = await db.fleet.pageExecutions(shop.tenantId, everyExecution, { size: 2, cursor: newest.nextCursor });
     expect([...newest.rows, ...oldest.rows].map((row) => row.startedAtMs - nowMs)).toEqual([2, 1, 0]);
     await expect(db.fleet.listMicroVMs(shop.tenantId, null, { size: 2, cursor: 'made-up' })).rejects.toMatchObject({ code: 'INVALID_REQUEST' });
     const plan = await db.fleet.loadPlan(shop.tenantId, planId(String(claimed[0]?.record.newestOperation?.planId)));

@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Database } from '#db/database.ts';
 import { useDatabase, type TestDatabase } from '#test/harness/postgres.ts';
-import { actor, execution, makeFleet, makeHost, observation, openTestDatabase, publish, publishAndClaim, publishInput, type Fleet, type TestHost } from './builders.ts';
+import { actor, everyExecution, execution, makeFleet, makeHost, observation, openTestDatabase, publish, publishAndClaim, publishInput, type Fleet, type TestHost } from './builders.ts';
 
 let server: TestDatabase;
 let db: Database;
@@ -68,7 +68,7 @@ describe('a microVM', () => {
     }
     expect(await load(microvmId)).toEqual(before);
     expect(await server.query('select count(*)::int as n from nkudo.audit_events')).toEqual(audits);
-    const executions = await db.fleet.listExecutions(fleet.tenantId, microvmId, { size: 10, cursor: null });
+    const executions = await db.fleet.pageExecutions(fleet.tenantId, { ...everyExecution, microvmId }, { size: 10, cursor: null });
     expect(executions.rows).toMatchObject([{ id: running.executionId, status: 'Succeeded', attempt: 1 }]);
   });
 

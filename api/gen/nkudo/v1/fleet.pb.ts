@@ -456,6 +456,20 @@ export interface ListExecutionsRequest {
   pageSize: number;
   /** Cursor of the page before; empty: the first page. */
   pageToken: string;
+  /** Name of a site; empty: all. */
+  site: string;
+  /** UUID of an operation; empty: all. */
+  operationId: string;
+  /** UUID of a plan; empty: all. */
+  planId: string;
+  /** Running, Succeeded, Failed, Expired, Dropped or OutcomeUnknown; empty: all. */
+  status: string;
+  /** Only what started at this time or later; absent: no bound. */
+  startedFrom:
+    | Timestamp
+    | undefined;
+  /** Only what started before this time; absent: no bound. */
+  startedBefore: Timestamp | undefined;
 }
 
 /** A page of attempts. */
@@ -520,6 +534,218 @@ export interface TailLogsResponse {
   gapBytes: number;
   /** When the control plane received them. */
   receivedAt: Timestamp | undefined;
+}
+
+/** Which sites. */
+export interface ListSitesRequest {
+  /** Namespace of the tenant. */
+  namespace: string;
+  /** 1 to 1000; 0: 100. */
+  pageSize: number;
+  /** Cursor of the page before; empty: the first page. */
+  pageToken: string;
+}
+
+/** A page of sites. */
+export interface ListSitesResponse {
+  /** Sites. */
+  sites: SiteStatus[];
+  /** Cursor of the next page; empty: this was the last. */
+  nextPageToken: string;
+}
+
+/** Names a site by exactly one of its names. */
+export interface GetSiteRequest {
+  /** Namespace of the tenant. */
+  namespace: string;
+  /** Name. */
+  name: string;
+  /** UID. */
+  uid: string;
+}
+
+/** One site. */
+export interface GetSiteResponse {
+  /** The site. */
+  site: SiteStatus | undefined;
+}
+
+/** Which hosts. */
+export interface ListHostsRequest {
+  /** Namespace of the tenant. */
+  namespace: string;
+  /** Name of a site; empty: all. */
+  site: string;
+  /** 1 to 1000; 0: 100. */
+  pageSize: number;
+  /** Cursor of the page before; empty: the first page. */
+  pageToken: string;
+}
+
+/** A page of hosts. */
+export interface ListHostsResponse {
+  /** Hosts. */
+  hosts: HostStatus[];
+  /** Cursor of the next page; empty: this was the last. */
+  nextPageToken: string;
+}
+
+/** Names a host by exactly one of its names. */
+export interface GetHostRequest {
+  /** Namespace of the tenant. */
+  namespace: string;
+  /** Name. */
+  name: string;
+  /** UUID. */
+  id: string;
+}
+
+/** One host. */
+export interface GetHostResponse {
+  /** The host. */
+  host: HostStatus | undefined;
+}
+
+/** Which microVMs. */
+export interface ListMicroVMsRequest {
+  /** Namespace of the tenant. */
+  namespace: string;
+  /** Name of a site; empty: all. */
+  site: string;
+  /** Name of a host; empty: all. */
+  host: string;
+  /** State as the host last reported it, such as running; empty: all. */
+  state: string;
+  /** 1 to 1000; 0: 100. */
+  pageSize: number;
+  /** Cursor of the page before; empty: the first page. */
+  pageToken: string;
+}
+
+/** A page of microVMs. */
+export interface ListMicroVMsResponse {
+  /** MicroVMs. */
+  microvms: MicroVMStatus[];
+  /** Cursor of the next page; empty: this was the last. */
+  nextPageToken: string;
+}
+
+/** Names a microVM by exactly one of its names. */
+export interface GetMicroVMRequest {
+  /** Namespace of the tenant. */
+  namespace: string;
+  /** Name. */
+  name: string;
+  /** UID. */
+  uid: string;
+}
+
+/** One microVM. */
+export interface GetMicroVMResponse {
+  /** The microVM. */
+  microvm: MicroVMStatus | undefined;
+}
+
+/** Which plans. */
+export interface ListPlansRequest {
+  /** Namespace of the tenant. */
+  namespace: string;
+  /** Name of a site; empty: all. */
+  site: string;
+  /** UID of a microVM that the plan is for; empty: all. */
+  microvmUid: string;
+  /** Status; PLAN_STATUS_UNSPECIFIED: all. */
+  status: PlanStatus;
+  /** Also the plans that the controller made from changes of objects. */
+  includeController: boolean;
+  /** 1 to 100; 0: 20. Plans come whole. */
+  pageSize: number;
+  /** Cursor of the page before; empty: the first page. */
+  pageToken: string;
+}
+
+/** A page of plans. */
+export interface ListPlansResponse {
+  /** Plans, newest first. */
+  plans: Plan[];
+  /** Cursor of the next page; empty: this was the last. */
+  nextPageToken: string;
+}
+
+/** Names a plan. */
+export interface WatchPlanRequest {
+  /** Namespace of the tenant. */
+  namespace: string;
+  /** UUID of the plan. */
+  planId: string;
+}
+
+/** The plan as it is now. */
+export interface WatchPlanResponse {
+  /** The plan, whole. */
+  plan: Plan | undefined;
+}
+
+/** Names an attempt. */
+export interface GetExecutionRequest {
+  /** Namespace of the tenant. */
+  namespace: string;
+  /** UUID of the attempt. */
+  executionId: string;
+}
+
+/** One attempt. */
+export interface GetExecutionResponse {
+  /** The attempt. */
+  execution: Execution | undefined;
+}
+
+/** Which audit rows. */
+export interface ListAuditEventsRequest {
+  /** Namespace of the tenant. */
+  namespace: string;
+  /** Kind of what was changed, such as microvm or plan; empty: all. */
+  subjectKind: string;
+  /** UUID of what was changed; empty: all. */
+  subjectId: string;
+  /** 1 to 1000; 0: 100. */
+  pageSize: number;
+  /** Cursor of the page before; empty: the first page. */
+  pageToken: string;
+}
+
+/** A page of audit rows. */
+export interface ListAuditEventsResponse {
+  /** Rows, newest first. */
+  events: AuditEvent[];
+  /** Cursor of the next page; empty: this was the last. */
+  nextPageToken: string;
+}
+
+/** One row of the audit log, written in the transaction of the change. */
+export interface AuditEvent {
+  /** Number of the row; rises with time, with gaps. */
+  id: number;
+  /** When. */
+  at:
+    | Timestamp
+    | undefined;
+  /** controller, host, user, apiKey or system. */
+  actorKind: string;
+  /** Host id, user name, key id or replica name. */
+  actorName: string;
+  /** Remote address; empty: none. */
+  actorFrom: string;
+  /** What was done. */
+  action: string;
+  /** Kind of what was changed. */
+  subjectKind: string;
+  /** UUID of what was changed. */
+  subjectId: string;
+  /** SHA-256 of the row before, hexadecimal; empty: there was none. */
+  beforeHash: string;
+  /** SHA-256 of the row after, hexadecimal; empty: there is none. */
+  afterHash: string;
 }
 
 function createBaseApplyPlanRequest(): ApplyPlanRequest {
@@ -2956,7 +3182,18 @@ export const WatchStatusResponse: MessageFns<WatchStatusResponse> = {
 };
 
 function createBaseListExecutionsRequest(): ListExecutionsRequest {
-  return { namespace: "", microvmUid: "", pageSize: 0, pageToken: "" };
+  return {
+    namespace: "",
+    microvmUid: "",
+    pageSize: 0,
+    pageToken: "",
+    site: "",
+    operationId: "",
+    planId: "",
+    status: "",
+    startedFrom: undefined,
+    startedBefore: undefined,
+  };
 }
 
 export const ListExecutionsRequest: MessageFns<ListExecutionsRequest> = {
@@ -2972,6 +3209,24 @@ export const ListExecutionsRequest: MessageFns<ListExecutionsRequest> = {
     }
     if (message.pageToken !== "") {
       writer.uint32(34).string(message.pageToken);
+    }
+    if (message.site !== "") {
+      writer.uint32(42).string(message.site);
+    }
+    if (message.operationId !== "") {
+      writer.uint32(50).string(message.operationId);
+    }
+    if (message.planId !== "") {
+      writer.uint32(58).string(message.planId);
+    }
+    if (message.status !== "") {
+      writer.uint32(66).string(message.status);
+    }
+    if (message.startedFrom !== undefined) {
+      Timestamp.encode(message.startedFrom, writer.uint32(74).fork()).join();
+    }
+    if (message.startedBefore !== undefined) {
+      Timestamp.encode(message.startedBefore, writer.uint32(82).fork()).join();
     }
     return writer;
   },
@@ -3021,6 +3276,54 @@ export const ListExecutionsRequest: MessageFns<ListExecutionsRequest> = {
             message.pageToken = reader.string();
             continue;
           }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.site = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.operationId = reader.string();
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.planId = reader.string();
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.status = reader.string();
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.startedFrom = Timestamp.decode(reader, reader.uint32());
+            continue;
+          }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.startedBefore = Timestamp.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3051,6 +3354,28 @@ export const ListExecutionsRequest: MessageFns<ListExecutionsRequest> = {
         : isSet(object.page_token)
         ? globalThis.String(object.page_token)
         : "",
+      site: isSet(object.site) ? globalThis.String(object.site) : "",
+      operationId: isSet(object.operationId)
+        ? globalThis.String(object.operationId)
+        : isSet(object.operation_id)
+        ? globalThis.String(object.operation_id)
+        : "",
+      planId: isSet(object.planId)
+        ? globalThis.String(object.planId)
+        : isSet(object.plan_id)
+        ? globalThis.String(object.plan_id)
+        : "",
+      status: isSet(object.status) ? globalThis.String(object.status) : "",
+      startedFrom: isSet(object.startedFrom)
+        ? fromJsonTimestamp(object.startedFrom)
+        : isSet(object.started_from)
+        ? fromJsonTimestamp(object.started_from)
+        : undefined,
+      startedBefore: isSet(object.startedBefore)
+        ? fromJsonTimestamp(object.startedBefore)
+        : isSet(object.started_before)
+        ? fromJsonTimestamp(object.started_before)
+        : undefined,
     };
   },
 
@@ -3068,6 +3393,24 @@ export const ListExecutionsRequest: MessageFns<ListExecutionsRequest> = {
     if (message.pageToken !== "") {
       obj.pageToken = message.pageToken;
     }
+    if (message.site !== "") {
+      obj.site = message.site;
+    }
+    if (message.operationId !== "") {
+      obj.operationId = message.operationId;
+    }
+    if (message.planId !== "") {
+      obj.planId = message.planId;
+    }
+    if (message.status !== "") {
+      obj.status = message.status;
+    }
+    if (message.startedFrom !== undefined) {
+      obj.startedFrom = fromTimestamp(message.startedFrom).toISOString();
+    }
+    if (message.startedBefore !== undefined) {
+      obj.startedBefore = fromTimestamp(message.startedBefore).toISOString();
+    }
     return obj;
   },
 
@@ -3080,6 +3423,16 @@ export const ListExecutionsRequest: MessageFns<ListExecutionsRequest> = {
     message.microvmUid = object.microvmUid ?? "";
     message.pageSize = object.pageSize ?? 0;
     message.pageToken = object.pageToken ?? "";
+    message.site = object.site ?? "";
+    message.operationId = object.operationId ?? "";
+    message.planId = object.planId ?? "";
+    message.status = object.status ?? "";
+    message.startedFrom = (object.startedFrom !== undefined && object.startedFrom !== null)
+      ? Timestamp.fromPartial(object.startedFrom)
+      : undefined;
+    message.startedBefore = (object.startedBefore !== undefined && object.startedBefore !== null)
+      ? Timestamp.fromPartial(object.startedBefore)
+      : undefined;
     return message;
   },
 };
@@ -3711,6 +4064,2250 @@ export const TailLogsResponse: MessageFns<TailLogsResponse> = {
   },
 };
 
+function createBaseListSitesRequest(): ListSitesRequest {
+  return { namespace: "", pageSize: 0, pageToken: "" };
+}
+
+export const ListSitesRequest: MessageFns<ListSitesRequest> = {
+  encode(message: ListSitesRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.namespace !== "") {
+      writer.uint32(10).string(message.namespace);
+    }
+    if (message.pageSize !== 0) {
+      writer.uint32(16).uint32(message.pageSize);
+    }
+    if (message.pageToken !== "") {
+      writer.uint32(26).string(message.pageToken);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListSitesRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListSitesRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.namespace = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.pageSize = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.pageToken = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ListSitesRequest {
+    return {
+      namespace: isSet(object.namespace) ? globalThis.String(object.namespace) : "",
+      pageSize: isSet(object.pageSize)
+        ? globalThis.Number(object.pageSize)
+        : isSet(object.page_size)
+        ? globalThis.Number(object.page_size)
+        : 0,
+      pageToken: isSet(object.pageToken)
+        ? globalThis.String(object.pageToken)
+        : isSet(object.page_token)
+        ? globalThis.String(object.page_token)
+        : "",
+    };
+  },
+
+  toJSON(message: ListSitesRequest): unknown {
+    const obj: any = {};
+    if (message.namespace !== "") {
+      obj.namespace = message.namespace;
+    }
+    if (message.pageSize !== 0) {
+      obj.pageSize = Math.round(message.pageSize);
+    }
+    if (message.pageToken !== "") {
+      obj.pageToken = message.pageToken;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ListSitesRequest>): ListSitesRequest {
+    return ListSitesRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListSitesRequest>): ListSitesRequest {
+    const message = createBaseListSitesRequest();
+    message.namespace = object.namespace ?? "";
+    message.pageSize = object.pageSize ?? 0;
+    message.pageToken = object.pageToken ?? "";
+    return message;
+  },
+};
+
+function createBaseListSitesResponse(): ListSitesResponse {
+  return { sites: [], nextPageToken: "" };
+}
+
+export const ListSitesResponse: MessageFns<ListSitesResponse> = {
+  encode(message: ListSitesResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.sites) {
+      SiteStatus.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.nextPageToken !== "") {
+      writer.uint32(18).string(message.nextPageToken);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListSitesResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListSitesResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.sites.push(SiteStatus.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.nextPageToken = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ListSitesResponse {
+    return {
+      sites: globalThis.Array.isArray(object?.sites) ? object.sites.map((e: any) => SiteStatus.fromJSON(e)) : [],
+      nextPageToken: isSet(object.nextPageToken)
+        ? globalThis.String(object.nextPageToken)
+        : isSet(object.next_page_token)
+        ? globalThis.String(object.next_page_token)
+        : "",
+    };
+  },
+
+  toJSON(message: ListSitesResponse): unknown {
+    const obj: any = {};
+    if (message.sites?.length) {
+      obj.sites = message.sites.map((e) => SiteStatus.toJSON(e));
+    }
+    if (message.nextPageToken !== "") {
+      obj.nextPageToken = message.nextPageToken;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ListSitesResponse>): ListSitesResponse {
+    return ListSitesResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListSitesResponse>): ListSitesResponse {
+    const message = createBaseListSitesResponse();
+    message.sites = object.sites?.map((e) => SiteStatus.fromPartial(e)) || [];
+    message.nextPageToken = object.nextPageToken ?? "";
+    return message;
+  },
+};
+
+function createBaseGetSiteRequest(): GetSiteRequest {
+  return { namespace: "", name: "", uid: "" };
+}
+
+export const GetSiteRequest: MessageFns<GetSiteRequest> = {
+  encode(message: GetSiteRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.namespace !== "") {
+      writer.uint32(10).string(message.namespace);
+    }
+    if (message.name !== "") {
+      writer.uint32(18).string(message.name);
+    }
+    if (message.uid !== "") {
+      writer.uint32(26).string(message.uid);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetSiteRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetSiteRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.namespace = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.uid = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): GetSiteRequest {
+    return {
+      namespace: isSet(object.namespace) ? globalThis.String(object.namespace) : "",
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      uid: isSet(object.uid) ? globalThis.String(object.uid) : "",
+    };
+  },
+
+  toJSON(message: GetSiteRequest): unknown {
+    const obj: any = {};
+    if (message.namespace !== "") {
+      obj.namespace = message.namespace;
+    }
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.uid !== "") {
+      obj.uid = message.uid;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<GetSiteRequest>): GetSiteRequest {
+    return GetSiteRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<GetSiteRequest>): GetSiteRequest {
+    const message = createBaseGetSiteRequest();
+    message.namespace = object.namespace ?? "";
+    message.name = object.name ?? "";
+    message.uid = object.uid ?? "";
+    return message;
+  },
+};
+
+function createBaseGetSiteResponse(): GetSiteResponse {
+  return { site: undefined };
+}
+
+export const GetSiteResponse: MessageFns<GetSiteResponse> = {
+  encode(message: GetSiteResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.site !== undefined) {
+      SiteStatus.encode(message.site, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetSiteResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetSiteResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.site = SiteStatus.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): GetSiteResponse {
+    return { site: isSet(object.site) ? SiteStatus.fromJSON(object.site) : undefined };
+  },
+
+  toJSON(message: GetSiteResponse): unknown {
+    const obj: any = {};
+    if (message.site !== undefined) {
+      obj.site = SiteStatus.toJSON(message.site);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<GetSiteResponse>): GetSiteResponse {
+    return GetSiteResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<GetSiteResponse>): GetSiteResponse {
+    const message = createBaseGetSiteResponse();
+    message.site = (object.site !== undefined && object.site !== null)
+      ? SiteStatus.fromPartial(object.site)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseListHostsRequest(): ListHostsRequest {
+  return { namespace: "", site: "", pageSize: 0, pageToken: "" };
+}
+
+export const ListHostsRequest: MessageFns<ListHostsRequest> = {
+  encode(message: ListHostsRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.namespace !== "") {
+      writer.uint32(10).string(message.namespace);
+    }
+    if (message.site !== "") {
+      writer.uint32(18).string(message.site);
+    }
+    if (message.pageSize !== 0) {
+      writer.uint32(24).uint32(message.pageSize);
+    }
+    if (message.pageToken !== "") {
+      writer.uint32(34).string(message.pageToken);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListHostsRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListHostsRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.namespace = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.site = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.pageSize = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.pageToken = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ListHostsRequest {
+    return {
+      namespace: isSet(object.namespace) ? globalThis.String(object.namespace) : "",
+      site: isSet(object.site) ? globalThis.String(object.site) : "",
+      pageSize: isSet(object.pageSize)
+        ? globalThis.Number(object.pageSize)
+        : isSet(object.page_size)
+        ? globalThis.Number(object.page_size)
+        : 0,
+      pageToken: isSet(object.pageToken)
+        ? globalThis.String(object.pageToken)
+        : isSet(object.page_token)
+        ? globalThis.String(object.page_token)
+        : "",
+    };
+  },
+
+  toJSON(message: ListHostsRequest): unknown {
+    const obj: any = {};
+    if (message.namespace !== "") {
+      obj.namespace = message.namespace;
+    }
+    if (message.site !== "") {
+      obj.site = message.site;
+    }
+    if (message.pageSize !== 0) {
+      obj.pageSize = Math.round(message.pageSize);
+    }
+    if (message.pageToken !== "") {
+      obj.pageToken = message.pageToken;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ListHostsRequest>): ListHostsRequest {
+    return ListHostsRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListHostsRequest>): ListHostsRequest {
+    const message = createBaseListHostsRequest();
+    message.namespace = object.namespace ?? "";
+    message.site = object.site ?? "";
+    message.pageSize = object.pageSize ?? 0;
+    message.pageToken = object.pageToken ?? "";
+    return message;
+  },
+};
+
+function createBaseListHostsResponse(): ListHostsResponse {
+  return { hosts: [], nextPageToken: "" };
+}
+
+export const ListHostsResponse: MessageFns<ListHostsResponse> = {
+  encode(message: ListHostsResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.hosts) {
+      HostStatus.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.nextPageToken !== "") {
+      writer.uint32(18).string(message.nextPageToken);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListHostsResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListHostsResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.hosts.push(HostStatus.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.nextPageToken = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ListHostsResponse {
+    return {
+      hosts: globalThis.Array.isArray(object?.hosts) ? object.hosts.map((e: any) => HostStatus.fromJSON(e)) : [],
+      nextPageToken: isSet(object.nextPageToken)
+        ? globalThis.String(object.nextPageToken)
+        : isSet(object.next_page_token)
+        ? globalThis.String(object.next_page_token)
+        : "",
+    };
+  },
+
+  toJSON(message: ListHostsResponse): unknown {
+    const obj: any = {};
+    if (message.hosts?.length) {
+      obj.hosts = message.hosts.map((e) => HostStatus.toJSON(e));
+    }
+    if (message.nextPageToken !== "") {
+      obj.nextPageToken = message.nextPageToken;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ListHostsResponse>): ListHostsResponse {
+    return ListHostsResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListHostsResponse>): ListHostsResponse {
+    const message = createBaseListHostsResponse();
+    message.hosts = object.hosts?.map((e) => HostStatus.fromPartial(e)) || [];
+    message.nextPageToken = object.nextPageToken ?? "";
+    return message;
+  },
+};
+
+function createBaseGetHostRequest(): GetHostRequest {
+  return { namespace: "", name: "", id: "" };
+}
+
+export const GetHostRequest: MessageFns<GetHostRequest> = {
+  encode(message: GetHostRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.namespace !== "") {
+      writer.uint32(10).string(message.namespace);
+    }
+    if (message.name !== "") {
+      writer.uint32(18).string(message.name);
+    }
+    if (message.id !== "") {
+      writer.uint32(26).string(message.id);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetHostRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetHostRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.namespace = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.id = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): GetHostRequest {
+    return {
+      namespace: isSet(object.namespace) ? globalThis.String(object.namespace) : "",
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      id: isSet(object.id) ? globalThis.String(object.id) : "",
+    };
+  },
+
+  toJSON(message: GetHostRequest): unknown {
+    const obj: any = {};
+    if (message.namespace !== "") {
+      obj.namespace = message.namespace;
+    }
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.id !== "") {
+      obj.id = message.id;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<GetHostRequest>): GetHostRequest {
+    return GetHostRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<GetHostRequest>): GetHostRequest {
+    const message = createBaseGetHostRequest();
+    message.namespace = object.namespace ?? "";
+    message.name = object.name ?? "";
+    message.id = object.id ?? "";
+    return message;
+  },
+};
+
+function createBaseGetHostResponse(): GetHostResponse {
+  return { host: undefined };
+}
+
+export const GetHostResponse: MessageFns<GetHostResponse> = {
+  encode(message: GetHostResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.host !== undefined) {
+      HostStatus.encode(message.host, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetHostResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetHostResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.host = HostStatus.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): GetHostResponse {
+    return { host: isSet(object.host) ? HostStatus.fromJSON(object.host) : undefined };
+  },
+
+  toJSON(message: GetHostResponse): unknown {
+    const obj: any = {};
+    if (message.host !== undefined) {
+      obj.host = HostStatus.toJSON(message.host);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<GetHostResponse>): GetHostResponse {
+    return GetHostResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<GetHostResponse>): GetHostResponse {
+    const message = createBaseGetHostResponse();
+    message.host = (object.host !== undefined && object.host !== null)
+      ? HostStatus.fromPartial(object.host)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseListMicroVMsRequest(): ListMicroVMsRequest {
+  return { namespace: "", site: "", host: "", state: "", pageSize: 0, pageToken: "" };
+}
+
+export const ListMicroVMsRequest: MessageFns<ListMicroVMsRequest> = {
+  encode(message: ListMicroVMsRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.namespace !== "") {
+      writer.uint32(10).string(message.namespace);
+    }
+    if (message.site !== "") {
+      writer.uint32(18).string(message.site);
+    }
+    if (message.host !== "") {
+      writer.uint32(26).string(message.host);
+    }
+    if (message.state !== "") {
+      writer.uint32(34).string(message.state);
+    }
+    if (message.pageSize !== 0) {
+      writer.uint32(40).uint32(message.pageSize);
+    }
+    if (message.pageToken !== "") {
+      writer.uint32(50).string(message.pageToken);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListMicroVMsRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListMicroVMsRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.namespace = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.site = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.host = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.state = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.pageSize = reader.uint32();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.pageToken = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ListMicroVMsRequest {
+    return {
+      namespace: isSet(object.namespace) ? globalThis.String(object.namespace) : "",
+      site: isSet(object.site) ? globalThis.String(object.site) : "",
+      host: isSet(object.host) ? globalThis.String(object.host) : "",
+      state: isSet(object.state) ? globalThis.String(object.state) : "",
+      pageSize: isSet(object.pageSize)
+        ? globalThis.Number(object.pageSize)
+        : isSet(object.page_size)
+        ? globalThis.Number(object.page_size)
+        : 0,
+      pageToken: isSet(object.pageToken)
+        ? globalThis.String(object.pageToken)
+        : isSet(object.page_token)
+        ? globalThis.String(object.page_token)
+        : "",
+    };
+  },
+
+  toJSON(message: ListMicroVMsRequest): unknown {
+    const obj: any = {};
+    if (message.namespace !== "") {
+      obj.namespace = message.namespace;
+    }
+    if (message.site !== "") {
+      obj.site = message.site;
+    }
+    if (message.host !== "") {
+      obj.host = message.host;
+    }
+    if (message.state !== "") {
+      obj.state = message.state;
+    }
+    if (message.pageSize !== 0) {
+      obj.pageSize = Math.round(message.pageSize);
+    }
+    if (message.pageToken !== "") {
+      obj.pageToken = message.pageToken;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ListMicroVMsRequest>): ListMicroVMsRequest {
+    return ListMicroVMsRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListMicroVMsRequest>): ListMicroVMsRequest {
+    const message = createBaseListMicroVMsRequest();
+    message.namespace = object.namespace ?? "";
+    message.site = object.site ?? "";
+    message.host = object.host ?? "";
+    message.state = object.state ?? "";
+    message.pageSize = object.pageSize ?? 0;
+    message.pageToken = object.pageToken ?? "";
+    return message;
+  },
+};
+
+function createBaseListMicroVMsResponse(): ListMicroVMsResponse {
+  return { microvms: [], nextPageToken: "" };
+}
+
+export const ListMicroVMsResponse: MessageFns<ListMicroVMsResponse> = {
+  encode(message: ListMicroVMsResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.microvms) {
+      MicroVMStatus.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.nextPageToken !== "") {
+      writer.uint32(18).string(message.nextPageToken);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListMicroVMsResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListMicroVMsResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.microvms.push(MicroVMStatus.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.nextPageToken = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ListMicroVMsResponse {
+    return {
+      microvms: globalThis.Array.isArray(object?.microvms)
+        ? object.microvms.map((e: any) => MicroVMStatus.fromJSON(e))
+        : [],
+      nextPageToken: isSet(object.nextPageToken)
+        ? globalThis.String(object.nextPageToken)
+        : isSet(object.next_page_token)
+        ? globalThis.String(object.next_page_token)
+        : "",
+    };
+  },
+
+  toJSON(message: ListMicroVMsResponse): unknown {
+    const obj: any = {};
+    if (message.microvms?.length) {
+      obj.microvms = message.microvms.map((e) => MicroVMStatus.toJSON(e));
+    }
+    if (message.nextPageToken !== "") {
+      obj.nextPageToken = message.nextPageToken;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ListMicroVMsResponse>): ListMicroVMsResponse {
+    return ListMicroVMsResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListMicroVMsResponse>): ListMicroVMsResponse {
+    const message = createBaseListMicroVMsResponse();
+    message.microvms = object.microvms?.map((e) => MicroVMStatus.fromPartial(e)) || [];
+    message.nextPageToken = object.nextPageToken ?? "";
+    return message;
+  },
+};
+
+function createBaseGetMicroVMRequest(): GetMicroVMRequest {
+  return { namespace: "", name: "", uid: "" };
+}
+
+export const GetMicroVMRequest: MessageFns<GetMicroVMRequest> = {
+  encode(message: GetMicroVMRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.namespace !== "") {
+      writer.uint32(10).string(message.namespace);
+    }
+    if (message.name !== "") {
+      writer.uint32(18).string(message.name);
+    }
+    if (message.uid !== "") {
+      writer.uint32(26).string(message.uid);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetMicroVMRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetMicroVMRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.namespace = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.uid = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): GetMicroVMRequest {
+    return {
+      namespace: isSet(object.namespace) ? globalThis.String(object.namespace) : "",
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      uid: isSet(object.uid) ? globalThis.String(object.uid) : "",
+    };
+  },
+
+  toJSON(message: GetMicroVMRequest): unknown {
+    const obj: any = {};
+    if (message.namespace !== "") {
+      obj.namespace = message.namespace;
+    }
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.uid !== "") {
+      obj.uid = message.uid;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<GetMicroVMRequest>): GetMicroVMRequest {
+    return GetMicroVMRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<GetMicroVMRequest>): GetMicroVMRequest {
+    const message = createBaseGetMicroVMRequest();
+    message.namespace = object.namespace ?? "";
+    message.name = object.name ?? "";
+    message.uid = object.uid ?? "";
+    return message;
+  },
+};
+
+function createBaseGetMicroVMResponse(): GetMicroVMResponse {
+  return { microvm: undefined };
+}
+
+export const GetMicroVMResponse: MessageFns<GetMicroVMResponse> = {
+  encode(message: GetMicroVMResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.microvm !== undefined) {
+      MicroVMStatus.encode(message.microvm, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetMicroVMResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetMicroVMResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.microvm = MicroVMStatus.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): GetMicroVMResponse {
+    return { microvm: isSet(object.microvm) ? MicroVMStatus.fromJSON(object.microvm) : undefined };
+  },
+
+  toJSON(message: GetMicroVMResponse): unknown {
+    const obj: any = {};
+    if (message.microvm !== undefined) {
+      obj.microvm = MicroVMStatus.toJSON(message.microvm);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<GetMicroVMResponse>): GetMicroVMResponse {
+    return GetMicroVMResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<GetMicroVMResponse>): GetMicroVMResponse {
+    const message = createBaseGetMicroVMResponse();
+    message.microvm = (object.microvm !== undefined && object.microvm !== null)
+      ? MicroVMStatus.fromPartial(object.microvm)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseListPlansRequest(): ListPlansRequest {
+  return { namespace: "", site: "", microvmUid: "", status: 0, includeController: false, pageSize: 0, pageToken: "" };
+}
+
+export const ListPlansRequest: MessageFns<ListPlansRequest> = {
+  encode(message: ListPlansRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.namespace !== "") {
+      writer.uint32(10).string(message.namespace);
+    }
+    if (message.site !== "") {
+      writer.uint32(18).string(message.site);
+    }
+    if (message.microvmUid !== "") {
+      writer.uint32(26).string(message.microvmUid);
+    }
+    if (message.status !== 0) {
+      writer.uint32(32).int32(message.status);
+    }
+    if (message.includeController !== false) {
+      writer.uint32(40).bool(message.includeController);
+    }
+    if (message.pageSize !== 0) {
+      writer.uint32(48).uint32(message.pageSize);
+    }
+    if (message.pageToken !== "") {
+      writer.uint32(58).string(message.pageToken);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListPlansRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListPlansRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.namespace = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.site = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.microvmUid = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.status = reader.int32() as any;
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.includeController = reader.bool();
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.pageSize = reader.uint32();
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.pageToken = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ListPlansRequest {
+    return {
+      namespace: isSet(object.namespace) ? globalThis.String(object.namespace) : "",
+      site: isSet(object.site) ? globalThis.String(object.site) : "",
+      microvmUid: isSet(object.microvmUid)
+        ? globalThis.String(object.microvmUid)
+        : isSet(object.microvm_uid)
+        ? globalThis.String(object.microvm_uid)
+        : "",
+      status: isSet(object.status) ? planStatusFromJSON(object.status) : 0,
+      includeController: isSet(object.includeController)
+        ? globalThis.Boolean(object.includeController)
+        : isSet(object.include_controller)
+        ? globalThis.Boolean(object.include_controller)
+        : false,
+      pageSize: isSet(object.pageSize)
+        ? globalThis.Number(object.pageSize)
+        : isSet(object.page_size)
+        ? globalThis.Number(object.page_size)
+        : 0,
+      pageToken: isSet(object.pageToken)
+        ? globalThis.String(object.pageToken)
+        : isSet(object.page_token)
+        ? globalThis.String(object.page_token)
+        : "",
+    };
+  },
+
+  toJSON(message: ListPlansRequest): unknown {
+    const obj: any = {};
+    if (message.namespace !== "") {
+      obj.namespace = message.namespace;
+    }
+    if (message.site !== "") {
+      obj.site = message.site;
+    }
+    if (message.microvmUid !== "") {
+      obj.microvmUid = message.microvmUid;
+    }
+    if (message.status !== 0) {
+      obj.status = planStatusToJSON(message.status);
+    }
+    if (message.includeController !== false) {
+      obj.includeController = message.includeController;
+    }
+    if (message.pageSize !== 0) {
+      obj.pageSize = Math.round(message.pageSize);
+    }
+    if (message.pageToken !== "") {
+      obj.pageToken = message.pageToken;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ListPlansRequest>): ListPlansRequest {
+    return ListPlansRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListPlansRequest>): ListPlansRequest {
+    const message = createBaseListPlansRequest();
+    message.namespace = object.namespace ?? "";
+    message.site = object.site ?? "";
+    message.microvmUid = object.microvmUid ?? "";
+    message.status = object.status ?? 0;
+    message.includeController = object.includeController ?? false;
+    message.pageSize = object.pageSize ?? 0;
+    message.pageToken = object.pageToken ?? "";
+    return message;
+  },
+};
+
+function createBaseListPlansResponse(): ListPlansResponse {
+  return { plans: [], nextPageToken: "" };
+}
+
+export const ListPlansResponse: MessageFns<ListPlansResponse> = {
+  encode(message: ListPlansResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.plans) {
+      Plan.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.nextPageToken !== "") {
+      writer.uint32(18).string(message.nextPageToken);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListPlansResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListPlansResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.plans.push(Plan.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.nextPageToken = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ListPlansResponse {
+    return {
+      plans: globalThis.Array.isArray(object?.plans) ? object.plans.map((e: any) => Plan.fromJSON(e)) : [],
+      nextPageToken: isSet(object.nextPageToken)
+        ? globalThis.String(object.nextPageToken)
+        : isSet(object.next_page_token)
+        ? globalThis.String(object.next_page_token)
+        : "",
+    };
+  },
+
+  toJSON(message: ListPlansResponse): unknown {
+    const obj: any = {};
+    if (message.plans?.length) {
+      obj.plans = message.plans.map((e) => Plan.toJSON(e));
+    }
+    if (message.nextPageToken !== "") {
+      obj.nextPageToken = message.nextPageToken;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ListPlansResponse>): ListPlansResponse {
+    return ListPlansResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListPlansResponse>): ListPlansResponse {
+    const message = createBaseListPlansResponse();
+    message.plans = object.plans?.map((e) => Plan.fromPartial(e)) || [];
+    message.nextPageToken = object.nextPageToken ?? "";
+    return message;
+  },
+};
+
+function createBaseWatchPlanRequest(): WatchPlanRequest {
+  return { namespace: "", planId: "" };
+}
+
+export const WatchPlanRequest: MessageFns<WatchPlanRequest> = {
+  encode(message: WatchPlanRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.namespace !== "") {
+      writer.uint32(10).string(message.namespace);
+    }
+    if (message.planId !== "") {
+      writer.uint32(18).string(message.planId);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): WatchPlanRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWatchPlanRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.namespace = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.planId = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): WatchPlanRequest {
+    return {
+      namespace: isSet(object.namespace) ? globalThis.String(object.namespace) : "",
+      planId: isSet(object.planId)
+        ? globalThis.String(object.planId)
+        : isSet(object.plan_id)
+        ? globalThis.String(object.plan_id)
+        : "",
+    };
+  },
+
+  toJSON(message: WatchPlanRequest): unknown {
+    const obj: any = {};
+    if (message.namespace !== "") {
+      obj.namespace = message.namespace;
+    }
+    if (message.planId !== "") {
+      obj.planId = message.planId;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<WatchPlanRequest>): WatchPlanRequest {
+    return WatchPlanRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<WatchPlanRequest>): WatchPlanRequest {
+    const message = createBaseWatchPlanRequest();
+    message.namespace = object.namespace ?? "";
+    message.planId = object.planId ?? "";
+    return message;
+  },
+};
+
+function createBaseWatchPlanResponse(): WatchPlanResponse {
+  return { plan: undefined };
+}
+
+export const WatchPlanResponse: MessageFns<WatchPlanResponse> = {
+  encode(message: WatchPlanResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.plan !== undefined) {
+      Plan.encode(message.plan, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): WatchPlanResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWatchPlanResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.plan = Plan.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): WatchPlanResponse {
+    return { plan: isSet(object.plan) ? Plan.fromJSON(object.plan) : undefined };
+  },
+
+  toJSON(message: WatchPlanResponse): unknown {
+    const obj: any = {};
+    if (message.plan !== undefined) {
+      obj.plan = Plan.toJSON(message.plan);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<WatchPlanResponse>): WatchPlanResponse {
+    return WatchPlanResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<WatchPlanResponse>): WatchPlanResponse {
+    const message = createBaseWatchPlanResponse();
+    message.plan = (object.plan !== undefined && object.plan !== null) ? Plan.fromPartial(object.plan) : undefined;
+    return message;
+  },
+};
+
+function createBaseGetExecutionRequest(): GetExecutionRequest {
+  return { namespace: "", executionId: "" };
+}
+
+export const GetExecutionRequest: MessageFns<GetExecutionRequest> = {
+  encode(message: GetExecutionRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.namespace !== "") {
+      writer.uint32(10).string(message.namespace);
+    }
+    if (message.executionId !== "") {
+      writer.uint32(18).string(message.executionId);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetExecutionRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetExecutionRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.namespace = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.executionId = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): GetExecutionRequest {
+    return {
+      namespace: isSet(object.namespace) ? globalThis.String(object.namespace) : "",
+      executionId: isSet(object.executionId)
+        ? globalThis.String(object.executionId)
+        : isSet(object.execution_id)
+        ? globalThis.String(object.execution_id)
+        : "",
+    };
+  },
+
+  toJSON(message: GetExecutionRequest): unknown {
+    const obj: any = {};
+    if (message.namespace !== "") {
+      obj.namespace = message.namespace;
+    }
+    if (message.executionId !== "") {
+      obj.executionId = message.executionId;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<GetExecutionRequest>): GetExecutionRequest {
+    return GetExecutionRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<GetExecutionRequest>): GetExecutionRequest {
+    const message = createBaseGetExecutionRequest();
+    message.namespace = object.namespace ?? "";
+    message.executionId = object.executionId ?? "";
+    return message;
+  },
+};
+
+function createBaseGetExecutionResponse(): GetExecutionResponse {
+  return { execution: undefined };
+}
+
+export const GetExecutionResponse: MessageFns<GetExecutionResponse> = {
+  encode(message: GetExecutionResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.execution !== undefined) {
+      Execution.encode(message.execution, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GetExecutionResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGetExecutionResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.execution = Execution.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): GetExecutionResponse {
+    return { execution: isSet(object.execution) ? Execution.fromJSON(object.execution) : undefined };
+  },
+
+  toJSON(message: GetExecutionResponse): unknown {
+    const obj: any = {};
+    if (message.execution !== undefined) {
+      obj.execution = Execution.toJSON(message.execution);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<GetExecutionResponse>): GetExecutionResponse {
+    return GetExecutionResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<GetExecutionResponse>): GetExecutionResponse {
+    const message = createBaseGetExecutionResponse();
+    message.execution = (object.execution !== undefined && object.execution !== null)
+      ? Execution.fromPartial(object.execution)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseListAuditEventsRequest(): ListAuditEventsRequest {
+  return { namespace: "", subjectKind: "", subjectId: "", pageSize: 0, pageToken: "" };
+}
+
+export const ListAuditEventsRequest: MessageFns<ListAuditEventsRequest> = {
+  encode(message: ListAuditEventsRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.namespace !== "") {
+      writer.uint32(10).string(message.namespace);
+    }
+    if (message.subjectKind !== "") {
+      writer.uint32(18).string(message.subjectKind);
+    }
+    if (message.subjectId !== "") {
+      writer.uint32(26).string(message.subjectId);
+    }
+    if (message.pageSize !== 0) {
+      writer.uint32(32).uint32(message.pageSize);
+    }
+    if (message.pageToken !== "") {
+      writer.uint32(42).string(message.pageToken);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListAuditEventsRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListAuditEventsRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.namespace = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.subjectKind = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.subjectId = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.pageSize = reader.uint32();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.pageToken = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ListAuditEventsRequest {
+    return {
+      namespace: isSet(object.namespace) ? globalThis.String(object.namespace) : "",
+      subjectKind: isSet(object.subjectKind)
+        ? globalThis.String(object.subjectKind)
+        : isSet(object.subject_kind)
+        ? globalThis.String(object.subject_kind)
+        : "",
+      subjectId: isSet(object.subjectId)
+        ? globalThis.String(object.subjectId)
+        : isSet(object.subject_id)
+        ? globalThis.String(object.subject_id)
+        : "",
+      pageSize: isSet(object.pageSize)
+        ? globalThis.Number(object.pageSize)
+        : isSet(object.page_size)
+        ? globalThis.Number(object.page_size)
+        : 0,
+      pageToken: isSet(object.pageToken)
+        ? globalThis.String(object.pageToken)
+        : isSet(object.page_token)
+        ? globalThis.String(object.page_token)
+        : "",
+    };
+  },
+
+  toJSON(message: ListAuditEventsRequest): unknown {
+    const obj: any = {};
+    if (message.namespace !== "") {
+      obj.namespace = message.namespace;
+    }
+    if (message.subjectKind !== "") {
+      obj.subjectKind = message.subjectKind;
+    }
+    if (message.subjectId !== "") {
+      obj.subjectId = message.subjectId;
+    }
+    if (message.pageSize !== 0) {
+      obj.pageSize = Math.round(message.pageSize);
+    }
+    if (message.pageToken !== "") {
+      obj.pageToken = message.pageToken;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ListAuditEventsRequest>): ListAuditEventsRequest {
+    return ListAuditEventsRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListAuditEventsRequest>): ListAuditEventsRequest {
+    const message = createBaseListAuditEventsRequest();
+    message.namespace = object.namespace ?? "";
+    message.subjectKind = object.subjectKind ?? "";
+    message.subjectId = object.subjectId ?? "";
+    message.pageSize = object.pageSize ?? 0;
+    message.pageToken = object.pageToken ?? "";
+    return message;
+  },
+};
+
+function createBaseListAuditEventsResponse(): ListAuditEventsResponse {
+  return { events: [], nextPageToken: "" };
+}
+
+export const ListAuditEventsResponse: MessageFns<ListAuditEventsResponse> = {
+  encode(message: ListAuditEventsResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.events) {
+      AuditEvent.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.nextPageToken !== "") {
+      writer.uint32(18).string(message.nextPageToken);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListAuditEventsResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListAuditEventsResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.events.push(AuditEvent.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.nextPageToken = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ListAuditEventsResponse {
+    return {
+      events: globalThis.Array.isArray(object?.events) ? object.events.map((e: any) => AuditEvent.fromJSON(e)) : [],
+      nextPageToken: isSet(object.nextPageToken)
+        ? globalThis.String(object.nextPageToken)
+        : isSet(object.next_page_token)
+        ? globalThis.String(object.next_page_token)
+        : "",
+    };
+  },
+
+  toJSON(message: ListAuditEventsResponse): unknown {
+    const obj: any = {};
+    if (message.events?.length) {
+      obj.events = message.events.map((e) => AuditEvent.toJSON(e));
+    }
+    if (message.nextPageToken !== "") {
+      obj.nextPageToken = message.nextPageToken;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ListAuditEventsResponse>): ListAuditEventsResponse {
+    return ListAuditEventsResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListAuditEventsResponse>): ListAuditEventsResponse {
+    const message = createBaseListAuditEventsResponse();
+    message.events = object.events?.map((e) => AuditEvent.fromPartial(e)) || [];
+    message.nextPageToken = object.nextPageToken ?? "";
+    return message;
+  },
+};
+
+function createBaseAuditEvent(): AuditEvent {
+  return {
+    id: 0,
+    at: undefined,
+    actorKind: "",
+    actorName: "",
+    actorFrom: "",
+    action: "",
+    subjectKind: "",
+    subjectId: "",
+    beforeHash: "",
+    afterHash: "",
+  };
+}
+
+export const AuditEvent: MessageFns<AuditEvent> = {
+  encode(message: AuditEvent, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.id !== 0) {
+      writer.uint32(8).uint64(message.id);
+    }
+    if (message.at !== undefined) {
+      Timestamp.encode(message.at, writer.uint32(18).fork()).join();
+    }
+    if (message.actorKind !== "") {
+      writer.uint32(26).string(message.actorKind);
+    }
+    if (message.actorName !== "") {
+      writer.uint32(34).string(message.actorName);
+    }
+    if (message.actorFrom !== "") {
+      writer.uint32(42).string(message.actorFrom);
+    }
+    if (message.action !== "") {
+      writer.uint32(50).string(message.action);
+    }
+    if (message.subjectKind !== "") {
+      writer.uint32(58).string(message.subjectKind);
+    }
+    if (message.subjectId !== "") {
+      writer.uint32(66).string(message.subjectId);
+    }
+    if (message.beforeHash !== "") {
+      writer.uint32(74).string(message.beforeHash);
+    }
+    if (message.afterHash !== "") {
+      writer.uint32(82).string(message.afterHash);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): AuditEvent {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseAuditEvent();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.id = longToNumber(reader.uint64());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.at = Timestamp.decode(reader, reader.uint32());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.actorKind = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.actorName = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.actorFrom = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.action = reader.string();
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.subjectKind = reader.string();
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.subjectId = reader.string();
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.beforeHash = reader.string();
+            continue;
+          }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.afterHash = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): AuditEvent {
+    return {
+      id: isSet(object.id) ? globalThis.Number(object.id) : 0,
+      at: isSet(object.at) ? fromJsonTimestamp(object.at) : undefined,
+      actorKind: isSet(object.actorKind)
+        ? globalThis.String(object.actorKind)
+        : isSet(object.actor_kind)
+        ? globalThis.String(object.actor_kind)
+        : "",
+      actorName: isSet(object.actorName)
+        ? globalThis.String(object.actorName)
+        : isSet(object.actor_name)
+        ? globalThis.String(object.actor_name)
+        : "",
+      actorFrom: isSet(object.actorFrom)
+        ? globalThis.String(object.actorFrom)
+        : isSet(object.actor_from)
+        ? globalThis.String(object.actor_from)
+        : "",
+      action: isSet(object.action) ? globalThis.String(object.action) : "",
+      subjectKind: isSet(object.subjectKind)
+        ? globalThis.String(object.subjectKind)
+        : isSet(object.subject_kind)
+        ? globalThis.String(object.subject_kind)
+        : "",
+      subjectId: isSet(object.subjectId)
+        ? globalThis.String(object.subjectId)
+        : isSet(object.subject_id)
+        ? globalThis.String(object.subject_id)
+        : "",
+      beforeHash: isSet(object.beforeHash)
+        ? globalThis.String(object.beforeHash)
+        : isSet(object.before_hash)
+        ? globalThis.String(object.before_hash)
+        : "",
+      afterHash: isSet(object.afterHash)
+        ? globalThis.String(object.afterHash)
+        : isSet(object.after_hash)
+        ? globalThis.String(object.after_hash)
+        : "",
+    };
+  },
+
+  toJSON(message: AuditEvent): unknown {
+    const obj: any = {};
+    if (message.id !== 0) {
+      obj.id = Math.round(message.id);
+    }
+    if (message.at !== undefined) {
+      obj.at = fromTimestamp(message.at).toISOString();
+    }
+    if (message.actorKind !== "") {
+      obj.actorKind = message.actorKind;
+    }
+    if (message.actorName !== "") {
+      obj.actorName = message.actorName;
+    }
+    if (message.actorFrom !== "") {
+      obj.actorFrom = message.actorFrom;
+    }
+    if (message.action !== "") {
+      obj.action = message.action;
+    }
+    if (message.subjectKind !== "") {
+      obj.subjectKind = message.subjectKind;
+    }
+    if (message.subjectId !== "") {
+      obj.subjectId = message.subjectId;
+    }
+    if (message.beforeHash !== "") {
+      obj.beforeHash = message.beforeHash;
+    }
+    if (message.afterHash !== "") {
+      obj.afterHash = message.afterHash;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<AuditEvent>): AuditEvent {
+    return AuditEvent.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<AuditEvent>): AuditEvent {
+    const message = createBaseAuditEvent();
+    message.id = object.id ?? 0;
+    message.at = (object.at !== undefined && object.at !== null) ? Timestamp.fromPartial(object.at) : undefined;
+    message.actorKind = object.actorKind ?? "";
+    message.actorName = object.actorName ?? "";
+    message.actorFrom = object.actorFrom ?? "";
+    message.action = object.action ?? "";
+    message.subjectKind = object.subjectKind ?? "";
+    message.subjectId = object.subjectId ?? "";
+    message.beforeHash = object.beforeHash ?? "";
+    message.afterHash = object.afterHash ?? "";
+    return message;
+  },
+};
+
 /** Plans, status and logs of one tenant. */
 export type FleetServiceService = typeof FleetServiceService;
 export const FleetServiceService = {
@@ -3786,6 +6383,110 @@ export const FleetServiceService = {
     responseSerialize: (value: TailLogsResponse): Buffer => Buffer.from(TailLogsResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): TailLogsResponse => TailLogsResponse.decode(value),
   },
+  /** Reads sites in order of their names. */
+  listSites: {
+    path: "/nkudo.v1.FleetService/ListSites" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: ListSitesRequest): Buffer => Buffer.from(ListSitesRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): ListSitesRequest => ListSitesRequest.decode(value),
+    responseSerialize: (value: ListSitesResponse): Buffer => Buffer.from(ListSitesResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): ListSitesResponse => ListSitesResponse.decode(value),
+  },
+  /** Reads one site by its name or UID. */
+  getSite: {
+    path: "/nkudo.v1.FleetService/GetSite" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: GetSiteRequest): Buffer => Buffer.from(GetSiteRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): GetSiteRequest => GetSiteRequest.decode(value),
+    responseSerialize: (value: GetSiteResponse): Buffer => Buffer.from(GetSiteResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): GetSiteResponse => GetSiteResponse.decode(value),
+  },
+  /** Reads hosts in order of their names. */
+  listHosts: {
+    path: "/nkudo.v1.FleetService/ListHosts" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: ListHostsRequest): Buffer => Buffer.from(ListHostsRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): ListHostsRequest => ListHostsRequest.decode(value),
+    responseSerialize: (value: ListHostsResponse): Buffer => Buffer.from(ListHostsResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): ListHostsResponse => ListHostsResponse.decode(value),
+  },
+  /** Reads one host by its name or id. */
+  getHost: {
+    path: "/nkudo.v1.FleetService/GetHost" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: GetHostRequest): Buffer => Buffer.from(GetHostRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): GetHostRequest => GetHostRequest.decode(value),
+    responseSerialize: (value: GetHostResponse): Buffer => Buffer.from(GetHostResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): GetHostResponse => GetHostResponse.decode(value),
+  },
+  /** Reads microVMs in order of their names. */
+  listMicroVMs: {
+    path: "/nkudo.v1.FleetService/ListMicroVMs" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: ListMicroVMsRequest): Buffer => Buffer.from(ListMicroVMsRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): ListMicroVMsRequest => ListMicroVMsRequest.decode(value),
+    responseSerialize: (value: ListMicroVMsResponse): Buffer =>
+      Buffer.from(ListMicroVMsResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): ListMicroVMsResponse => ListMicroVMsResponse.decode(value),
+  },
+  /** Reads one microVM by its name or UID. */
+  getMicroVm: {
+    path: "/nkudo.v1.FleetService/GetMicroVM" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: GetMicroVMRequest): Buffer => Buffer.from(GetMicroVMRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): GetMicroVMRequest => GetMicroVMRequest.decode(value),
+    responseSerialize: (value: GetMicroVMResponse): Buffer => Buffer.from(GetMicroVMResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): GetMicroVMResponse => GetMicroVMResponse.decode(value),
+  },
+  /** Reads plans, newest first. */
+  listPlans: {
+    path: "/nkudo.v1.FleetService/ListPlans" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: ListPlansRequest): Buffer => Buffer.from(ListPlansRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): ListPlansRequest => ListPlansRequest.decode(value),
+    responseSerialize: (value: ListPlansResponse): Buffer => Buffer.from(ListPlansResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): ListPlansResponse => ListPlansResponse.decode(value),
+  },
+  /** Sends one plan whole, then again with each change, and ends when the plan has ended. */
+  watchPlan: {
+    path: "/nkudo.v1.FleetService/WatchPlan" as const,
+    requestStream: false as const,
+    responseStream: true as const,
+    requestSerialize: (value: WatchPlanRequest): Buffer => Buffer.from(WatchPlanRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): WatchPlanRequest => WatchPlanRequest.decode(value),
+    responseSerialize: (value: WatchPlanResponse): Buffer => Buffer.from(WatchPlanResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): WatchPlanResponse => WatchPlanResponse.decode(value),
+  },
+  /** Reads one attempt. */
+  getExecution: {
+    path: "/nkudo.v1.FleetService/GetExecution" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: GetExecutionRequest): Buffer => Buffer.from(GetExecutionRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): GetExecutionRequest => GetExecutionRequest.decode(value),
+    responseSerialize: (value: GetExecutionResponse): Buffer =>
+      Buffer.from(GetExecutionResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): GetExecutionResponse => GetExecutionResponse.decode(value),
+  },
+  /** Reads who changed what, newest first. */
+  listAuditEvents: {
+    path: "/nkudo.v1.FleetService/ListAuditEvents" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: ListAuditEventsRequest): Buffer =>
+      Buffer.from(ListAuditEventsRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): ListAuditEventsRequest => ListAuditEventsRequest.decode(value),
+    responseSerialize: (value: ListAuditEventsResponse): Buffer =>
+      Buffer.from(ListAuditEventsResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): ListAuditEventsResponse => ListAuditEventsResponse.decode(value),
+  },
 } as const;
 
 export interface FleetServiceServer extends UntypedServiceImplementation {
@@ -3803,6 +6504,26 @@ export interface FleetServiceServer extends UntypedServiceImplementation {
   listExecutions: handleUnaryCall<ListExecutionsRequest, ListExecutionsResponse>;
   /** Reads a log from an offset and follows it when asked. */
   tailLogs: handleServerStreamingCall<TailLogsRequest, TailLogsResponse>;
+  /** Reads sites in order of their names. */
+  listSites: handleUnaryCall<ListSitesRequest, ListSitesResponse>;
+  /** Reads one site by its name or UID. */
+  getSite: handleUnaryCall<GetSiteRequest, GetSiteResponse>;
+  /** Reads hosts in order of their names. */
+  listHosts: handleUnaryCall<ListHostsRequest, ListHostsResponse>;
+  /** Reads one host by its name or id. */
+  getHost: handleUnaryCall<GetHostRequest, GetHostResponse>;
+  /** Reads microVMs in order of their names. */
+  listMicroVMs: handleUnaryCall<ListMicroVMsRequest, ListMicroVMsResponse>;
+  /** Reads one microVM by its name or UID. */
+  getMicroVm: handleUnaryCall<GetMicroVMRequest, GetMicroVMResponse>;
+  /** Reads plans, newest first. */
+  listPlans: handleUnaryCall<ListPlansRequest, ListPlansResponse>;
+  /** Sends one plan whole, then again with each change, and ends when the plan has ended. */
+  watchPlan: handleServerStreamingCall<WatchPlanRequest, WatchPlanResponse>;
+  /** Reads one attempt. */
+  getExecution: handleUnaryCall<GetExecutionRequest, GetExecutionResponse>;
+  /** Reads who changed what, newest first. */
+  listAuditEvents: handleUnaryCall<ListAuditEventsRequest, ListAuditEventsResponse>;
 }
 
 export interface FleetServiceClient extends Client {
@@ -3900,6 +6621,157 @@ export interface FleetServiceClient extends Client {
     metadata?: Metadata,
     options?: Partial<CallOptions>,
   ): ClientReadableStream<TailLogsResponse>;
+  /** Reads sites in order of their names. */
+  listSites(
+    request: ListSitesRequest,
+    callback: (error: ServiceError | null, response: ListSitesResponse) => void,
+  ): ClientUnaryCall;
+  listSites(
+    request: ListSitesRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: ListSitesResponse) => void,
+  ): ClientUnaryCall;
+  listSites(
+    request: ListSitesRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: ListSitesResponse) => void,
+  ): ClientUnaryCall;
+  /** Reads one site by its name or UID. */
+  getSite(
+    request: GetSiteRequest,
+    callback: (error: ServiceError | null, response: GetSiteResponse) => void,
+  ): ClientUnaryCall;
+  getSite(
+    request: GetSiteRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: GetSiteResponse) => void,
+  ): ClientUnaryCall;
+  getSite(
+    request: GetSiteRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: GetSiteResponse) => void,
+  ): ClientUnaryCall;
+  /** Reads hosts in order of their names. */
+  listHosts(
+    request: ListHostsRequest,
+    callback: (error: ServiceError | null, response: ListHostsResponse) => void,
+  ): ClientUnaryCall;
+  listHosts(
+    request: ListHostsRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: ListHostsResponse) => void,
+  ): ClientUnaryCall;
+  listHosts(
+    request: ListHostsRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: ListHostsResponse) => void,
+  ): ClientUnaryCall;
+  /** Reads one host by its name or id. */
+  getHost(
+    request: GetHostRequest,
+    callback: (error: ServiceError | null, response: GetHostResponse) => void,
+  ): ClientUnaryCall;
+  getHost(
+    request: GetHostRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: GetHostResponse) => void,
+  ): ClientUnaryCall;
+  getHost(
+    request: GetHostRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: GetHostResponse) => void,
+  ): ClientUnaryCall;
+  /** Reads microVMs in order of their names. */
+  listMicroVMs(
+    request: ListMicroVMsRequest,
+    callback: (error: ServiceError | null, response: ListMicroVMsResponse) => void,
+  ): ClientUnaryCall;
+  listMicroVMs(
+    request: ListMicroVMsRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: ListMicroVMsResponse) => void,
+  ): ClientUnaryCall;
+  listMicroVMs(
+    request: ListMicroVMsRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: ListMicroVMsResponse) => void,
+  ): ClientUnaryCall;
+  /** Reads one microVM by its name or UID. */
+  getMicroVm(
+    request: GetMicroVMRequest,
+    callback: (error: ServiceError | null, response: GetMicroVMResponse) => void,
+  ): ClientUnaryCall;
+  getMicroVm(
+    request: GetMicroVMRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: GetMicroVMResponse) => void,
+  ): ClientUnaryCall;
+  getMicroVm(
+    request: GetMicroVMRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: GetMicroVMResponse) => void,
+  ): ClientUnaryCall;
+  /** Reads plans, newest first. */
+  listPlans(
+    request: ListPlansRequest,
+    callback: (error: ServiceError | null, response: ListPlansResponse) => void,
+  ): ClientUnaryCall;
+  listPlans(
+    request: ListPlansRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: ListPlansResponse) => void,
+  ): ClientUnaryCall;
+  listPlans(
+    request: ListPlansRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: ListPlansResponse) => void,
+  ): ClientUnaryCall;
+  /** Sends one plan whole, then again with each change, and ends when the plan has ended. */
+  watchPlan(request: WatchPlanRequest, options?: Partial<CallOptions>): ClientReadableStream<WatchPlanResponse>;
+  watchPlan(
+    request: WatchPlanRequest,
+    metadata?: Metadata,
+    options?: Partial<CallOptions>,
+  ): ClientReadableStream<WatchPlanResponse>;
+  /** Reads one attempt. */
+  getExecution(
+    request: GetExecutionRequest,
+    callback: (error: ServiceError | null, response: GetExecutionResponse) => void,
+  ): ClientUnaryCall;
+  getExecution(
+    request: GetExecutionRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: GetExecutionResponse) => void,
+  ): ClientUnaryCall;
+  getExecution(
+    request: GetExecutionRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: GetExecutionResponse) => void,
+  ): ClientUnaryCall;
+  /** Reads who changed what, newest first. */
+  listAuditEvents(
+    request: ListAuditEventsRequest,
+    callback: (error: ServiceError | null, response: ListAuditEventsResponse) => void,
+  ): ClientUnaryCall;
+  listAuditEvents(
+    request: ListAuditEventsRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: ListAuditEventsResponse) => void,
+  ): ClientUnaryCall;
+  listAuditEvents(
+    request: ListAuditEventsRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: ListAuditEventsResponse) => void,
+  ): ClientUnaryCall;
 }
 
 export const FleetServiceClient = makeGenericClientConstructor(
