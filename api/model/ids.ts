@@ -22,6 +22,8 @@ export type ExecutionId = Branded<'ExecutionId'>;
 export type SessionId = Branded<'SessionId'>;
 /** UID of the EnrollmentToken custom resource. */
 export type EnrollmentTokenId = Branded<'EnrollmentTokenId'>;
+/** UID of the APIKey custom resource. */
+export type ApiKeyId = Branded<'ApiKeyId'>;
 
 const uuidPattern = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 
@@ -45,3 +47,4 @@ export const operationId = (text: string): OperationId => parseUuid('operation i
 export const executionId = (text: string): ExecutionId => parseUuid('execution id', text);
 export const sessionId = (text: string): SessionId => parseUuid('session id', text);
 export const enrollmentTokenId = (text: string): EnrollmentTokenId => parseUuid('enrollment token id', text);
+export const apiKeyId = (text: string): ApiKeyId => parseUuid('api key id', text);

@@ -8,15 +8,14 @@ import type { ApplyPlanRequest, Plan } from '#api/gen/nkudo/v1/fleet.pb.ts';
 import { PlanStatus } from '#api/gen/nkudo/v1/fleet.pb.ts';
 import { AppError } from '#api/model/error-codes.ts';
 import { microVMId, planId, type PlanId, type TenantId } from '#api/model/ids.ts';
-import type { PlanActionKind } from '#api/model/plan.ts';
 import type { PlanFaultPoints } from '#controller/fault-points.ts';
-import type { Actor } from '#controller/ports/audit.ts';
 import type { FleetStore } from '#controller/ports/fleet-store.ts';
 import type { HintBus } from '#controller/ports/hints.ts';
 import type { PlanContent, PlanStore, RequestedAction } from '#controller/ports/plan-store.ts';
 import type { DryRunOutcome, PlanDryRun } from '#controller/ports/plan-writer.ts';
-import type { Authentication, FleetCaller, ResourceRight } from './authentication.ts';
+import { actorOf, type Authentication, type FleetCaller } from './authentication.ts';
 import { actionKindMap, encodeAction, encodePlan, type ActionView } from './fleet-codec.ts';
+import { forceRight, writeRights } from './rights.ts';
 import { parseObject } from './validation.ts';
 
 export interface PlanCallDeps {
@@ -34,10 +33,6 @@ export interface Caller {
   readonly peer: string;
 }
 
-/** The write that the plan makes for the caller, who needs the right to that same write. */
-const rightOf: Readonly<Record<PlanActionKind, string>> = { Create: 'create', Start: 'patch', Stop: 'patch', Delete: 'delete' };
-const forceRight: ResourceRight = { verb: 'force', resource: 'microvms' };
-
 /** Of a request whose form was checked. */
 export function decodeContent(request: ApplyPlanRequest): PlanContent {
   return {
@@ -53,20 +48,20 @@ export function decodeContent(request: ApplyPlanRequest): PlanContent {
 /** @throws PERMISSION_DENIED unless the caller may do every write of the plan himself */
 export async function authorizeContent(authentication: Authentication, caller: FleetCaller, input: { readonly namespace: string; readonly content: PlanContent }): Promise<void> {
   const { namespace, content } = input;
-  if (content.isForced) await authentication.authorize(caller, namespace, forceRight);
-  for (const verb of new Set(content.actions.map((action) => rightOf[action.kind]))) {
-    const names = content.actions.filter((action) => rightOf[action.kind] === verb).map((action) => action.name);
+  // Actions on microVMs of another site end when they are carried out.
+  const target = { site: content.site };
+  if (content.isForced) await authentication.authorize(caller, namespace, forceRight, target);
+  for (const verb of new Set(content.actions.map((action) => writeRights[action.kind].verb))) {
+    const names = content.actions.filter((action) => writeRights[action.kind].verb === verb).map((action) => action.name);
     try {
-      await authentication.authorize(caller, namespace, { verb, resource: 'microvms' });
+      await authentication.authorize(caller, namespace, { verb, resource: 'microvms' }, target);
     } catch (error) {
       // A role may name single objects; of a create the API server never knows the name.
       if (verb === 'create' || !(error instanceof AppError) || error.code !== 'PERMISSION_DENIED') throw error;
-      for (const name of names) await authentication.authorize(caller, namespace, { verb, resource: 'microvms', name });
+      for (const name of names) await authentication.authorize(caller, namespace, { verb, resource: 'microvms', name }, target);
     }
   }
 }
-
-const actorOf = ({ caller, peer }: Caller): Actor => ({ kind: 'user', name: caller.user.username, from: peer });
 
 /** @throws IDEMPOTENCY_KEY_REUSED, SITE_NOT_FOUND, NOT_FOUND, PERMISSION_DENIED, UNAVAILABLE, DATABASE_UNAVAILABLE */
 export async function applyPlan(deps: PlanCallDeps, request: ApplyPlanRequest, from: Caller): Promise<Plan> {
@@ -77,7 +72,7 @@ export async function applyPlan(deps: PlanCallDeps, request: ApplyPlanRequest, f
   if (tenantId === null) throw new AppError('NOT_FOUND', `namespace ${namespace} has no site yet`);
   if (request.dryRun) return dryRun(deps, { tenantId, namespace }, content);
   await deps.faults.reach('db.plan.accept:before');
-  const accepted = await deps.plans.accept({ tenantId, key: request.idempotencyKey, content }, actorOf(from));
+  const accepted = await deps.plans.accept({ tenantId, key: request.idempotencyKey, content }, actorOf(from.caller, from.peer));
   await deps.faults.reach('db.plan.accept:after');
   if (accepted.isNew) deps.hints.publish({ kind: 'plan', tenantId, planId: accepted.planId });
   return readPlan(deps, tenantId, accepted.planId);
@@ -117,7 +112,7 @@ function toView(action: RequestedAction, outcome: DryRunOutcome | undefined): Ac
 /** @throws NOT_FOUND, DATABASE_UNAVAILABLE */
 export async function cancelPlan(deps: PlanCallDeps, input: { readonly tenantId: TenantId; readonly planId: string }, from: Caller): Promise<Plan> {
   const id = planId(input.planId);
-  const cancelled = await deps.plans.cancel(input.tenantId, id, actorOf(from));
+  const cancelled = await deps.plans.cancel(input.tenantId, id, actorOf(from.caller, from.peer));
   if (cancelled === null) throw new AppError('NOT_FOUND', 'there is no such plan of a caller in this namespace');
   deps.hints.publish({ kind: 'plan', tenantId: input.tenantId, planId: id });
   for (const hostId of cancelled.hosts) deps.hints.publish({ kind: 'cancels', hostId });

@@ -1,8 +1,9 @@
 import { Metadata } from '@grpc/grpc-js';
 import { describe, expect, it } from 'vitest';
-import { createAuthentication, type KubernetesUser, type ReviewPort } from './authentication.ts';
+import { createAuthentication, type FleetCaller, type KubernetesUser, type ReviewPort } from './authentication.ts';
 
 const user: KubernetesUser = { username: 'ann', uid: 'u1', groups: ['g'], extra: {} };
+const ann: FleetCaller = { user, key: null };
 const right = { verb: 'get', resource: 'microvms' } as const;
 
 function fixture(answers: { readonly allowed?: boolean } = {}) {
@@ -30,7 +31,7 @@ function metadata(authorization?: string): Metadata {
 describe('authentication', () => {
   it('accepts a bearer token of the audience and asks again only after a while', async () => {
     const { authentication, asked, pass } = fixture();
-    for (let time = 0; time < 3; time += 1) expect(await authentication.authenticate(metadata('Bearer good'))).toEqual({ user });
+    for (let time = 0; time < 3; time += 1) expect(await authentication.authenticate(metadata('Bearer good'))).toEqual(ann);
     expect(asked).toEqual(['token nkudo']);
     pass(10_000);
     await authentication.authenticate(metadata('bearer good'));
@@ -46,10 +47,10 @@ describe('authentication', () => {
 
   it('keeps a refusal for a shorter time than a grant, and never mixes namespaces', async () => {
     const { authentication, asked, pass } = fixture({ allowed: false });
-    await expect(authentication.authorize({ user }, 'a', right)).rejects.toMatchObject({ code: 'PERMISSION_DENIED', message: 'ann may not get microvms in namespace a' });
+    await expect(authentication.authorize(ann, 'a', right)).rejects.toMatchObject({ code: 'PERMISSION_DENIED', message: 'ann may not get microvms in namespace a' });
     pass(2_000);
-    await expect(authentication.authorize({ user }, 'a', right)).rejects.toMatchObject({ code: 'PERMISSION_DENIED' });
-    await expect(authentication.authorize({ user }, 'b', right)).rejects.toMatchObject({ code: 'PERMISSION_DENIED' });
+    await expect(authentication.authorize(ann, 'a', right)).rejects.toMatchObject({ code: 'PERMISSION_DENIED' });
+    await expect(authentication.authorize(ann, 'b', right)).rejects.toMatchObject({ code: 'PERMISSION_DENIED' });
     expect(asked).toEqual(['access ann a', 'access ann a', 'access ann b']);
   });
 

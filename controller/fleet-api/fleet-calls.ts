@@ -1,6 +1,6 @@
 /**
  * Every call of the tenants' API, once, for both front doors: gRPC and HTTPS. Each is: check the form by its rules, ask for
- * the right, find the tenant, do, encode. Owns the right that each call needs, as data, and the bound on open streams.
+ * the right (`rights.ts`), find the tenant, do, encode. Owns the bound on open streams.
  *
  * Invariant: nothing is read or written for a caller before the right was granted, so that a refusal tells nothing.
  */
@@ -21,11 +21,12 @@ import type { Clock } from '#controller/ports/clock.ts';
 import type { ByNameOrId, FleetStore } from '#controller/ports/fleet-store.ts';
 import type { LogStore } from '#controller/ports/log-store.ts';
 import { applyPlan, cancelPlan, type Caller, type PlanCallDeps } from './apply-plan.ts';
-import type { FleetCaller, ResourceRight } from './authentication.ts';
+import type { FleetCaller } from './authentication.ts';
 import {
   decodePage, decodePlanStatus, decodeSiteName, emptyToNull, encodeAuditEvent, encodeExecutionView, encodeHost, encodeMicroVM, encodePlan, encodeSite,
 } from './fleet-codec.ts';
 import { tailLogs } from './log-tail.ts';
+import { fleetRights, targetOf, type FleetMethod } from './rights.ts';
 import { createStreamSlots } from './stream-slots.ts';
 import { watchPlan } from './plan-watch.ts';
 import { createStatusMemory, watchStatus, type StatusMemory } from './status-watch.ts';
@@ -49,35 +50,6 @@ export interface CallOrigin extends Caller {
   /** Proves the caller again, for calls that last. @throws UNAUTHENTICATED, UNAVAILABLE */
   reauthenticate(): Promise<FleetCaller>;
 }
-
-/** Names of the calls, as in the proto. */
-export type FleetMethod =
-  | 'ApplyPlan' | 'GetPlan' | 'CancelPlan' | 'GetStatus' | 'WatchStatus' | 'ListExecutions' | 'TailLogs' | 'ListSites' | 'GetSite' | 'ListHosts'
-  | 'GetHost' | 'ListMicroVMs' | 'GetMicroVM' | 'ListPlans' | 'WatchPlan' | 'GetExecution' | 'ListAuditEvents';
-
-/**
- * The right that each call asks for in the namespace of its request. `perWrite`: ApplyPlan asks for the right to each
- * write that it makes, see `apply-plan.ts`.
- */
-export const fleetRights = {
-  ApplyPlan: 'perWrite',
-  GetPlan: { verb: 'get', resource: 'microvms' },
-  CancelPlan: { verb: 'patch', resource: 'microvms' },
-  GetStatus: { verb: 'list', resource: 'microvms' },
-  WatchStatus: { verb: 'watch', resource: 'microvms' },
-  ListExecutions: { verb: 'list', resource: 'microvms' },
-  TailLogs: { verb: 'get', resource: 'microvms', subresource: 'log' },
-  ListSites: { verb: 'list', resource: 'sites' },
-  GetSite: { verb: 'get', resource: 'sites' },
-  ListHosts: { verb: 'list', resource: 'hosts' },
-  GetHost: { verb: 'get', resource: 'hosts' },
-  ListMicroVMs: { verb: 'list', resource: 'microvms' },
-  GetMicroVM: { verb: 'get', resource: 'microvms' },
-  ListPlans: { verb: 'list', resource: 'microvms' },
-  WatchPlan: { verb: 'watch', resource: 'microvms' },
-  GetExecution: { verb: 'get', resource: 'microvms' },
-  ListAuditEvents: { verb: 'get', resource: 'microvms', subresource: 'audit' },
-} as const satisfies Readonly<Record<FleetMethod, ResourceRight | 'perWrite'>>;
 
 /** What each call checks of its request before anything else. */
 export const fleetRules = {
@@ -124,6 +96,8 @@ export interface FleetCalls {
   readonly ListAuditEvents: Unary<ListAuditEventsRequest, ListAuditEventsResponse>;
 }
 
+type OneRight = Exclude<FleetMethod, 'ApplyPlan'>;
+
 const byName = (name: string, objectId: string): ByNameOrId => (name === '' ? { id: objectId } : { name });
 
 function found<View>(view: View | null, what: string): View {
@@ -139,37 +113,39 @@ export function createFleetCalls(deps: FleetDeps): FleetCalls {
   const streams = createStreamSlots();
   const silentBeforeMs = (): number => deps.clock.nowMs() - deps.silenceMs;
 
-  const authorizedTenant = async (namespace: string, from: CallOrigin, right: ResourceRight): Promise<TenantId> => {
-    await deps.authentication.authorize(from.caller, namespace, right);
-    const tenantId = await fleet.findTenant(namespace);
-    if (tenantId === null) throw new AppError('NOT_FOUND', `namespace ${namespace} has no site yet`);
+  const authorize = (method: OneRight, caller: FleetCaller, request: { readonly namespace: string }): Promise<void> =>
+    deps.authentication.authorize(caller, request.namespace, fleetRights[method], targetOf(method, request));
+  const authorizedTenant = async (method: OneRight, request: { readonly namespace: string }, from: CallOrigin): Promise<TenantId> => {
+    await authorize(method, from.caller, request);
+    const tenantId = await fleet.findTenant(request.namespace);
+    if (tenantId === null) throw new AppError('NOT_FOUND', `namespace ${request.namespace} has no site yet`);
     return tenantId;
   };
 
   /** A call of one answer with its rules and its right. */
   function call<Request extends { readonly namespace: string }, Response>(
-    method: Exclude<FleetMethod, 'ApplyPlan'>,
+    method: OneRight,
     rules: readonly Rule<Request>[],
     work: (tenantId: TenantId, request: Request, from: CallOrigin) => Promise<Response>,
   ): Unary<Request, Response> {
     return async (request, from) => {
       validate(rules, request);
-      return work(await authorizedTenant(request.namespace, from, fleetRights[method]), request, from);
+      return work(await authorizedTenant(method, request, from), request, from);
     };
   }
 
   /** Checks as {@link call} does, takes a slot of the tenant while the stream is open, and asks again from time to time. */
   async function stream<Request extends { readonly namespace: string }>(
-    method: Exclude<FleetMethod, 'ApplyPlan'>,
+    method: OneRight,
     input: { readonly rules: readonly Rule<Request>[]; readonly request: Request; readonly from: CallOrigin },
     work: (tenantId: TenantId, recheck: () => Promise<void>) => Promise<void>,
   ): Promise<void> {
     const { request, from } = input;
     validate(input.rules, request);
-    const tenantId = await authorizedTenant(request.namespace, from, fleetRights[method]);
+    const tenantId = await authorizedTenant(method, request, from);
     const release = streams.take(tenantId);
     try {
-      await work(tenantId, async () => deps.authentication.authorize(await from.reauthenticate(), request.namespace, fleetRights[method]));
+      await work(tenantId, async () => authorize(method, await from.reauthenticate(), request));
     } finally {
       release();
     }

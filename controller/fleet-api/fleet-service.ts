@@ -3,7 +3,8 @@ import { FleetServiceService, type FleetServiceServer } from '#api/gen/nkudo/v1/
 import type { AccessTable, Callers, RegisteredService } from '#controller/grpc/access.ts';
 import { serverStream, unary, type CallContext, type CallDeps } from '#controller/grpc/calls.ts';
 import type { Authentication, FleetCaller } from './authentication.ts';
-import { fleetRights, type CallOrigin, type FleetCalls } from './fleet-calls.ts';
+import type { CallOrigin, FleetCalls } from './fleet-calls.ts';
+import { fleetRights } from './rights.ts';
 
 /** Every method of the proto needs a caller. */
 export const fleetAccess: AccessTable = Object.fromEntries(Object.keys(fleetRights).map((method) => [`/nkudo.v1.FleetService/${method}`, 'caller' as const]));

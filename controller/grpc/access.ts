@@ -28,10 +28,22 @@ export interface Credentials {
   readonly certificate: PeerCertificate | undefined;
   readonly metadata: Metadata;
   readonly path: string;
+  /** Remote `ip:port`. */
+  readonly peer: string;
 }
 
 /** @throws AppError when the caller is nobody */
 export type Authenticate<Caller> = (credentials: Credentials) => Promise<Caller>;
+
+/** What an authenticated call holds until its end. */
+export interface HeldCall {
+  /** Whether its caller was granted a right. */
+  readonly isGranted: boolean;
+  close(): void;
+}
+
+/** `end` ends the call from outside. */
+export type HoldCall<Caller> = (caller: Caller, call: { readonly isStream: boolean; readonly end: (error: unknown) => void }) => HeldCall;
 
 type AuthContext = ReturnType<ServerInterceptingCall['getAuthContext']>;
 
@@ -54,26 +66,44 @@ export function createCallers<Caller>(input: {
   readonly table: AccessTable;
   readonly authenticate: Authenticate<Caller>;
   readonly log: Logger;
+  /** With it, a handler that answers before its caller was granted a right is cut off: its answer never leaves. */
+  readonly hold?: HoldCall<Caller>;
 }): Callers<Caller> {
   const callers = new WeakMap<object, { readonly caller: Caller }>();
   const interceptor: ServerInterceptor = (method, call) => {
     if (input.table[method.path] === 'public') return new ServerInterceptingCall(call);
+    let held: HeldCall | null = null;
+    let isOver = false;
+    const admit = (caller: Caller, proceed: () => void): void => {
+      const isStream = method.requestStream || method.responseStream;
+      held = input.hold?.(caller, { isStream, end: (error) => call.sendStatus(toStatus(error, input.log)) }) ?? null;
+      callers.set(intercepted.getAuthContext(), { caller });
+      if (isOver) held?.close();
+      proceed();
+    };
     const intercepted: AuthenticatedCall = new AuthenticatedCall(call, {
       start: (next) =>
         next({
           onReceiveMetadata: (metadata, proceed) => {
             const certificate = call.getAuthContext().sslPeerCertificate;
-            input.authenticate({ certificate, metadata, path: method.path }).then(
-              (caller) => {
-                callers.set(intercepted.getAuthContext(), { caller });
-                proceed(metadata);
-              },
+            input.authenticate({ certificate, metadata, path: method.path, peer: call.getPeer() }).then(
+              (caller) => admit(caller, () => proceed(metadata)),
               (error: unknown) => {
                 call.sendStatus(toStatus(error, input.log));
               },
             );
           },
+          // grpc-js says so at the end of every call, not of cancelled ones only.
+          onCancel: () => {
+            isOver = true;
+            held?.close();
+          },
         }),
+      sendMessage: (message, next) => {
+        if (held === null || held.isGranted) return next(message);
+        input.log.error({ path: method.path }, 'a handler answered without asking for a right');
+        call.sendStatus(toStatus(new AppError('INTERNAL'), input.log));
+      },
     });
     return intercepted;
   };
