@@ -39,6 +39,7 @@ export const unauditedTables: Readonly<Record<string, string>> = {
   mesh_reports: 'reports of hosts',
   log_cursors: 'logs',
   logs: 'logs',
+  log_exports: 'logs',
   audit_events: 'the audit itself',
   audit_links: 'the audit itself',
   audit_checkpoints: 'the audit itself',

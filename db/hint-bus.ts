@@ -5,7 +5,7 @@
  */
 import pg from 'pg';
 import type { ChangeHint } from '#controller/ports/dispatch-store.ts';
-import type { HintBus } from '#controller/ports/hints.ts';
+import type { HintBus, Unsubscribe } from '#controller/ports/hints.ts';
 import type { DatabaseLog } from './log.ts';
 import { sqlstateOf } from './pool.ts';
 
@@ -27,8 +27,8 @@ export interface HintBusOptions {
 
 /** Connects in the background and stays connected until closed. */
 export function createHintBus(options: HintBusOptions): HintBus {
-  const hintListeners: ((hint: ChangeHint) => void)[] = [];
-  const remoteListeners: (() => void)[] = [];
+  const hintListeners = new Set<{ readonly call: (hint: ChangeHint) => void }>();
+  const remoteListeners = new Set<{ readonly call: () => void }>();
   const intervalMs = options.notifyIntervalMs ?? defaultNotifyIntervalMs;
   let isClosed = false;
   let client: pg.Client | null = null;
@@ -44,7 +44,7 @@ export function createHintBus(options: HintBusOptions): HintBus {
       options.log.error({ error: error instanceof Error ? error.name : 'unknown' }, 'a listener for hints failed');
     }
   };
-  const announceRemote = (): void => remoteListeners.forEach(call);
+  const announceRemote = (): void => [...remoteListeners].forEach((listener) => call(listener.call));
 
   const reconnect = (lost: pg.Client): void => {
     if (client !== lost || isClosed) return;
@@ -94,11 +94,11 @@ export function createHintBus(options: HintBusOptions): HintBus {
   return {
     publish: (hint) => {
       if (isClosed) return;
-      for (const listener of hintListeners) call(() => listener(hint));
+      for (const listener of [...hintListeners]) call(() => listener.call(hint));
       notifyTimer ??= setTimeout(notify, intervalMs);
     },
-    onHint: (listener) => void hintListeners.push(listener),
-    onRemoteChange: (listener) => void remoteListeners.push(listener),
+    onHint: (listener) => subscribe(hintListeners, listener),
+    onRemoteChange: (listener) => subscribe(remoteListeners, listener),
     close: async () => {
       isClosed = true;
       if (notifyTimer !== null) clearTimeout(notifyTimer);
@@ -106,4 +106,10 @@ export function createHintBus(options: HintBusOptions): HintBus {
       await client?.end().catch(() => {}); // Nothing is under way that could be lost.
     },
   };
+}
+
+function subscribe<Listener>(listeners: Set<{ readonly call: Listener }>, call: Listener): Unsubscribe {
+  const entry = { call }; // The same function may listen twice.
+  listeners.add(entry);
+  return () => void listeners.delete(entry);
 }

@@ -36,7 +36,7 @@ function setUp() {
   const chainer = createChainer({
     chain: { ...chain, tenants: () => Promise.resolve([]), checkpoints: async function* none() {}, rows: async function* none() {}, verify: () => Promise.reject(new Error('unused')), close: () => Promise.resolve() },
     loadSigner: () => (state.signerFails ? Promise.reject(new Error('no API server')) : Promise.resolve({ keyId: 'k', sign: (signed, madeAtMs) => ({ ...signed, madeAtMs, keyId: 'k', signature: 's' }) })),
-    hints: { onHint: (listener) => void hints.push(() => listener({ kind: 'operations', hostId: 'h' as never })), onRemoteChange: (listener) => void remote.push(listener) },
+    hints: { onHint: (listener) => (hints.push(() => listener({ kind: 'operations', hostId: 'h' as never })), () => {}), onRemoteChange: (listener) => (remote.push(listener), () => {}) },
     time,
     log: { info: () => {}, warn: (_fields, message) => void logged.push(message), error: (_fields, message) => void logged.push(message) },
     metrics: {

@@ -35,7 +35,7 @@ function scene(mesh: Partial<MeshOrders & MeshReports> = {}): Scene {
     {
       log: pino({ level: 'trace' }, { write: (line: string) => void log.push(line) }),
       faults: inertFaultPoints(),
-      hints: { publish: (hint) => void hints.push(hint), onHint: () => {}, onRemoteChange: () => {} },
+      hints: { publish: (hint) => void hints.push(hint), onHint: () => () => {}, onRemoteChange: () => () => {} },
       mesh: {
         loadOrders: async () => new Map<HostId, MeshOrder>(),
         issueKey: async () => null,

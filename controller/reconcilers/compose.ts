@@ -11,7 +11,7 @@ import type { MicroVM } from '#crds/gen/microvm.ts';
 import type { Site } from '#crds/gen/site.ts';
 import { createSilenceObserver } from '#controller/domain/silence.ts';
 import type { ProcessFaultPoints } from '#controller/fault-points.ts';
-import type { ChangeReader, HintBus } from '#controller/ports/hints.ts';
+import type { ChangeReader, HintBus, Unsubscribe } from '#controller/ports/hints.ts';
 import type { IdSource } from '#controller/ports/ids.ts';
 import { createEventRecorder } from '#controller/runtime/events.ts';
 import { formatKey, keyOf, parseKey, type KubernetesApi, type KubernetesObject, type ObjectKey, type Resource } from '#controller/runtime/kubernetes-api.ts';
@@ -91,7 +91,7 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
   const wake = createWaking(options, caches, () => queues);
   const ending = new AbortController();
   const queues = createQueues(options, { caches, wake, signal: ending.signal });
-  const plans = startPlanDriver(options);
+  const plans = startPlanDriver(options, ending.signal);
   wireCaches(caches, wake, queues);
   caches.microvms.onChange(({ before, after }) => {
     const object = after ?? before;
@@ -133,14 +133,14 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
   };
 }
 
-function startPlanDriver(options: ReconcilersOptions): PlanDriver {
+function startPlanDriver(options: ReconcilersOptions, signal: AbortSignal): PlanDriver {
   const { kube, stores, hints, faults, epoch, time, log } = options;
   const driver = createPlanDriver({
     deps: { kube, plans: stores.plans, microvms: stores.microvms, tenants: createTenants(kube), hints, faults, epoch, actor: { kind: 'controller', name: options.replica, from: '' } },
     time,
     log,
   });
-  hints.onHint((hint) => driver.onHint(hint));
+  until(signal, hints.onHint((hint) => driver.onHint(hint)));
   return driver;
 }
 
@@ -355,6 +355,12 @@ async function watchSilence(options: ReconcilersOptions, wake: Waking, signal: A
   }
 }
 
+/** Subscriptions end with the term of this leader: the next term makes its own. */
+function until(signal: AbortSignal, unsubscribe: Unsubscribe): void {
+  if (signal.aborted) unsubscribe();
+  else signal.addEventListener('abort', unsubscribe, { once: true });
+}
+
 /** Hints of this process wake keys at once; those of others, and lost ones, are read from the rows. */
 async function readMissedHints(options: ReconcilersOptions, { wake, plans }: { readonly wake: Waking; readonly plans: PlanDriver }, signal: AbortSignal): Promise<void> {
   const { hints, changes, time, log, settings } = options;
@@ -362,13 +368,16 @@ async function readMissedHints(options: ReconcilersOptions, { wake, plans }: { r
     wake.host(tenantId, hostId).catch((error: unknown) => log.warn({ hostId, ...errorFields(error) }, 'a hint could not be followed'));
   };
   let early = Promise.withResolvers<void>();
-  hints.onHint((hint) => {
-    if (signal.aborted) return;
-    if (hint.kind === 'microvm') wake.microvm(hint.microvmId);
-    if (hint.kind === 'host') wakeHost(hint.tenantId, hint.hostId);
-  });
-  hints.onRemoteChange(() => early.resolve());
+  until(
+    signal,
+    hints.onHint((hint) => {
+      if (hint.kind === 'microvm') wake.microvm(hint.microvmId);
+      if (hint.kind === 'host') wakeHost(hint.tenantId, hint.hostId);
+    }),
+  );
+  until(signal, hints.onRemoteChange(() => early.resolve()));
   let cursorMs = time.nowMs();
+  let seen: ReadonlySet<string> = new Set();
   while (!signal.aborted) {
     const waited = new AbortController();
     await Promise.race([pause(time, settings.pollIntervalMs, AbortSignal.any([signal, waited.signal])), early.promise]);
@@ -377,8 +386,8 @@ async function readMissedHints(options: ReconcilersOptions, { wake, plans }: { r
     if (signal.aborted) return;
     await plans.readOpen();
     try {
-      const changed = await changes.changedSince(cursorMs);
-      cursorMs = changed.cursorMs;
+      const changed = await changes.changedSince(cursorMs, seen);
+      ({ cursorMs, seen } = changed);
       for (const { microvmId } of changed.microvms) wake.microvm(microvmId);
       for (const { tenantId, hostId } of changed.hosts) wakeHost(tenantId, hostId);
     } catch (error) {

@@ -4,10 +4,11 @@
  * that arrive late or in another order have no effect.
  */
 import { parseEpoch } from '#api/model/epoch.ts';
+import { isAppError } from '#api/model/error-codes.ts';
 import { hostId, microVMId, operationId, planId, tenantId, type MicroVMId } from '#api/model/ids.ts';
 import type { DesiredMicroVM } from '#api/model/microvm.ts';
 import type { Operation, OperationKind, OperationStatus } from '#api/model/plan.ts';
-import type { DispatchStore } from '#controller/ports/dispatch-store.ts';
+import type { DispatchStore, ReportOutcome } from '#controller/ports/dispatch-store.ts';
 import { appendAudit } from '../audit.ts';
 import { rollUpPlans, writeOperationChanges, type OperationChange } from '../operation-status.ts';
 import type { Transactions, Tx } from '../tx.ts';
@@ -17,6 +18,7 @@ import { recordReports } from './record-reports.ts';
 const claimMax = 256;
 
 type ClaimInput = Parameters<DispatchStore['claim']>[0];
+type ReportInput = Parameters<DispatchStore['recordReports']>[0];
 type ReceiptInput = Parameters<DispatchStore['recordReceipt']>[0];
 
 export function createDispatchStore(transactions: Transactions): DispatchStore {
@@ -40,8 +42,33 @@ export function createDispatchStore(transactions: Transactions): DispatchStore {
         await appendAudit(tx, input.tenantId, actor, entries);
         return [change.microvmId];
       }),
-    recordReports: (input, actor) => transactions.tenant(input.tenantId, (tx) => recordReports(tx, input, actor)),
+    recordReports: async (input, actor) => {
+      const record = (): Promise<ReportOutcome> => transactions.tenant(input.tenantId, (tx) => recordReports(tx, input, actor));
+      try {
+        return await record();
+      } catch (error) {
+        if (!isAppError(error) || error.details['sqlstate'] !== checkViolation || error.details['statement'] !== 'write-executions') throw error;
+        // No partition takes the row: retention has dropped the month of its operation, or nobody made this one yet.
+        for (const at of await readOperationTimes(transactions, input)) await transactions.systemQuery(ensurePartitionStatement, [new Date(at)]);
+        return record();
+      }
+    },
   };
+}
+
+/** No partition takes the row: https://www.postgresql.org/docs/current/ddl-partitioning.html */
+const checkViolation = '23514';
+
+const ensurePartitionStatement = { name: 'ensure-execution-partition', text: 'select nkudo.ensure_execution_partition($1)' };
+
+async function readOperationTimes(transactions: Transactions, input: ReportInput): Promise<readonly number[]> {
+  return transactions.tenant(input.tenantId, async (tx) => {
+    const { rows } = await tx.query<{ created_at: number }>(
+      { name: 'read-operation-times', text: 'select created_at from nkudo.operations where tenant_id = $1 and id = any($2)' },
+      [input.tenantId, input.executions.map((report) => report.operationId)],
+    );
+    return rows.map((row) => row.created_at);
+  });
 }
 
 const pendingHostsStatement = {
@@ -122,14 +149,16 @@ async function claim(tx: Tx, input: ClaimInput): Promise<readonly Operation[]> {
   return rows.map((row) => toOperation(row, input));
 }
 
-/** A session that was replaced, or a host that was revoked or quarantined, gets nothing. */
+/** A session that was replaced, or a host that was revoked or quarantined or waits for its approval, gets nothing. */
 async function isHostsSession(tx: Tx, input: ClaimInput): Promise<boolean> {
   const { rowCount } = await tx.query(
     {
       name: 'check-session',
       isHot: true,
       text: `select from nkudo.host_liveness l join nkudo.hosts h on h.tenant_id = l.tenant_id and h.id = l.host_id
-        where l.tenant_id = $1 and l.host_id = $2 and l.session_id = $3 and h.revoked_at is null and h.quarantined_at is null`,
+          join nkudo.sites s on s.tenant_id = h.tenant_id and s.id = h.site_id
+        where l.tenant_id = $1 and l.host_id = $2 and l.session_id = $3 and h.revoked_at is null and h.quarantined_at is null
+          and (h.is_approved or not s.require_approval)`,
     },
     [input.tenantId, input.hostId, input.sessionId],
   );

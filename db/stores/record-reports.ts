@@ -156,9 +156,12 @@ async function writeExecutions(tx: Tx, tenantId: TenantId, accepted: readonly Ac
       name: 'write-executions',
       isHot: true,
       text: `insert into nkudo.executions as x
-          (tenant_id, id, operation_id, microvm_id, attempt, status, started_at, finished_at, error_code, error_message)
-        select $1, r.* from unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::integer[], $6::text[], $7::timestamptz[], $8::timestamptz[], $9::text[], $10::text[]) as r
-        on conflict (tenant_id, id) do update
+          (tenant_id, id, operation_id, microvm_id, host_id, plan_id, attempt, status, started_at, finished_at, error_code, error_message, operation_at)
+        select $1, r.id, r.operation_id, o.microvm_id, o.host_id, o.plan_id, r.attempt, r.status, r.started_at, r.finished_at, r.error_code, r.error_message, o.created_at
+        from unnest($2::uuid[], $3::uuid[], $4::integer[], $5::text[], $6::timestamptz[], $7::timestamptz[], $8::text[], $9::text[])
+          as r (id, operation_id, attempt, status, started_at, finished_at, error_code, error_message)
+        join nkudo.operations o on o.tenant_id = $1 and o.id = r.operation_id
+        on conflict (tenant_id, id, operation_at) do update
         set status = excluded.status, started_at = excluded.started_at, finished_at = excluded.finished_at,
           error_code = excluded.error_code, error_message = excluded.error_message, received_at = now()
         where x.status = 'Running'`,
@@ -167,7 +170,6 @@ async function writeExecutions(tx: Tx, tenantId: TenantId, accepted: readonly Ac
       tenantId,
       newest.map(({ report }) => report.executionId),
       newest.map(({ report }) => report.operationId),
-      newest.map(({ operation }) => operation.microvm_id),
       newest.map(({ report }) => report.attempt),
       newest.map(({ report }) => report.status),
       newest.map(({ report }) => new Date(report.startedAtMs)),

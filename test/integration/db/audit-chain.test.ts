@@ -181,7 +181,7 @@ describe('the chainer while it runs', () => {
     const chainer = createChainer({
       chain: own,
       loadSigner: () => Promise.resolve(signer),
-      hints: { onHint: () => {}, onRemoteChange: (listener) => void listeners.push(listener) },
+      hints: { onHint: () => () => {}, onRemoteChange: (listener) => (listeners.push(listener), () => {}) },
       time: createTime({ nowMs: () => Date.now(), monotonicMs: () => performance.now(), random: () => 0.5 }),
       log: { info: log, warn: log, error: log },
       metrics: { setChaining: (is) => void seen.chaining.push(is), setUnlinkedAgeMs: () => {}, countLinks: (count) => (seen.links += count), countCheckpoints: (count) => (seen.checkpoints += count) },

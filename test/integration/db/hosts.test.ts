@@ -171,10 +171,16 @@ describe('sites and the reads of tenants', () => {
     const start = await db.changes.changedSince(0);
     const host = await makeHost(fleet, 'changes');
     const { microvmId } = await publishAndClaim(fleet, host);
-    const changed = await db.changes.changedSince(start.cursorMs);
+    const changed = await db.changes.changedSince(start.cursorMs, start.seen);
     expect(changed.microvms).toContainEqual({ tenantId: fleet.tenantId, microvmId });
     expect(changed.hosts).toContainEqual({ tenantId: fleet.tenantId, hostId: host.hostId });
     expect(changed.cursorMs).toBeGreaterThanOrEqual(start.cursorMs);
+    // Inside the overlap, and told already; a beat is no news, another write of a row is.
+    await db.hosts.flushBeats([{ tenantId: fleet.tenantId, hostId: host.hostId, sessionId: host.sessionId, ageMs: 0 }]);
+    const again = await db.changes.changedSince(changed.cursorMs, changed.seen);
+    expect(again).toMatchObject({ microvms: [], hosts: [] });
+    await db.microvms.publishDeletion({ tenantId: fleet.tenantId, microvmId, generation: 2, tryNumber: 1 }, fleet.epoch, actor);
+    expect((await db.changes.changedSince(again.cursorMs, again.seen)).microvms).toEqual([{ tenantId: fleet.tenantId, microvmId }]);
     const later = await db.changes.changedSince(changed.cursorMs + 3_600_000);
     expect(later).toMatchObject({ microvms: [], hosts: [] });
   });

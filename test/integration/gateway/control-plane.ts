@@ -68,7 +68,7 @@ export async function startControlPlane(settings: { readonly pollIntervalMs?: nu
       hosts: database.hosts,
       dispatch: database.dispatch,
       logs: database.logs,
-      hints: { publish: (hint) => void published.push(hint), onHint: (listener) => void listeners.push(listener), onRemoteChange: () => {} },
+      hints: { publish: (hint) => void published.push(hint), onHint: (listener) => (listeners.push(listener), () => {}), onRemoteChange: () => () => {} },
       faults: inertFaultPoints(),
       metrics: createMetrics().gateway,
       settings: { heartbeatIntervalMs: hourMs, pollIntervalMs: settings.pollIntervalMs ?? hourMs, replica: 'test', endpoints: () => [address] },

@@ -115,7 +115,7 @@ async function startFixture(settings: { readonly pollIntervalMs?: number; readon
       pki,
       clock: { nowMs: () => Date.now(), monotonicMs: () => performance.now() },
       ids: { uuid: () => randomUUID() },
-      hints: { publish: (hint) => void published.push(hint), onHint: (listener) => void listeners.push(listener), onRemoteChange: () => {} },
+      hints: { publish: (hint) => void published.push(hint), onHint: (listener) => (listeners.push(listener), () => {}), onRemoteChange: () => () => {} },
       faults: inertFaultPoints(),
       metrics: createMetrics().gateway,
       settings: { heartbeatIntervalMs: settings.heartbeatIntervalMs ?? hourMs, pollIntervalMs: settings.pollIntervalMs ?? hourMs, replica: 'test', endpoints: () => ['127.0.0.1:1'] },

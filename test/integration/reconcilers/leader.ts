@@ -62,7 +62,7 @@ export async function startLeader(options: LeaderOptions = {}): Promise<Leader> 
     createKubernetesClient({ connection: loadConnection(kubernetes.access.kubeconfig), fieldManager: 'nkudo-controller', userAgent: 'nkudo-controller', time });
   const database = openDatabase({ appUrl: rows.appUrl, systemUrl: rows.systemUrl, ids: { uuid: () => randomUUID() } });
   const namespace = await kubernetes.createNamespace('shop');
-  const listeners: ((hint: ChangeHint) => void)[] = [];
+  const listeners = new Set<(hint: ChangeHint) => void>();
   const log = pino({ level: process.env['NKUDO_TEST_LOG'] ?? 'silent' });
   let epoch = 0;
   let running: Reconcilers | null = null;
@@ -75,8 +75,11 @@ export async function startLeader(options: LeaderOptions = {}): Promise<Leader> 
       stores: options.stores?.(stores) ?? stores,
       hints: {
         publish: (hint) => listeners.forEach((listener) => listener(hint)),
-        onHint: (listener) => void listeners.push(listener),
-        onRemoteChange: () => {},
+        onHint: (listener) => {
+          listeners.add(listener);
+          return () => void listeners.delete(listener);
+        },
+        onRemoteChange: () => () => {},
       },
       changes: database.changes,
       time,
@@ -116,7 +119,7 @@ export async function startLeader(options: LeaderOptions = {}): Promise<Leader> 
       return epoch;
     },
     hint: (hint) => listeners.forEach((listener) => listener(hint)),
-    onHint: (listener) => void listeners.push(listener),
+    onHint: (listener) => void listeners.add(listener),
     restart: start,
     path,
     apply: (plural, name, spec) =>
