@@ -36,6 +36,10 @@ export interface ServeConfig {
   readonly advertise: string | null;
   readonly namespace: string;
   readonly readyFile: string | null;
+  /** Validity of the certificates of hosts. */
+  readonly hostCertificateMs: number;
+  /** So long after its expiry a certificate of a host can be recovered by a proof of its key. */
+  readonly recoveryWindowMs: number;
   readonly heartbeatIntervalMs: number;
   readonly resyncIntervalMs: number;
   readonly pollIntervalMs: number;
@@ -169,6 +173,8 @@ export function parseServeConfig(environment: Environment, suffix: string): Serv
     advertise: address(environment, 'NKUDO_ADVERTISE', null),
     namespace: namespace(environment),
     readyFile: environment['NKUDO_READY_FILE'] || null,
+    hostCertificateMs: milliseconds(environment, 'NKUDO_HOST_CERTIFICATE_MS', { fallback: 24 * hourMs, min: 1_000, max: 30 * 24 * hourMs }),
+    recoveryWindowMs: days(environment, 'NKUDO_RECOVERY_DAYS', { fallback: 90, min: 1, max: 3_650 }) * 24 * hourMs,
     heartbeatIntervalMs: milliseconds(environment, 'NKUDO_HEARTBEAT_INTERVAL_MS', { fallback: 10_000, min: 100, max: 300_000 }),
     resyncIntervalMs: milliseconds(environment, 'NKUDO_RESYNC_INTERVAL_MS', { fallback: 600_000, min: 1_000, max: 24 * hourMs }),
     pollIntervalMs: milliseconds(environment, 'NKUDO_POLL_INTERVAL_MS', { fallback: 2_000, min: 50, max: 24 * hourMs }),

@@ -36,7 +36,7 @@ import { startHttpListener } from './http/server.ts';
 import { lead, type Leader } from './lead.ts';
 import { meshFaultPoints } from './mesh-fault-points.ts';
 import { loadOrCreateAuthority } from './pki/authority-store.ts';
-import { createPki, defaultHostValidityMs } from './pki/pki.ts';
+import { createPki } from './pki/pki.ts';
 import type { MeshOrders, MeshReports } from './ports/mesh-orders.ts';
 import { createMeshOrders } from './reconcilers/mesh/key-maker.ts';
 import { createPlanDryRun } from './reconcilers/plan/dry-run.ts';
@@ -98,11 +98,12 @@ async function startGrpc(core: Core): Promise<Listeners> {
       enrollments: database.enrollment,
       hosts: database.hosts,
       dispatch: database.dispatch,
+      leases: database.leases,
       logs: database.logs,
       hints,
       faults: core.faults,
       metrics: metrics.gateway,
-      settings: { heartbeatIntervalMs: config.heartbeatIntervalMs, pollIntervalMs: config.pollIntervalMs, replica: config.replica, endpoints: core.endpoints },
+      settings: { heartbeatIntervalMs: config.heartbeatIntervalMs, pollIntervalMs: config.pollIntervalMs, recoveryWindowMs: config.recoveryWindowMs, replica: config.replica, endpoints: core.endpoints },
       mesh: createMesh(core),
       onLogStored: (microvmId) => wakeUps.wake(`log/${microvmId}`),
     },
@@ -110,7 +111,7 @@ async function startGrpc(core: Core): Promise<Listeners> {
   );
   const authentication = createAuthentication(createKubernetesReviews(loadConnection(null)), time);
   const fleetTable = { ...fleetAccess, ...healthAccess, ...reflectionAccess };
-  const fleetCallers = createCallers({ table: fleetTable, authenticate: ({ metadata }) => authentication.authenticate(metadata), log });
+  const fleetCallers = createCallers({ table: fleetTable, authenticate: ({ metadata, peer }) => authentication.authenticate(metadata, peer), hold: (caller, call) => authentication.open(caller, call), log });
   const fleetCalls = createFleetCalls({
     clock: time,
     fleet: database.fleet,
@@ -198,7 +199,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
   await untilItAnswers(base, 'the database', signal, () => database.ping());
   const authority = await untilItAnswers(base, 'the Kubernetes API', signal, () => loadOrCreateAuthority(createSecrets(kubernetes, config.namespace), authoritySecret, time.nowMs()));
   const advertised = config.advertise === null ? [] : [splitAddress(config.advertise).host.replace(/^\[(.*)\]$/, '$1')];
-  const pki = await createPki({ authority, hosts: advertised, hostValidityMs: defaultHostValidityMs, nowMs: time.nowMs() });
+  const pki = await createPki({ authority, hosts: advertised, hostValidityMs: config.hostCertificateMs, nowMs: time.nowMs() });
   const hints = createHintBus({ url: config.databaseSystemUrl, replica: config.replica, log: log.child({ part: 'hints' }) });
   const chainerUrl = config.databaseChainerUrl ?? deriveChainerUrl(config.databaseSystemUrl);
   const auditChain = chainerUrl === null ? null : createAuditStore({ url: chainerUrl, log: log.child({ part: 'audit' }) });

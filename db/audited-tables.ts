@@ -28,6 +28,7 @@ export const auditedTables: Readonly<Record<string, AuditedTable>> = {
   operations: { subject: 'operation', silent: ['error_code', 'error_message', 'dispatched_session_id', 'dispatched_at', 'finished_at', 'changed_at', 'cancel_requested_at'] },
   displacements: { subject: 'displacement', silent: [] },
   mesh_sites: { subject: 'meshSite', silent: [] },
+  guest_holds: { subject: 'guestHold', silent: [] },
   mesh_hosts: { subject: 'meshHost', silent: ['revision', 'key_expires_at', 'claimed_by', 'claimed_until', 'changed_at'] },
 };
 
@@ -38,8 +39,8 @@ export const unauditedTables: Readonly<Record<string, string>> = {
   observations: 'reports of hosts',
   mesh_reports: 'reports of hosts',
   log_cursors: 'logs',
-  logs: 'logs',
   log_exports: 'logs',
+  logs: 'logs',
   audit_events: 'the audit itself',
   audit_links: 'the audit itself',
   audit_checkpoints: 'the audit itself',

@@ -7,6 +7,7 @@ import type { HintBus } from '#controller/ports/hints.ts';
 import type { HostStore } from '#controller/ports/host-store.ts';
 import type { IdSource } from '#controller/ports/ids.ts';
 import type { MeshOrders, MeshReports } from '#controller/ports/mesh-orders.ts';
+import type { LeaseStore } from '#controller/ports/lease-store.ts';
 import type { LogStore } from '#controller/ports/log-store.ts';
 import type { MicroVMId } from '#api/model/ids.ts';
 import type { ControllerFaultPoints } from '#controller/fault-points.ts';
@@ -18,6 +19,8 @@ export interface GatewaySettings {
   readonly heartbeatIntervalMs: number;
   /** Time between safety reads: undelivered operations and the identity of open streams, milliseconds. */
   readonly pollIntervalMs: number;
+  /** So long after its expiry a certificate can be recovered by a proof of its key, milliseconds. */
+  readonly recoveryWindowMs: number;
   /** Name of this replica, as sessions record it. */
   readonly replica: string;
   /** Addresses `host:port` that agents are to use; read when they are told, as a port may be bound late. */
@@ -32,6 +35,7 @@ export interface GatewayDeps {
   readonly enrollments: EnrollmentStore;
   readonly hosts: Pick<HostStore, 'openSession' | 'closeSession' | 'saveFacts' | 'flushBeats'>;
   readonly dispatch: DispatchStore;
+  readonly leases: Pick<LeaseStore, 'grant'>;
   readonly logs: Pick<LogStore, 'append'>;
   /** Absent: reports on the mesh are dropped, and no order is sent. */
   readonly mesh?: (MeshOrders & MeshReports) | undefined;

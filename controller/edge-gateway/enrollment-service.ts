@@ -4,7 +4,7 @@
  *
  * Invariant: a refused enrollment leaves no row behind.
  */
-import { createHash } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { decodeHostFacts } from '#api/codec/edge-codec.ts';
 import { parseEnrollmentToken, tokenSecretBytes } from '#api/codec/enrollment-token.ts';
 import { invalid } from '#api/codec/validate.ts';
@@ -15,6 +15,7 @@ import type { Callers, RegisteredService } from '#controller/grpc/access.ts';
 import { unary, type CallContext, type CallDeps } from '#controller/grpc/calls.ts';
 import type { GatewayDeps } from './deps.ts';
 import type { HostCaller } from './peer-identity.ts';
+import { createRecoveryDesk } from './recovery.ts';
 
 const hostNamePattern = /^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$/;
 
@@ -24,7 +25,7 @@ function parseHostName(name: string): string | null {
   return name;
 }
 
-type EnrollmentDeps = Pick<GatewayDeps, 'pki' | 'enrollments' | 'clock' | 'ids' | 'hints' | 'faults' | 'settings'>;
+type EnrollmentDeps = Pick<GatewayDeps, 'pki' | 'enrollments' | 'clock' | 'ids' | 'hints' | 'faults' | 'settings' | 'log'>;
 
 async function enroll(deps: EnrollmentDeps, request: EnrollRequest, context: CallContext): Promise<EnrollResponse> {
   const token = parseEnrollmentToken(request.token);
@@ -77,17 +78,13 @@ async function renew(deps: EnrollmentDeps, request: RenewCertificateRequest, con
   return { certificateChainPem: certificate.chainPem, trustBundlePem: deps.pki.trustBundlePem() };
 }
 
-/** Recovery of an expired certificate is not in this version: the host enrolls again. */
-function refuseRecovery(): Promise<never> {
-  return Promise.reject(new AppError('NOT_IMPLEMENTED', 'this version can not recover an expired certificate; enroll the host again'));
-}
-
 export function createEnrollmentService(deps: EnrollmentDeps, callers: Callers<HostCaller>, calls: CallDeps): RegisteredService {
+  const recovery = createRecoveryDesk({ ...deps, randomBytes });
   const implementation: EnrollmentServiceServer = {
     enroll: unary(calls, (request, context) => enroll(deps, request, context)),
     renewCertificate: unary(calls, async (request, context) => renew(deps, request, { ...context, caller: callers.of(context.auth) })),
-    getRecoveryNonce: unary(calls, refuseRecovery),
-    recoverCertificate: unary(calls, refuseRecovery),
+    getRecoveryNonce: unary(calls, async (_, context) => recovery.issueNonce(context)),
+    recoverCertificate: unary(calls, (request, context) => recovery.recover(request, context)),
   };
   return { definition: EnrollmentServiceService, implementation };
 }

@@ -9,9 +9,11 @@ import { duplex, unary, type CallDeps } from '#controller/grpc/calls.ts';
 import { createBeats } from './beats.ts';
 import type { GatewayDeps } from './deps.ts';
 import { createEnrollmentService } from './enrollment-service.ts';
-import { refusalOf, serveHeartbeat } from './heartbeat-service.ts';
+import { goodbyeMessages, refusalOf, serveHeartbeat } from './heartbeat-service.ts';
 import type { HostSession } from './host-session.ts';
+import { createLeaseGrants } from './lease-grants.ts';
 import { streamLogs } from './log-service.ts';
+import { createLogStreams, type LogStream, type LogStreams } from './log-streams.ts';
 import { createMeshPush, type MeshPush } from './mesh-push.ts';
 import { createAuthenticator, type HostCaller } from './peer-identity.ts';
 import { reportExecutions } from './report-service.ts';
@@ -46,25 +48,29 @@ export interface EdgeGateway {
 
 export function createEdgeGateway(deps: GatewayDeps, calls: CallDeps): EdgeGateway {
   const sessions = createSessionRegistry(deps.metrics);
+  const logStreams = createLogStreams();
   const beats = createBeats(deps);
   const callers = createCallers({ table: { ...edgeAccess, '/grpc.health.v1.Health/Check': 'public', '/grpc.health.v1.Health/Watch': 'public' }, authenticate: createAuthenticator(deps), log: deps.log });
   let isStopping = false;
-  const heartbeat = { ...deps, beats, sessions, isStopping: () => isStopping };
+  const heartbeat = { ...deps, beats, grants: createLeaseGrants(deps), sessions, isStopping: () => isStopping };
   const edge: EdgeServiceServer = {
     heartbeat: duplex(calls, async (stream, context) => serveHeartbeat(heartbeat, stream, { ...context, caller: callers.of(context.auth) })),
     reportExecutions: unary(calls, async (request, context) => reportExecutions(deps, request, { peer: context.peer, caller: callers.of(context.auth) })),
-    streamLogs: duplex(calls, async (stream, context) => streamLogs(deps, stream, callers.of(context.auth))),
+    streamLogs: duplex(calls, async (stream, context) => {
+      const caller = callers.of(context.auth);
+      await logStreams.guard(caller, stream, (guarded) => streamLogs(deps, guarded, caller));
+    }),
   };
   const meshPush = createMeshPush(deps);
-  const safetyRead = createSafetyRead(deps, sessions, meshPush);
+  const safetyRead = createSafetyRead(deps, { sessions, logStreams, meshPush });
   const timers: NodeJS.Timeout[] = [];
   deps.hints.onHint((hint) => {
     if (hint.kind === 'operations') sessions.get(hint.hostId)?.wake();
     if (hint.kind === 'cancels') sessions.get(hint.hostId)?.wakeForCancels();
     if (hint.kind === 'host') {
       const session = sessions.get(hint.hostId);
-      void safetyRead.checkIdentity(session);
-      if (session !== undefined) void meshPush.refresh([session]);
+      void safetyRead.checkIdentity(session).then(() => (session === undefined ? undefined : meshPush.refresh([session])));
+      void safetyRead.checkLogStreams(hint.hostId);
     }
   });
   deps.hints.onRemoteChange(() => void safetyRead.run());
@@ -87,26 +93,47 @@ export function createEdgeGateway(deps: GatewayDeps, calls: CallDeps): EdgeGatew
 interface SafetyRead {
   /** Reads only. Joins a run under way. Never throws. */
   run(): Promise<void>;
-  /** Ends the session of a host that was revoked, quarantined or is no longer approved. Never throws. */
+  /** Ends the session of a host that was revoked, quarantined, replaced or is no longer approved; releases one that was approved. Never throws. */
   checkIdentity(session: HostSession | undefined): Promise<void>;
+  /** As above, for the log streams of one host. */
+  checkLogStreams(hostId: string): Promise<void>;
 }
 
-function createSafetyRead(deps: GatewayDeps, sessions: SessionRegistry, meshPush: MeshPush): SafetyRead {
+interface SafetyReadParts {
+  readonly sessions: SessionRegistry;
+  readonly logStreams: LogStreams;
+  readonly meshPush: MeshPush;
+}
+
+function createSafetyRead(deps: GatewayDeps, { sessions, logStreams, meshPush }: SafetyReadParts): SafetyRead {
   let isRunning = false;
   const checkIdentity = async (session: HostSession | undefined): Promise<void> => {
     if (session === undefined) return;
     try {
       const identity = await deps.enrollments.identify(session.caller.identity.serial);
       const refusal = identity === null ? 'REVOKED' : refusalOf(identity);
-      if (refusal !== null) session.dismiss(refusal);
+      if (refusal !== null || identity === null) return session.dismiss(refusal, goodbyeMessages[refusal ?? 'REVOKED']);
+      // A newer session, perhaps on another replica: of two streams of one host one is not the host any more.
+      if (identity.currentSessionId !== undefined && identity.currentSessionId !== session.sessionId) return session.dismiss('REPLACED');
+      if (identity.awaitsApproval && !session.isHeld) session.dismiss('NOT_APPROVED', goodbyeMessages.NOT_APPROVED);
+      if (!identity.awaitsApproval && session.isHeld) session.release();
+    } catch (error) {
+      deps.log.warn({ err: error }, 'the identity of an open stream could not be read');
+    }
+  };
+  const checkLogStream = async (stream: LogStream): Promise<void> => {
+    try {
+      const identity = await deps.enrollments.identify(stream.caller.identity.serial);
+      const isExpired = stream.caller.notAfterMs <= deps.clock.nowMs();
+      if (identity === null || refusalOf(identity) !== null || isExpired) stream.end(isExpired ? 'CERTIFICATE_EXPIRED' : identity?.isQuarantined === true ? 'HOST_QUARANTINED' : 'HOST_REVOKED');
     } catch (error) {
       deps.log.warn({ err: error }, 'the identity of an open stream could not be read');
     }
   };
   const checkAll = async (): Promise<void> => {
-    const waiting = [...sessions.all()];
+    const waiting = [...sessions.all().map((session) => () => checkIdentity(session)), ...logStreams.all().map((stream) => () => checkLogStream(stream))];
     const next = async (): Promise<void> => {
-      for (let session = waiting.pop(); session !== undefined; session = waiting.pop()) await checkIdentity(session);
+      for (let check = waiting.pop(); check !== undefined; check = waiting.pop()) await check();
     };
     await Promise.all(Array.from({ length: identityReadsAtOnce }, next));
   };
@@ -129,8 +156,11 @@ function createSafetyRead(deps: GatewayDeps, sessions: SessionRegistry, meshPush
   };
   return {
     checkIdentity,
+    checkLogStreams: async (hostId) => {
+      for (const stream of logStreams.all()) if (stream.caller.identity.hostId === hostId) await checkLogStream(stream);
+    },
     run: async () => {
-      if (isRunning || sessions.all().length === 0) return;
+      if (isRunning || (sessions.all().length === 0 && logStreams.all().length === 0)) return;
       isRunning = true;
       try {
         endSilent();

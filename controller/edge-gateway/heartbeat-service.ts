@@ -4,7 +4,7 @@
  */
 import { decodeHostFacts, decodeKnown } from '#api/codec/edge-codec.ts';
 import { encodeTimestamp } from '#api/codec/timestamp.ts';
-import { id, invalid } from '#api/codec/validate.ts';
+import { id, invalid, text } from '#api/codec/validate.ts';
 import type { Hello } from '#api/gen/nkudo/edge/v1/edge.pb.ts';
 import { AppError, isAppError, type ErrorCode } from '#api/model/error-codes.ts';
 import { sessionId } from '#api/model/ids.ts';
@@ -12,21 +12,28 @@ import type { CallContext } from '#controller/grpc/calls.ts';
 import type { Beats } from './beats.ts';
 import type { GatewayDeps } from './deps.ts';
 import { HostSession, sendGoodbye, type GoodbyeReason, type HostStream } from './host-session.ts';
+import type { LeaseGrants } from './lease-grants.ts';
 import type { HostCaller } from './peer-identity.ts';
 import type { SessionRegistry } from './session-registry.ts';
 
 /** A peer that opens a stream and says nothing is dropped after this. */
 const helloDeadlineMs = 10_000;
 
-export type HeartbeatDeps = GatewayDeps & { readonly beats: Beats; readonly sessions: SessionRegistry; readonly isStopping: () => boolean };
+export type HeartbeatDeps = GatewayDeps & { readonly beats: Beats; readonly grants: LeaseGrants; readonly sessions: SessionRegistry; readonly isStopping: () => boolean };
 
 /** Why a host may not have a session now; null when it may. */
 export function refusalOf(identity: HostCaller['identity']): GoodbyeReason | null {
   if (identity.isRevoked) return 'REVOKED';
   if (identity.isQuarantined) return 'QUARANTINED';
-  if (identity.awaitsApproval) return 'NOT_APPROVED';
   return null;
 }
+
+/** What the person who looks at the host is told with a goodbye. */
+export const goodbyeMessages: Readonly<Partial<Record<GoodbyeReason, string>>> = {
+  REVOKED: 'the identity of this host was revoked; its microVMs go on; to manage them again: nkudo-edge enroll --replace with a new token',
+  QUARANTINED: 'two machines, or two agents with copies of one state directory, use the identity of this host; its microVMs go on; the Host object says who they are and what to type',
+  NOT_APPROVED: 'this host waits for its approval: set spec.approved of its Host to true',
+};
 
 /** Refusals of the store that tell the host to stay away. */
 const goodbyeByCode: Readonly<Partial<Record<ErrorCode, GoodbyeReason>>> = { HOST_REVOKED: 'REVOKED', HOST_QUARANTINED: 'QUARANTINED' };
@@ -50,19 +57,27 @@ export async function serveHeartbeat(deps: HeartbeatDeps, stream: HostStream, co
   const { caller, peer } = context;
   const { tenantId, hostId, serial } = caller.identity;
   const refusal = deps.isStopping() ? 'SHUTTING_DOWN' : refusalOf(caller.identity);
-  if (refusal !== null) return sendGoodbye(stream, refusal);
+  const refuse = (reason: GoodbyeReason): Promise<void> => sendGoodbye(stream, reason, goodbyeMessages[reason]);
+  // Whoever claims the identity of a quarantined host is heard, so that a person sees between whom to choose.
+  if (refusal !== null && refusal !== 'QUARANTINED') return refuse(refusal);
   const hello = await receiveHello(stream);
   const record = { tenantId, hostId, sessionId: id('hello.session_id', sessionId, hello.sessionId) };
-  const input = { ...record, replica: deps.settings.replica, facts: decodeHostFacts('hello.facts', hello.facts), known: decodeKnown('hello.known', hello.known), certificateSerial: serial };
+  const input = { ...record, replica: deps.settings.replica, facts: decodeHostFacts('hello.facts', hello.facts), known: decodeKnown('hello.known', hello.known), certificateSerial: serial, agentInstance: text('hello.agent_instance', hello.agentInstance, { max: 64, allowEmpty: true }) };
+  // What a process said that is gone by now must not count as its return.
+  if (stream.signal.aborted) return;
+  let renewNow: boolean;
   try {
-    const { forgotten } = await deps.hosts.openSession(input, { kind: 'host', name: hostId, from: peer });
+    const { forgotten, ...opened } = await deps.hosts.openSession(input, { kind: 'host', name: hostId, from: peer });
+    renewNow = opened.renewNow;
     for (const microvmId of forgotten) deps.hints.publish({ kind: 'microvm', tenantId: input.tenantId, microvmId });
   } catch (error) {
     const reason = isAppError(error) ? goodbyeByCode[error.code] : undefined;
     if (reason === undefined) throw error;
-    return sendGoodbye(stream, reason);
+    // A quarantine that was found just now ends the stream of the other one, on any replica.
+    if (reason === 'QUARANTINED') deps.hints.publish({ kind: 'host', tenantId, hostId });
+    return refuse(reason);
   }
-  const session = new HostSession(deps, { caller, sessionId: record.sessionId, stream, peer });
+  const session = new HostSession(deps, { caller, sessionId: record.sessionId, stream, peer, isHeld: caller.identity.awaitsApproval });
   deps.sessions.add(session);
   const log = deps.log.child({ hostId, sessionId: record.sessionId, peer });
   log.info('a host connected');
@@ -76,8 +91,8 @@ export async function serveHeartbeat(deps: HeartbeatDeps, stream: HostStream, co
           serverTime: encodeTimestamp(deps.clock.nowMs()),
           endpoints: [...deps.settings.endpoints()],
           trustBundlePem: deps.pki.trustBundlePem(),
-          renewNow: false,
-          awaitsApproval: false,
+          renewNow,
+          awaitsApproval: session.isHeld,
         },
       },
     });

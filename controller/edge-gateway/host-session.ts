@@ -14,6 +14,7 @@ import { operationId, type OperationId, type SessionId } from '#api/model/ids.ts
 import type { Stream } from '#controller/grpc/calls.ts';
 import type { Beats } from './beats.ts';
 import type { GatewayDeps } from './deps.ts';
+import type { LeaseGrants } from './lease-grants.ts';
 import { createMeshChannel, type MeshChannel } from './mesh-channel.ts';
 import type { HostCaller } from './peer-identity.ts';
 
@@ -23,6 +24,8 @@ export type GoodbyeReason = Exclude<keyof typeof Goodbye_Reason, 'UNSPECIFIED' |
 /** Receipts that wait for the database; more stop the reading of the stream. */
 const receiptsWaitingMax = 256;
 const receiptRetryMs = 1_000;
+/** A peer that does not even take its goodbye loses the stream without it: a revoked one is out in this time. */
+const goodbyeMaxMs = 1_000;
 /** As many operations as one claim gives at most: there may be more. */
 const claimSize = 256;
 
@@ -56,7 +59,7 @@ function decodeReceipt(message: OperationReceipt): Receipt {
   };
 }
 
-export type SessionDeps = Pick<GatewayDeps, 'log' | 'clock' | 'dispatch' | 'hosts' | 'hints' | 'faults' | 'metrics' | 'mesh'> & { readonly beats: Beats };
+export type SessionDeps = Pick<GatewayDeps, 'log' | 'clock' | 'dispatch' | 'hosts' | 'hints' | 'faults' | 'metrics' | 'mesh'> & { readonly beats: Beats; readonly grants: LeaseGrants };
 
 export class HostSession {
   readonly caller: HostCaller;
@@ -70,14 +73,17 @@ export class HostSession {
   #isClaiming = false;
   #isClaimDue = false;
   #areCancelsDue = false;
+  #isHeld: boolean;
+  #goodbyeMessage = '';
   #receiptsWaiting = 0;
   #receipts: Promise<void> = Promise.resolve();
   #lastReceivedMs: number;
   #finish: (reason: GoodbyeReason | null) => void = () => {};
   readonly #finished: Promise<GoodbyeReason | null>;
 
-  constructor(deps: SessionDeps, input: { readonly caller: HostCaller; readonly sessionId: SessionId; readonly stream: HostStream; readonly peer: string }) {
+  constructor(deps: SessionDeps, input: { readonly caller: HostCaller; readonly sessionId: SessionId; readonly stream: HostStream; readonly peer: string; readonly isHeld?: boolean }) {
     this.#deps = deps;
+    this.#isHeld = input.isHeld ?? false;
     this.caller = input.caller;
     this.sessionId = input.sessionId;
     this.#stream = input.stream;
@@ -104,8 +110,20 @@ export class HostSession {
     return this.#isFirstClaim;
   }
 
-  /** Ends the stream; the first reason counts. */
-  dismiss(reason: GoodbyeReason | null): void {
+  /** The host waits for its approval: the stream is open, and nothing is ordered on it. */
+  get isHeld(): boolean {
+    return this.#isHeld;
+  }
+
+  /** The host was approved: what waits for it goes out. */
+  release(): void {
+    this.#isHeld = false;
+    this.wake();
+  }
+
+  /** Ends the stream; the first reason counts. `message` is for the person who looks at the host. */
+  dismiss(reason: GoodbyeReason | null, message = ''): void {
+    if (this.#goodbyeMessage === '') this.#goodbyeMessage = message;
     this.#finish(reason);
   }
 
@@ -118,7 +136,7 @@ export class HostSession {
   /** Claims what is pending for the host and writes it to the stream, soon. Never throws. */
   wake(): void {
     this.#isClaimDue = true;
-    if (this.#isClaiming) return;
+    if (this.#isClaiming || this.#isHeld) return;
     void this.#claimWhileDue();
   }
 
@@ -168,7 +186,7 @@ export class HostSession {
   /** Runs until the host goes, is dismissed or breaks the protocol. @throws INVALID_REQUEST */
   async run(): Promise<void> {
     const reason = await Promise.race([this.#receiveAll(), this.#finished]);
-    if (reason !== null) await sendGoodbye(this.#stream, reason);
+    if (reason !== null) await Promise.race([sendGoodbye(this.#stream, reason, this.#goodbyeMessage), delay(goodbyeMaxMs, undefined, { ref: false })]);
   }
 
   async #receiveAll(): Promise<null> {
@@ -185,6 +203,7 @@ export class HostSession {
     switch (message.$case) {
       case 'beat':
         this.#deps.beats.add({ tenantId, hostId, sessionId: this.sessionId });
+        if (message.value.wantsLease === true) this.#askForLease(message.value.sequence);
         await this.#stream.send({ message: { $case: 'ack', value: { sequence: message.value.sequence, leaseMs: undefined } } });
         return;
       case 'receipt':
@@ -205,10 +224,22 @@ export class HostSession {
     }
   }
 
+  /** The lease is answered by an acknowledgement of its own: a database that does not answer delays no beat. */
+  #askForLease(sequence: number): void {
+    const { tenantId, hostId } = this.caller.identity;
+    this.#deps.grants.ask({ tenantId, hostId, sessionId: this.sessionId }, (leaseMs) => {
+      this.#stream.send({ message: { $case: 'ack', value: { sequence, leaseMs } } }).catch(() => {
+        // The stream is over: the host asks again on the next one.
+      });
+    });
+  }
+
   /** The mesh is no reason to end a stream that carries the work on microVMs. */
   #takeMeshReport(message: MeshReport): void {
     try {
-      this.mesh.report(decodeMeshReport(message));
+      const report = decodeMeshReport(message);
+      // No key for a host that waits for its approval; it asks again by itself.
+      this.mesh.report(this.#isHeld ? { ...report, wantsKey: false } : report);
     } catch (error) {
       if (!isAppError(error)) throw error;
       this.#deps.log.warn({ code: error.code, reason: error.message, hostId: this.hostId }, 'a report on the mesh can not be read');

@@ -9,7 +9,9 @@ export interface MeshPush {
 
 export function createMeshPush(deps: Pick<GatewayDeps, 'mesh' | 'log'>): MeshPush {
   return {
-    async refresh(sessions) {
+    async refresh(all) {
+      // A host that waits for its approval is told nothing, and gets no key.
+      const sessions = all.filter(({ isHeld }) => !isHeld);
       if (deps.mesh === undefined || sessions.length === 0) return;
       try {
         const orders = await deps.mesh.loadOrders(sessions.map(({ caller }) => ({ tenantId: caller.identity.tenantId, hostId: caller.identity.hostId })));

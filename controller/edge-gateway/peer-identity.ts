@@ -47,10 +47,10 @@ export function createAuthenticator(deps: IdentityDeps): Authenticate<HostCaller
 }
 
 /**
- * For calls other than the long stream, which tells a host why it must wait.
- * @throws HOST_QUARANTINED, PERMISSION_DENIED
+ * For calls other than the long stream, which tells a host why it must wait. A host that lost its approval goes on
+ * reporting on what is bound to it: it is told nothing by that, and the truth about its microVMs is wanted.
+ * @throws HOST_QUARANTINED
  */
 export function assertMayWork(identity: CertificateIdentity): void {
   if (identity.isQuarantined) throw new AppError('HOST_QUARANTINED');
-  if (identity.awaitsApproval) throw new AppError('PERMISSION_DENIED', 'the host waits for its approval');
 }

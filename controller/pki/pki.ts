@@ -9,7 +9,6 @@ import type { IssueCertificate } from '#controller/ports/enrollment-store.ts';
 import { checkRequest, issueHostCertificate, issueServerCertificate, pinOf, type CertificateAuthority, type CheckedRequest } from './certificates.ts';
 
 const dayMs = 86_400_000;
-export const defaultHostValidityMs = dayMs;
 const serverValidityMs = 14 * dayMs;
 /** A server certificate is replaced when less than this is left of it. */
 const serverRenewalMs = 7 * dayMs;

@@ -79,6 +79,23 @@ export interface CertificateIdentity {
   readonly isQuarantined: boolean;
   /** The site asks for approval and the Host was not approved yet. */
   readonly awaitsApproval: boolean;
+  /** The session that the host opened last, on whatever replica; null when it has none. Left out: not known. */
+  readonly currentSessionId?: string | null;
+}
+
+/** A certificate after a proof of the same key. */
+export interface RecoverInput {
+  /** Serial number of the certificate whose key was proven. */
+  readonly serial: string;
+  /** Of that certificate and of the request, which must agree. */
+  readonly publicKeyHash: Uint8Array;
+  /** So long after its expiry a certificate is still good for a recovery. */
+  readonly windowMs: number;
+  /** What the machine says of itself; null from an agent that does not say. */
+  readonly facts: HostFacts | null;
+  readonly nowMs: number;
+  readonly actor: Actor;
+  readonly issue: IssueCertificate;
 }
 
 export interface EnrollmentStore {
@@ -103,4 +120,10 @@ export interface EnrollmentStore {
     readonly actor: Actor;
     readonly issue: IssueCertificate;
   }): Promise<IssuedCertificate>;
+  /**
+   * Records the next certificate of a host whose last one expired. A certificate older than one that was used is a clone,
+   * and quarantines the host.
+   * @throws RECOVERY_PROOF_INVALID when no such certificate was issued to that key, RECOVERY_WINDOW_PASSED, HOST_REVOKED, HOST_QUARANTINED
+   */
+  recover(input: RecoverInput): Promise<IssuedCertificate>;
 }

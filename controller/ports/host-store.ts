@@ -6,6 +6,36 @@ import type { HostId, MicroVMId, SessionId, SiteId, TenantId } from '#api/model/
 import type { HostFacts } from '#api/model/host.ts';
 import type { Actor } from './audit.ts';
 
+/** Why two claims to one identity can not both be true. */
+export type QuarantineReason =
+  /** An older certificate than one that was used. */
+  | 'CertificateReplayed'
+  /** Another machine-id while the first machine was heard. */
+  | 'OtherMachine'
+  /** A boot came back after another one had taken its place. */
+  | 'BootReturned'
+  /** A run of the agent came back after another one had taken its place: copies of one state directory on one machine. */
+  | 'AgentReturned';
+
+/** Somebody who holds the identity of a host. */
+export interface HostClaim {
+  /** What an operator names to accept it; of this quarantine only. */
+  readonly id: string;
+  readonly machineId: string;
+  readonly bootId: string;
+  /** Where it connected from; empty when that is not known any more. */
+  readonly address: string;
+  readonly counter: number;
+}
+
+export interface HostQuarantine {
+  readonly reason: QuarantineReason;
+  readonly salt: string;
+  readonly claims: readonly HostClaim[];
+  /** The claim that an operator accepted; null: nobody decided yet. */
+  readonly acceptedId: string | null;
+}
+
 export interface HostRecord {
   readonly tenantId: TenantId;
   readonly siteId: SiteId;
@@ -19,6 +49,8 @@ export interface HostRecord {
   readonly isUnschedulable: boolean;
   readonly isRevoked: boolean;
   readonly isQuarantined: boolean;
+  /** Set in a quarantine, and after it until the accepted claimant has used a new certificate. */
+  readonly quarantine: HostQuarantine | null;
   readonly requireApproval: boolean;
   readonly reservedCpus: number;
   readonly reservedMemoryBytes: number;
@@ -76,11 +108,17 @@ export interface HostStore {
    */
   revoke(input: { readonly tenantId: TenantId; readonly hostId: HostId; readonly force: boolean }, epoch: number, actor: Actor): Promise<void>;
   /**
+   * Lets the claimant of that id in again and nobody else: the others' certificates are revoked once it has used a new one.
+   * False when there is no such claim, such as one of an earlier quarantine. Idempotent.
+   */
+  acceptClaim(input: { readonly tenantId: TenantId; readonly hostId: HostId; readonly claimId: string }, epoch: number, actor: Actor): Promise<boolean>;
+  /**
    * Gives the bound microVMs that the host should know by its own word and does not (its journal was lost): their last
    * observation became `unknown`, and the reconciler publishes them again.
    *
    * Opens a session after the identity was checked: records session, facts when they changed, and raises the
    * revision counters above `known`. The newer session of the same boot wins.
+   * @throws HOST_REVOKED, HOST_QUARANTINED (also when it finds the reason just now), UNAUTHENTICATED
    */
   openSession(input: {
     readonly tenantId: TenantId;
@@ -90,7 +128,9 @@ export interface HostStore {
     readonly facts: HostFacts;
     readonly known: readonly KnownMicroVM[];
     readonly certificateSerial: string;
-  }, actor: Actor): Promise<{ readonly forgotten: readonly MicroVMId[] }>;
+    /** Run of the agent; empty from agents that do not say. */
+    readonly agentInstance?: string;
+  }, actor: Actor): Promise<{ readonly forgotten: readonly MicroVMId[]; /** The host is to renew its certificate at once. */ readonly renewNow: boolean }>;
   /** Ends a session; does nothing when a newer one exists. */
   closeSession(input: BeatRecord): Promise<void>;
   /** Stores changed facts. */

@@ -3,12 +3,15 @@
  * the lock of the token's row, so that one token gives one certificate however many ask at once.
  */
 import { AppError, isAppError } from '#api/model/error-codes.ts';
-import { enrollmentTokenId, hostId, siteId, tenantId, type EnrollmentTokenId, type TenantId } from '#api/model/ids.ts';
+import { enrollmentTokenId, hostId, sessionId, siteId, tenantId, type EnrollmentTokenId, type TenantId } from '#api/model/ids.ts';
 import type { Actor } from '#controller/ports/audit.ts';
-import type { CertificateIdentity, EnrolledHost, EnrollInput, EnrollmentStore, IssuedCertificate, TokenRegistration } from '#controller/ports/enrollment-store.ts';
+import type { CertificateIdentity, EnrolledHost, EnrollInput, EnrollmentStore, IssuedCertificate, RecoverInput, TokenRegistration } from '#controller/ports/enrollment-store.ts';
+import type { HostQuarantine } from '#controller/ports/host-store.ts';
 import type { IdSource } from '#controller/ports/ids.ts';
 import { appendAudit, type AuditEntry } from '../audit.ts';
 import type { LeaderTx, Transactions, Tx } from '../tx.ts';
+import { isAcceptedClaimant, type LastSession } from './host-claims.ts';
+import { noteClaim, quarantine } from './host-session.ts';
 
 type RenewInput = Parameters<EnrollmentStore['renew']>[0];
 
@@ -57,7 +60,22 @@ export function createEnrollmentStore(deps: { readonly transactions: Transaction
       const [row] = rows;
       return row === undefined ? null : toIdentity(row, serial);
     },
-    renew: (input) => transactions.tenant(input.identity.tenantId, (tx) => renew(tx, ids, input)),
+    renew: async (input) => {
+      const renewed = await transactions.tenant(input.identity.tenantId, (tx) => renew(tx, ids, input));
+      // Thrown after the commit, as below.
+      if (renewed === 'quarantined') throw new AppError('HOST_QUARANTINED');
+      return renewed;
+    },
+    recover: async (input) => {
+      const found = await transactions.systemQuery<IdentityRow>(identifyStatement, [input.serial]);
+      const [row] = found.rows;
+      if (row === undefined) throw new AppError('RECOVERY_PROOF_INVALID', 'no such certificate was issued');
+      const identity = toIdentity(row, input.serial);
+      const recovered = await transactions.tenant(identity.tenantId, (tx) => recover(tx, ids, { identity, input }));
+      // Thrown after the commit, which records the quarantine and who claims to be the host.
+      if (recovered === 'quarantined') throw new AppError('HOST_QUARANTINED');
+      return recovered;
+    },
   };
 }
 
@@ -320,6 +338,7 @@ interface IdentityRow {
   readonly is_revoked: boolean;
   readonly is_quarantined: boolean;
   readonly awaits_approval: boolean;
+  readonly session_id: string | null;
 }
 
 const identifyStatement = {
@@ -327,10 +346,11 @@ const identifyStatement = {
   isHot: true,
   text: `select c.tenant_id, h.site_id, c.host_id, h.name, c.counter,
       c.revoked_at is not null or h.revoked_at is not null as is_revoked, h.quarantined_at is not null as is_quarantined,
-      s.require_approval and not h.is_approved as awaits_approval
+      s.require_approval and not h.is_approved as awaits_approval, l.session_id
     from nkudo.certificates c
     join nkudo.hosts h on h.tenant_id = c.tenant_id and h.id = c.host_id
     join nkudo.sites s on s.tenant_id = h.tenant_id and s.id = h.site_id
+    left join nkudo.host_liveness l on l.tenant_id = h.tenant_id and l.host_id = h.id
     where c.serial = $1`,
 };
 
@@ -338,16 +358,20 @@ function toIdentity(row: IdentityRow, serial: string): CertificateIdentity {
   return {
     tenantId: tenantId(row.tenant_id), siteId: siteId(row.site_id), hostId: hostId(row.host_id), hostName: row.name, serial, counter: row.counter,
     isRevoked: row.is_revoked, isQuarantined: row.is_quarantined, awaitsApproval: row.awaits_approval,
+    currentSessionId: row.session_id,
   };
 }
 
-async function renew(tx: Tx, ids: IdSource, input: RenewInput): Promise<IssuedCertificate> {
+/** `quarantined` when an older certificate than one that was used asks: whoever holds it is not the one who went on. */
+async function renew(tx: Tx, ids: IdSource, input: RenewInput): Promise<IssuedCertificate | 'quarantined'> {
   const { identity } = input;
-  const { rows } = await tx.query<{ is_revoked: boolean; is_quarantined: boolean }>(
+  const { rows } = await tx.query<RenewableRow>(
     {
       name: 'lock-host-to-renew',
-      text: `select h.revoked_at is not null or c.revoked_at is not null as is_revoked, h.quarantined_at is not null as is_quarantined
+      text: `select h.revoked_at is not null or c.revoked_at is not null as is_revoked, h.quarantined_at is not null as is_quarantined,
+          h.quarantine is not null as is_being_settled, c.counter, h.certificate_counter_used, l.machine_id, l.boot_id, l.agent_instance
         from nkudo.hosts h join nkudo.certificates c on c.tenant_id = h.tenant_id and c.host_id = h.id and c.serial = $3
+        left join nkudo.host_liveness l on l.tenant_id = h.tenant_id and l.host_id = h.id
         where h.tenant_id = $1 and h.id = $2 for no key update of h`,
     },
     [identity.tenantId, identity.hostId, identity.serial],
@@ -355,10 +379,95 @@ async function renew(tx: Tx, ids: IdSource, input: RenewInput): Promise<IssuedCe
   const [row] = rows;
   if (row === undefined || row.is_revoked) throw new AppError('HOST_REVOKED');
   if (row.is_quarantined) throw new AppError('HOST_QUARANTINED');
+  if (!row.is_being_settled && row.counter < row.certificate_counter_used) {
+    const claimant = { machineId: '', bootId: '', agentInstance: '', address: input.actor.from, counter: row.counter };
+    await quarantine(tx, { ...identity, sessionId: sessionId(ids.uuid()) }, { reason: 'CertificateReplayed', last: lastSession(row), claimant }, input.actor);
+    return 'quarantined';
+  }
   const agents = await rotateKey(tx, ids, input);
   const issued = await issueNext(tx, ids, { ...identity, publicKeyHash: input.publicKeyHash, issue: input.issue });
   await appendAudit(tx, identity.tenantId, input.actor, [...agents, issued.entry]);
   return issued.certificate;
+}
+
+interface KnownSessionRow {
+  readonly certificate_counter_used: number;
+  readonly machine_id: string | null;
+  readonly boot_id: string | null;
+  readonly agent_instance: string | null;
+}
+
+interface RenewableRow extends KnownSessionRow {
+  readonly is_revoked: boolean;
+  readonly is_quarantined: boolean;
+  readonly is_being_settled: boolean;
+  readonly counter: number;
+}
+
+/** For a judgement by certificates alone. */
+function lastSession(row: KnownSessionRow): LastSession {
+  return {
+    machineId: row.machine_id, bootId: row.boot_id, agentInstance: row.agent_instance, replacedBootId: null, replacedAgentInstance: null,
+    isAlive: false, counterUsed: row.certificate_counter_used,
+  };
+}
+
+interface RecoverableRow extends KnownSessionRow {
+  readonly is_revoked: boolean;
+  readonly is_quarantined: boolean;
+  readonly is_key_of_certificate: boolean;
+  readonly is_key_of_agent: boolean;
+  readonly not_after: number;
+  readonly counter: number;
+  readonly quarantine: HostQuarantine | null;
+}
+
+interface RecoverCall {
+  readonly identity: CertificateIdentity;
+  readonly input: RecoverInput;
+}
+
+/** `quarantined` when the host is, or is from now on; what was found out must be committed. */
+async function recover(tx: Tx, ids: IdSource, { identity, input }: RecoverCall): Promise<IssuedCertificate | 'quarantined'> {
+  const row = await lockRecoverable(tx, { identity, input });
+  if (row === undefined || row.is_revoked) throw new AppError('HOST_REVOKED');
+  if (!row.is_key_of_certificate || !row.is_key_of_agent) throw new AppError('RECOVERY_PROOF_INVALID', 'the certificate belongs to another key');
+  if (input.nowMs > row.not_after + input.windowMs) throw new AppError('RECOVERY_WINDOW_PASSED');
+  const claimant = { machineId: input.facts?.machineId ?? '', bootId: input.facts?.bootId ?? '', agentInstance: '', address: input.actor.from, counter: row.counter };
+  const host = { tenantId: identity.tenantId, hostId: identity.hostId, sessionId: sessionId(ids.uuid()) };
+  const isAccepted = isAcceptedClaimant(row.quarantine, claimant);
+  if (row.is_quarantined || (row.quarantine !== null && !isAccepted)) {
+    await noteClaim(tx, host, { quarantine: row.quarantine, claimant });
+    return 'quarantined';
+  }
+  if (!isAccepted && row.counter < row.certificate_counter_used) {
+    await quarantine(tx, host, { reason: 'CertificateReplayed', last: lastSession(row), claimant }, input.actor);
+    return 'quarantined';
+  }
+  const issued = await issueNext(tx, ids, { ...identity, publicKeyHash: input.publicKeyHash, issue: input.issue });
+  await appendAudit(tx, identity.tenantId, input.actor, [
+    { ...issued.entry, action: 'recovered', before: { serial: input.serial, notAfterMs: row.not_after } },
+    { action: 'recovered', subject: 'host', id: identity.hostId, before: { serial: input.serial }, after: { serial: issued.certificate.serial } },
+  ]);
+  return issued.certificate;
+}
+
+async function lockRecoverable(tx: Tx, { identity, input }: RecoverCall): Promise<RecoverableRow | undefined> {
+  const { rows } = await tx.query<RecoverableRow>(
+    {
+      name: 'lock-host-to-recover',
+      text: `select h.revoked_at is not null or c.revoked_at is not null as is_revoked, h.quarantined_at is not null as is_quarantined,
+          c.public_key_hash = $4 as is_key_of_certificate, c.not_after, c.counter, h.certificate_counter_used, h.quarantine,
+          exists (
+            select from nkudo.agents a where a.tenant_id = h.tenant_id and a.host_id = h.id and a.public_key_hash = $4 and a.revoked_at is null
+          ) as is_key_of_agent, l.machine_id, l.boot_id, l.agent_instance
+        from nkudo.hosts h join nkudo.certificates c on c.tenant_id = h.tenant_id and c.host_id = h.id and c.serial = $3
+        left join nkudo.host_liveness l on l.tenant_id = h.tenant_id and l.host_id = h.id
+        where h.tenant_id = $1 and h.id = $2 for no key update of h`,
+    },
+    [identity.tenantId, identity.hostId, input.serial, Buffer.from(input.publicKeyHash)],
+  );
+  return rows[0];
 }
 
 /** A host may renew with a new key; the old one is then revoked as an identity, not its certificates. */

@@ -1,16 +1,16 @@
 /**
- * Opens the session of a connected host. Of one boot the newer session wins. A certificate older than one that was
- * used, another machine while the first one still beats, or a boot that comes back after another one replaced it, means
- * two machines with one identity: the host is quarantined, and neither is trusted.
+ * Opens the session of a connected host. Of one boot the newer session wins. Two who can't be one machine
+ * (host-claims.ts) mean that the host is quarantined, and neither is trusted until an operator has chosen.
  */
 import { AppError } from '#api/model/error-codes.ts';
 import { isUuid, microVMId, type MicroVMId } from '#api/model/ids.ts';
 import { forgottenCode } from '#api/model/microvm.ts';
 import type { Actor } from '#controller/ports/audit.ts';
-import type { HostStore, KnownMicroVM } from '#controller/ports/host-store.ts';
+import type { HostQuarantine, HostStore, KnownMicroVM, QuarantineReason } from '#controller/ports/host-store.ts';
 import { appendAudit } from '../audit.ts';
 import { canonicalJson } from '#api/model/canonical-json.ts';
 import type { Tx } from '../tx.ts';
+import { beginQuarantine, findClone, isAcceptedClaimant, noteClaimant, type Claimant, type LastSession } from './host-claims.ts';
 
 type SessionInput = Parameters<HostStore['openSession']>[0];
 
@@ -28,37 +28,51 @@ interface SessionRow {
   readonly is_quarantined: boolean;
   readonly counter: number | null;
   readonly is_certificate_revoked: boolean;
+  readonly quarantine: HostQuarantine | null;
   readonly machine_id: string | null;
+  readonly boot_id: string | null;
+  readonly agent_instance: string | null;
   readonly replaced_boot_id: string | null;
+  readonly replaced_agent_instance: string | null;
   readonly is_alive: boolean;
 }
 
-/** `clone` when it found one and quarantined the host instead. @throws NOT_FOUND, HOST_REVOKED, HOST_QUARANTINED, UNAUTHENTICATED */
-export async function openSession(tx: Tx, input: SessionInput, actor: Actor): Promise<'clone' | { readonly forgotten: readonly MicroVMId[] }> {
+/** `quarantined` when the host is, or is from now on; what was found out must be committed. @throws NOT_FOUND, HOST_REVOKED, UNAUTHENTICATED */
+export async function openSession(tx: Tx, input: SessionInput, actor: Actor): Promise<'quarantined' | { readonly forgotten: readonly MicroVMId[]; readonly renewNow: boolean }> {
   const row = await lockHost(tx, input);
   if (row.is_revoked || row.is_certificate_revoked) throw new AppError('HOST_REVOKED');
-  if (row.is_quarantined) throw new AppError('HOST_QUARANTINED');
   if (row.counter === null) throw new AppError('UNAUTHENTICATED', 'the certificate was not issued to this host');
-  if (isClone(row, input)) {
-    await quarantine(tx, input, actor);
-    return 'clone';
+  const claimant = claimantOf(input, row.counter, actor);
+  const isAccepted = isAcceptedClaimant(row.quarantine, claimant);
+  if (row.is_quarantined || (row.quarantine !== null && !isAccepted)) {
+    await noteClaim(tx, input, { quarantine: row.quarantine, claimant });
+    return 'quarantined';
   }
+  const reason = findClone(lastSessionOf(row), claimant, isAccepted);
+  if (reason !== null) {
+    await quarantine(tx, input, { reason, last: lastSessionOf(row), claimant }, actor);
+    return 'quarantined';
+  }
+  const isSettled = row.quarantine !== null && row.counter > row.certificate_counter_used;
+  if (isSettled) await endQuarantine(tx, input, actor);
   await raiseCounters(tx, input);
   await saveHost(tx, input, { row, counter: row.counter });
   await tx.query(
     {
       name: 'open-session',
       isHot: true,
-      text: `insert into nkudo.host_liveness (tenant_id, host_id, session_id, replica, session_changed_at, last_beat_at, boot_id, machine_id)
-        values ($1, $2, $3, $4, now(), now(), $5, $6)
+      text: `insert into nkudo.host_liveness (tenant_id, host_id, session_id, replica, session_changed_at, last_beat_at, boot_id, machine_id, agent_instance)
+        values ($1, $2, $3, $4, now(), now(), $5, $6, $7)
         on conflict (tenant_id, host_id) do update
         set session_id = excluded.session_id, replica = excluded.replica, session_changed_at = excluded.session_changed_at,
           last_beat_at = excluded.last_beat_at, boot_id = excluded.boot_id, machine_id = excluded.machine_id,
+          agent_instance = excluded.agent_instance,
+          replaced_agent_instance = case when nkudo.host_liveness.agent_instance = excluded.agent_instance then nkudo.host_liveness.replaced_agent_instance else nkudo.host_liveness.agent_instance end,
           replaced_boot_id = case when nkudo.host_liveness.boot_id = excluded.boot_id then nkudo.host_liveness.replaced_boot_id else nkudo.host_liveness.boot_id end`,
     },
-    [input.tenantId, input.hostId, input.sessionId, input.replica, input.facts.bootId, input.facts.machineId],
+    [input.tenantId, input.hostId, input.sessionId, input.replica, input.facts.bootId, input.facts.machineId, input.agentInstance ?? ''],
   );
-  return { forgotten: await markForgotten(tx, input) };
+  return { forgotten: await markForgotten(tx, input), renewNow: row.quarantine !== null && !isSettled };
 }
 
 /**
@@ -94,7 +108,8 @@ async function lockHost(tx: Tx, input: SessionInput): Promise<SessionRow> {
       name: 'lock-host-for-session',
       isHot: true,
       text: `select h.facts, h.orphan_ids, h.certificate_counter_used, h.revoked_at is not null as is_revoked,
-          h.quarantined_at is not null as is_quarantined, c.counter, c.revoked_at is not null as is_certificate_revoked, l.machine_id, l.replaced_boot_id,
+          h.quarantined_at is not null as is_quarantined, c.counter, c.revoked_at is not null as is_certificate_revoked,
+          h.quarantine, l.machine_id, l.boot_id, l.agent_instance, l.replaced_boot_id, l.replaced_agent_instance,
           coalesce(l.session_id is not null and l.last_beat_at > now() - make_interval(secs => ${aliveSeconds}), false) as is_alive
         from nkudo.hosts h
         left join nkudo.certificates c on c.tenant_id = h.tenant_id and c.host_id = h.id and c.serial = $3
@@ -108,22 +123,58 @@ async function lockHost(tx: Tx, input: SessionInput): Promise<SessionRow> {
   return row;
 }
 
-function isClone(row: SessionRow, input: SessionInput): boolean {
-  if (row.counter !== null && row.counter < row.certificate_counter_used) return true;
-  const isOtherMachine = row.machine_id !== null && row.machine_id !== '' && input.facts.machineId !== '' && row.machine_id !== input.facts.machineId;
-  const isBootThatWasReplaced = input.facts.bootId !== '' && input.facts.bootId === row.replaced_boot_id;
-  return isBootThatWasReplaced || (row.is_alive && isOtherMachine);
+function claimantOf(input: SessionInput, counter: number, actor: Actor): Claimant {
+  return { machineId: input.facts.machineId, bootId: input.facts.bootId, agentInstance: input.agentInstance ?? '', address: actor.from, counter };
 }
 
-async function quarantine(tx: Tx, input: SessionInput, actor: Actor): Promise<void> {
-  const key = [input.tenantId, input.hostId];
-  await tx.query({ name: 'quarantine-host', text: 'update nkudo.hosts set quarantined_at = now(), changed_at = now() where tenant_id = $1 and id = $2' }, key);
+function lastSessionOf(row: SessionRow): LastSession {
+  return {
+    machineId: row.machine_id, bootId: row.boot_id, agentInstance: row.agent_instance, replacedBootId: row.replaced_boot_id,
+    replacedAgentInstance: row.replaced_agent_instance, isAlive: row.is_alive, counterUsed: row.certificate_counter_used,
+  };
+}
+
+/** Who else claims to be the host, for the one who has to choose. Writes only what is new. */
+export async function noteClaim(tx: Tx, host: HostKey, found: { readonly quarantine: HostQuarantine | null; readonly claimant: Claimant }): Promise<void> {
+  const noted = found.quarantine === null ? null : noteClaimant(found.quarantine, found.claimant);
+  if (noted === null) return;
   await tx.query(
-    { name: 'quarantine-session', text: `update nkudo.host_liveness set session_id = null, replica = null, session_changed_at = now(), replaced_boot_id = '' where tenant_id = $1 and host_id = $2` },
+    { name: 'note-claim', text: 'update nkudo.hosts set quarantine = $3, changed_at = now() where tenant_id = $1 and id = $2' },
+    [host.tenantId, host.hostId, JSON.stringify(noted)],
+  );
+}
+
+type HostKey = Pick<SessionInput, 'tenantId' | 'hostId' | 'sessionId'>;
+
+/** Ends what is open and keeps everybody out. The microVMs of the host are not touched. */
+export async function quarantine(tx: Tx, host: HostKey, found: { readonly reason: QuarantineReason; readonly last: LastSession; readonly claimant: Claimant }, actor: Actor): Promise<void> {
+  const key = [host.tenantId, host.hostId];
+  const state = beginQuarantine(found.reason, found.last, found.claimant, host.sessionId);
+  await tx.query({ name: 'quarantine-host', text: 'update nkudo.hosts set quarantined_at = now(), quarantine = $3, changed_at = now() where tenant_id = $1 and id = $2' }, [...key, JSON.stringify(state)]);
+  await tx.query(
+    {
+      name: 'quarantine-session',
+      text: `update nkudo.host_liveness set session_id = null, replica = null, session_changed_at = now(), replaced_boot_id = '', replaced_agent_instance = ''
+        where tenant_id = $1 and host_id = $2`,
+    },
     key,
   );
+  await appendAudit(tx, host.tenantId, actor, [{ action: 'quarantined', subject: 'host', id: host.hostId, before: { isQuarantined: false }, after: { isQuarantined: true, ...state } }]);
+}
+
+/** The accepted claimant has used a certificate that only it can have: all others are worth nothing from now on. */
+async function endQuarantine(tx: Tx, input: SessionInput, actor: Actor): Promise<void> {
+  const { rows } = await tx.query<{ id: string }>(
+    {
+      name: 'revoke-other-certificates',
+      text: 'update nkudo.certificates set revoked_at = now() where tenant_id = $1 and host_id = $2 and serial <> $3 and revoked_at is null returning id',
+    },
+    [input.tenantId, input.hostId, input.certificateSerial],
+  );
+  await tx.query({ name: 'end-quarantine', text: 'update nkudo.hosts set quarantine = null, changed_at = now() where tenant_id = $1 and id = $2' }, [input.tenantId, input.hostId]);
   await appendAudit(tx, input.tenantId, actor, [
-    { action: 'quarantined', subject: 'host', id: input.hostId, before: { isQuarantined: false }, after: { isQuarantined: true, serial: input.certificateSerial } },
+    { action: 'quarantineEnded', subject: 'host', id: input.hostId, before: { isAccepted: true }, after: { serial: input.certificateSerial } },
+    ...rows.map((row) => ({ action: 'revoked', subject: 'certificate' as const, id: row.id, before: { isRevoked: false }, after: { isRevoked: true } })),
   ]);
 }
 
@@ -132,11 +183,11 @@ async function saveHost(tx: Tx, input: SessionInput, found: { readonly row: Sess
   const orphans = input.known.filter((known) => known.isOrphan).map((known) => known.microvmId).toSorted().slice(0, orphansMax);
   const areFactsNew = canonicalJson(found.row.facts) !== canonicalJson(input.facts);
   const areOrphansNew = canonicalJson(found.row.orphan_ids) !== canonicalJson(orphans);
-  if (!areFactsNew && !areOrphansNew && found.counter === found.row.certificate_counter_used) return;
+  if (!areFactsNew && !areOrphansNew && found.counter <= found.row.certificate_counter_used) return;
   await tx.query(
     {
       name: 'save-session-host',
-      text: `update nkudo.hosts set facts = $3, facts_revision = facts_revision + $4, orphan_ids = $5, certificate_counter_used = $6, changed_at = now()
+      text: `update nkudo.hosts set facts = $3, facts_revision = facts_revision + $4, orphan_ids = $5, certificate_counter_used = greatest(certificate_counter_used, $6), changed_at = now()
         where tenant_id = $1 and id = $2`,
     },
     [input.tenantId, input.hostId, JSON.stringify(input.facts), areFactsNew ? 1 : 0, orphans, found.counter],

@@ -6,12 +6,13 @@ import { AppError } from '#api/model/error-codes.ts';
 import type { HostFacts } from '#api/model/host.ts';
 import { hostId, sessionId, siteId, tenantId, type HostId, type TenantId } from '#api/model/ids.ts';
 import type { Actor } from '#controller/ports/audit.ts';
-import type { HostRecord, HostStore } from '#controller/ports/host-store.ts';
+import type { HostQuarantine, HostRecord, HostStore } from '#controller/ports/host-store.ts';
 import { appendAudit } from '../audit.ts';
 import type { LeaderTx, Transactions, Tx } from '../tx.ts';
 import { openSession } from './host-session.ts';
 
 type ObjectInput = Parameters<HostStore['saveObject']>[0];
+type ClaimInput = Parameters<HostStore['acceptClaim']>[0];
 type RevokeInput = Parameters<HostStore['revoke']>[0];
 
 export function createHostStore(transactions: Transactions): HostStore {
@@ -38,10 +39,15 @@ export function createHostStore(transactions: Transactions): HostStore {
         work: (tx) => revoke(tx, input, actor),
       });
     },
+    acceptClaim: (input, epoch, actor) =>
+      transactions.leader<boolean>(input.tenantId, epoch, {
+        settled: async (tx) => isClaimSettled(await readQuarantine(tx, input, ''), input.claimId),
+        work: (tx) => acceptClaim(tx, input, actor),
+      }),
     openSession: async (input, actor) => {
       const opened = await transactions.tenant(input.tenantId, (tx) => openSession(tx, input, actor));
-      // Thrown after the commit, which records the quarantine.
-      if (opened === 'clone') throw new AppError('HOST_QUARANTINED');
+      // Thrown after the commit, which records the quarantine and who claims to be the host.
+      if (opened === 'quarantined') throw new AppError('HOST_QUARANTINED');
       return opened;
     },
     closeSession: async (input) => {
@@ -102,6 +108,7 @@ interface HostRow {
   readonly is_unschedulable: boolean;
   readonly is_revoked: boolean;
   readonly is_quarantined: boolean;
+  readonly quarantine: HostQuarantine | null;
   readonly require_approval: boolean;
   readonly reserved_cpus: number;
   readonly reserved_memory_bytes: number;
@@ -118,7 +125,7 @@ interface HostRow {
 }
 
 const hostSelect = `select h.tenant_id, h.site_id, s.name as site_name, t.namespace, h.id, h.name, h.object_uid, h.is_approved, h.is_unschedulable,
-    h.revoked_at is not null as is_revoked, h.quarantined_at is not null as is_quarantined, s.require_approval,
+    h.revoked_at is not null as is_revoked, h.quarantined_at is not null as is_quarantined, h.quarantine, s.require_approval,
     h.reserved_cpus, h.reserved_memory_bytes, h.facts, h.facts_revision, h.orphan_ids, l.last_beat_at, l.session_id, c.serial, c.not_after,
     a.cpus, a.memory_bytes, a.microvms
   from nkudo.hosts h
@@ -156,6 +163,7 @@ async function readHosts(tx: Tx, statement: typeof byId, values: readonly string
     isUnschedulable: row.is_unschedulable,
     isRevoked: row.is_revoked,
     isQuarantined: row.is_quarantined,
+    quarantine: row.quarantine,
     requireApproval: row.require_approval,
     reservedCpus: row.reserved_cpus,
     reservedMemoryBytes: row.reserved_memory_bytes,
@@ -233,6 +241,48 @@ async function saveObject(tx: LeaderTx, input: ObjectInput, actor: Actor): Promi
     [input.tenantId, input.hostId, input.objectUid, input.isApproved, input.isUnschedulable, input.reservedCpus, input.reservedMemoryBytes],
   );
   await appendAudit(tx, input.tenantId, actor, [{ action: 'saved', subject: 'host', id: input.hostId, before: found, after: input }]);
+  return true;
+}
+
+interface QuarantineRow {
+  readonly is_quarantined: boolean;
+  readonly quarantine: HostQuarantine | null;
+}
+
+async function readQuarantine(tx: Tx, input: ClaimInput, lock: '' | 'for no key update'): Promise<QuarantineRow | undefined> {
+  const { rows } = await tx.query<QuarantineRow>(
+    {
+      name: lock === '' ? 'read-quarantine' : 'lock-quarantine',
+      text: `select quarantined_at is not null as is_quarantined, quarantine from nkudo.hosts where tenant_id = $1 and id = $2 and revoked_at is null ${lock}`,
+    },
+    [input.tenantId, input.hostId],
+  );
+  return rows[0];
+}
+
+/** Undefined when the claim is there and was not accepted yet. */
+function isClaimSettled(row: QuarantineRow | undefined, claimId: string): boolean | undefined {
+  if (row?.quarantine?.claims.some(({ id }) => id === claimId) !== true) return false;
+  return row.quarantine.acceptedId === claimId ? true : undefined;
+}
+
+async function acceptClaim(tx: LeaderTx, input: ClaimInput, actor: Actor): Promise<boolean> {
+  const row = await readQuarantine(tx, input, 'for no key update');
+  const settled = isClaimSettled(row, input.claimId);
+  if (settled !== undefined || row === undefined || row.quarantine === null) return settled ?? false;
+  const accepted = { ...row.quarantine, acceptedId: input.claimId };
+  await tx.query(
+    { name: 'accept-claim', text: 'update nkudo.hosts set quarantined_at = null, quarantine = $3, changed_at = now() where tenant_id = $1 and id = $2' },
+    [input.tenantId, input.hostId, JSON.stringify(accepted)],
+  );
+  // Whoever was accepted by mistake before is out again.
+  await tx.query(
+    { name: 'end-session-of-claims', text: `update nkudo.host_liveness set session_id = null, replica = null, session_changed_at = now() where tenant_id = $1 and host_id = $2` },
+    [input.tenantId, input.hostId],
+  );
+  await appendAudit(tx, input.tenantId, actor, [
+    { action: 'claimAccepted', subject: 'host', id: input.hostId, before: { isQuarantined: row.is_quarantined, acceptedId: row.quarantine.acceptedId }, after: { isQuarantined: false, ...accepted } },
+  ]);
   return true;
 }
 

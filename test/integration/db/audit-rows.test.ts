@@ -26,6 +26,7 @@ beforeAll(async () => {
     set local session_replication_role = replica;
     insert into nkudo.api_keys (tenant_id, id, name, key_hash, access) values ('${fleet.tenantId}', gen_random_uuid(), 'ci', sha256('key'), 'read');
     insert into nkudo.plan_actions (tenant_id, id, plan_id, position, kind, name) select tenant_id, gen_random_uuid(), id, 0, 'Create', 'web' from nkudo.plans limit 1;
+    insert into nkudo.adoptions (tenant_id, id, object_uid, generation_base) select tenant_id, id, gen_random_uuid(), 1 from nkudo.microvms where tenant_id = '${fleet.tenantId}' limit 1;
     insert into nkudo.mesh_sites (tenant_id, id, management_url, secret_name, group_ids) values ('${fleet.tenantId}', '${fleet.siteId}', 'https://mesh', 'mesh', '{}');
     insert into nkudo.mesh_hosts (tenant_id, id, site_id, is_joined, management_url, host_name) values ('${fleet.tenantId}', '${host.hostId}', '${fleet.siteId}', false, '', '');
   end $$`);
@@ -72,6 +73,7 @@ const changes: Readonly<Record<string, string>> = {
   enrollment_tokens: 'expires_at = now()',
   api_keys: 'revoked_at = now()',
   microvms: 'generation = generation + 1',
+  adoptions: 'generation_base = generation_base + 1',
   bindings: 'cpu_count = cpu_count + 1',
   plans: `status = 'Failed'`,
   plan_actions: `status = 'Writing'`,

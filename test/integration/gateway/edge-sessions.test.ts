@@ -57,12 +57,13 @@ function recordingStores() {
       identify: (serial: string) => (failure === null ? Promise.resolve(identities.get(serial) ?? null) : Promise.reject(failure)),
       enroll: (input: unknown) => record('enroll', input, () => { throw new AppError('TOKEN_UNKNOWN'); }),
       renew: (input: unknown) => record('renew', input, () => { throw new AppError('HOST_REVOKED'); }),
+      recover: (input: unknown) => record('recover', input, () => { throw new AppError('RECOVERY_PROOF_INVALID'); }),
       registerToken: () => Promise.resolve(),
       loadToken: () => Promise.resolve(null),
       revokeToken: () => Promise.resolve(),
     },
     hosts: {
-      openSession: (input: unknown) => record('openSession', input, () => ({ forgotten: [] })),
+      openSession: (input: unknown) => record('openSession', input, () => ({ forgotten: [], renewNow: false })),
       closeSession: (input: unknown) => record('closeSession', input, () => {}),
       saveFacts: (input: unknown) => record('saveFacts', input, () => {}),
       flushBeats: (input: unknown) => record('flushBeats', input, () => {}),
@@ -80,6 +81,7 @@ function recordingStores() {
       recordReceipt: (input: unknown) => record('recordReceipt', input, () => []),
       recordReports: (input: unknown) => record('recordReports', input, () => ({ refused: [], changed: [microVMId('00000000-0000-4000-8000-00000000000a')] })),
     },
+    leases: { grant: (requests: unknown) => record('grant', requests, () => []) },
     logs: { append: (_tenant: unknown, _host: unknown, chunk: { readonly offset: number; readonly data: Uint8Array }) => record('append', chunk, () => ({ nextOffset: chunk.offset + chunk.data.byteLength })) },
   };
 }
@@ -118,7 +120,7 @@ async function startFixture(settings: { readonly pollIntervalMs?: number; readon
       hints: { publish: (hint) => void published.push(hint), onHint: (listener) => (listeners.push(listener), () => {}), onRemoteChange: () => () => {} },
       faults: inertFaultPoints(),
       metrics: createMetrics().gateway,
-      settings: { heartbeatIntervalMs: settings.heartbeatIntervalMs ?? hourMs, pollIntervalMs: settings.pollIntervalMs ?? hourMs, replica: 'test', endpoints: () => ['127.0.0.1:1'] },
+      settings: { recoveryWindowMs: hourMs, heartbeatIntervalMs: settings.heartbeatIntervalMs ?? hourMs, pollIntervalMs: settings.pollIntervalMs ?? hourMs, replica: 'test', endpoints: () => ['127.0.0.1:1'] },
       onLogStored: () => {},
     },
     { log },
@@ -209,7 +211,9 @@ describe('access', () => {
     const { enrollment } = anonymous();
     const key = await makeHostKey();
     expect(await codeOf(call(enrollment.enroll.bind(enrollment), { token: 'x', csrDer: key.csrDer, hostName: '', facts: testFacts }))).toBe('TOKEN_MALFORMED');
-    expect(await codeOf(call(enrollment.getRecoveryNonce.bind(enrollment), {}))).toBe('NOT_IMPLEMENTED');
+    expect((await call(enrollment.getRecoveryNonce.bind(enrollment), {})).nonce).toHaveLength(32);
+    const proof = { expiredCertificatePem: 'x', csrDer: key.csrDer, nonce: Buffer.alloc(32), signature: Buffer.alloc(1), facts: undefined };
+    expect(await codeOf(call(enrollment.recoverCertificate.bind(enrollment), proof))).toBe('RECOVERY_PROOF_INVALID');
   });
 
   it('fails the start when a handler has no access rule, or a rule has no handler', () => {
@@ -321,15 +325,20 @@ describe('sessions', () => {
     }
   });
 
-  it('opens no session for a host that waits for approval, and says when to come again', async () => {
-    const { stores, connect } = await startFixture();
-    const { client } = await connect({ awaitsApproval: true });
+  it('keeps a host connected that waits for approval, orders nothing, and hands out what waits as soon as it is approved', async () => {
+    const { stores, connect, hint } = await startFixture();
+    const { client, identity } = await connect({ awaitsApproval: true });
+    stores.pending.set(identity.hostId, [deleteOperation(identity.hostId)]);
     const stream = openHeartbeat(client);
     stream.send(hello(randomUUID()));
-    const goodbye = await stream.next('goodbye');
-    expect(goodbye).toMatchObject({ reason: Goodbye_Reason.NOT_APPROVED });
-    expect(goodbye.retryAfterMs).toBeGreaterThan(0);
-    expect(stores.named('openSession')).toEqual([]);
+    expect(await stream.next('welcome')).toMatchObject({ awaitsApproval: true });
+    hint({ kind: 'operations', hostId: identity.hostId });
+    stream.send({ $case: 'beat', value: { sequence: 1 } });
+    await stream.next('ack');
+    expect(stores.named('claim')).toEqual([]);
+    stores.identities.set(identity.serial, { ...identity, awaitsApproval: false });
+    hint({ kind: 'host', tenantId: identity.tenantId, hostId: identity.hostId });
+    await stream.next('operation');
   });
 
   it('says goodbye to every host when it stops', async () => {

@@ -93,6 +93,8 @@ export interface RecoverCertificateRequest {
   nonce: Buffer;
   /** ECDSA P-256 SHA-256 signature, DER, over the nonce by the key of the certificate. */
   signature: Buffer;
+  /** Facts about the machine now, so that a copy of the key on another machine is noticed. */
+  facts: HostFacts | undefined;
 }
 
 /** The certificate after a recovery. */
@@ -2250,7 +2252,13 @@ export const GetRecoveryNonceResponse: MessageFns<GetRecoveryNonceResponse> = {
 };
 
 function createBaseRecoverCertificateRequest(): RecoverCertificateRequest {
-  return { expiredCertificatePem: "", csrDer: Buffer.alloc(0), nonce: Buffer.alloc(0), signature: Buffer.alloc(0) };
+  return {
+    expiredCertificatePem: "",
+    csrDer: Buffer.alloc(0),
+    nonce: Buffer.alloc(0),
+    signature: Buffer.alloc(0),
+    facts: undefined,
+  };
 }
 
 export const RecoverCertificateRequest: MessageFns<RecoverCertificateRequest> = {
@@ -2266,6 +2274,9 @@ export const RecoverCertificateRequest: MessageFns<RecoverCertificateRequest> = 
     }
     if (message.signature.length !== 0) {
       writer.uint32(34).bytes(message.signature);
+    }
+    if (message.facts !== undefined) {
+      HostFacts.encode(message.facts, writer.uint32(42).fork()).join();
     }
     return writer;
   },
@@ -2315,6 +2326,14 @@ export const RecoverCertificateRequest: MessageFns<RecoverCertificateRequest> = 
             message.signature = Buffer.from(reader.bytes());
             continue;
           }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.facts = HostFacts.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2341,6 +2360,7 @@ export const RecoverCertificateRequest: MessageFns<RecoverCertificateRequest> = 
         : Buffer.alloc(0),
       nonce: isSet(object.nonce) ? Buffer.from(bytesFromBase64(object.nonce)) : Buffer.alloc(0),
       signature: isSet(object.signature) ? Buffer.from(bytesFromBase64(object.signature)) : Buffer.alloc(0),
+      facts: isSet(object.facts) ? HostFacts.fromJSON(object.facts) : undefined,
     };
   },
 
@@ -2358,6 +2378,9 @@ export const RecoverCertificateRequest: MessageFns<RecoverCertificateRequest> = 
     if (message.signature.length !== 0) {
       obj.signature = base64FromBytes(message.signature);
     }
+    if (message.facts !== undefined) {
+      obj.facts = HostFacts.toJSON(message.facts);
+    }
     return obj;
   },
 
@@ -2370,6 +2393,9 @@ export const RecoverCertificateRequest: MessageFns<RecoverCertificateRequest> = 
     message.csrDer = object.csrDer ?? Buffer.alloc(0);
     message.nonce = object.nonce ?? Buffer.alloc(0);
     message.signature = object.signature ?? Buffer.alloc(0);
+    message.facts = (object.facts !== undefined && object.facts !== null)
+      ? HostFacts.fromPartial(object.facts)
+      : undefined;
     return message;
   },
 };
