@@ -124,7 +124,7 @@ async function startGrpc(core: Core): Promise<Listeners> {
     wakeUps,
     silenceMs: silentBeats * config.heartbeatIntervalMs,
   });
-  const fleetService = createFleetService(fleetCalls, { callers: fleetCallers, authentication, calls });
+  const fleetService = createFleetService(fleetCalls, { callers: fleetCallers, calls });
   const edgeHealth = createHealth(calls, ['nkudo.edge.v1.EdgeService', 'nkudo.edge.v1.EnrollmentService']);
   const fleetHealth = createHealth(calls, ['nkudo.v1.FleetService']);
   const edge = await startListener({

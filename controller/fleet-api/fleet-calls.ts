@@ -1,6 +1,6 @@
 /**
  * Every call of the tenants' API, once, for both front doors: gRPC and HTTPS. Each is: check the form by its rules, ask for
- * the right (`rights.ts`), find the tenant, do, encode. Owns the bound on open streams.
+ * the right (`rights.ts`), find the tenant, do, encode.
  *
  * Invariant: nothing is read or written for a caller before the right was granted, so that a refusal tells nothing.
  */
@@ -21,13 +21,11 @@ import type { Clock } from '#controller/ports/clock.ts';
 import type { ByNameOrId, FleetStore } from '#controller/ports/fleet-store.ts';
 import type { LogStore } from '#controller/ports/log-store.ts';
 import { applyPlan, cancelPlan, type Caller, type PlanCallDeps } from './apply-plan.ts';
-import type { FleetCaller } from './authentication.ts';
 import {
   decodePage, decodePlanStatus, decodeSiteName, emptyToNull, encodeAuditEvent, encodeExecutionView, encodeHost, encodeMicroVM, encodePlan, encodeSite,
 } from './fleet-codec.ts';
 import { tailLogs } from './log-tail.ts';
 import { fleetRights, targetOf, type FleetMethod } from './rights.ts';
-import { createStreamSlots } from './stream-slots.ts';
 import { watchPlan } from './plan-watch.ts';
 import { createStatusMemory, watchStatus, type StatusMemory } from './status-watch.ts';
 import {
@@ -43,12 +41,6 @@ export interface FleetDeps extends PlanCallDeps {
   readonly wakeUps: WakeUps;
   /** A host whose last beat is older counts as offline, milliseconds. */
   readonly silenceMs: number;
-}
-
-/** Who calls. */
-export interface CallOrigin extends Caller {
-  /** Proves the caller again, for calls that last. @throws UNAUTHENTICATED, UNAVAILABLE */
-  reauthenticate(): Promise<FleetCaller>;
 }
 
 /** What each call checks of its request before anything else. */
@@ -72,8 +64,8 @@ export const fleetRules = {
   ListAuditEvents: listAuditEventsRules,
 } as const satisfies Readonly<Record<FleetMethod, readonly Rule<never>[]>>;
 
-type Unary<Request, Response> = (request: Request, from: CallOrigin) => Promise<Response>;
-type Streaming<Request, Response> = (request: Request, out: Outgoing<Response>, from: CallOrigin) => Promise<void>;
+type Unary<Request, Response> = (request: Request, from: Caller) => Promise<Response>;
+type Streaming<Request, Response> = (request: Request, out: Outgoing<Response>, from: Caller) => Promise<void>;
 
 export interface FleetCalls {
   readonly ApplyPlan: Unary<ApplyPlanRequest, ApplyPlanResponse>;
@@ -81,7 +73,7 @@ export interface FleetCalls {
   readonly CancelPlan: Unary<CancelPlanRequest, CancelPlanResponse>;
   readonly GetStatus: Unary<GetStatusRequest, GetStatusResponse>;
   /** `memory` is what the caller was sent before; a new one begins with everything. */
-  readonly WatchStatus: (request: WatchStatusRequest, out: Outgoing<WatchStatusResponse>, from: CallOrigin, memory?: StatusMemory) => Promise<void>;
+  readonly WatchStatus: (request: WatchStatusRequest, out: Outgoing<WatchStatusResponse>, from: Caller, memory?: StatusMemory) => Promise<void>;
   readonly ListExecutions: Unary<ListExecutionsRequest, ListExecutionsResponse>;
   readonly TailLogs: Streaming<TailLogsRequest, TailLogsResponse>;
   readonly ListSites: Unary<ListSitesRequest, ListSitesResponse>;
@@ -110,13 +102,10 @@ const defaultPlanPageSize = 20;
 
 export function createFleetCalls(deps: FleetDeps): FleetCalls {
   const { fleet } = deps;
-  const streams = createStreamSlots();
   const silentBeforeMs = (): number => deps.clock.nowMs() - deps.silenceMs;
 
-  const authorize = (method: OneRight, caller: FleetCaller, request: { readonly namespace: string }): Promise<void> =>
-    deps.authentication.authorize(caller, request.namespace, fleetRights[method], targetOf(method, request));
-  const authorizedTenant = async (method: OneRight, request: { readonly namespace: string }, from: CallOrigin): Promise<TenantId> => {
-    await authorize(method, from.caller, request);
+  const authorizedTenant = async (method: OneRight, request: { readonly namespace: string }, from: Caller): Promise<TenantId> => {
+    await deps.authentication.authorize(from.caller, request.namespace, fleetRights[method], targetOf(method, request));
     const tenantId = await fleet.findTenant(request.namespace);
     if (tenantId === null) throw new AppError('NOT_FOUND', `namespace ${request.namespace} has no site yet`);
     return tenantId;
@@ -126,7 +115,7 @@ export function createFleetCalls(deps: FleetDeps): FleetCalls {
   function call<Request extends { readonly namespace: string }, Response>(
     method: OneRight,
     rules: readonly Rule<Request>[],
-    work: (tenantId: TenantId, request: Request, from: CallOrigin) => Promise<Response>,
+    work: (tenantId: TenantId, request: Request, from: Caller) => Promise<Response>,
   ): Unary<Request, Response> {
     return async (request, from) => {
       validate(rules, request);
@@ -134,21 +123,16 @@ export function createFleetCalls(deps: FleetDeps): FleetCalls {
     };
   }
 
-  /** Checks as {@link call} does, takes a slot of the tenant while the stream is open, and asks again from time to time. */
-  async function stream<Request extends { readonly namespace: string }>(
+  /** Checks as {@link call} does. A caller that loses the right is cut off from outside, see `authentication.ts`. */
+  function stream<Request extends { readonly namespace: string }, Response>(
     method: OneRight,
-    input: { readonly rules: readonly Rule<Request>[]; readonly request: Request; readonly from: CallOrigin },
-    work: (tenantId: TenantId, recheck: () => Promise<void>) => Promise<void>,
-  ): Promise<void> {
-    const { request, from } = input;
-    validate(input.rules, request);
-    const tenantId = await authorizedTenant(method, request, from);
-    const release = streams.take(tenantId);
-    try {
-      await work(tenantId, async () => authorize(method, await from.reauthenticate(), request));
-    } finally {
-      release();
-    }
+    rules: readonly Rule<Request>[],
+    work: (tenantId: TenantId, request: Request, out: Outgoing<Response>) => Promise<void>,
+  ): Streaming<Request, Response> {
+    return async (request, out, from) => {
+      validate(rules, request);
+      await work(await authorizedTenant(method, request, from), request, out);
+    };
   }
 
   return {
@@ -228,13 +212,10 @@ export function createFleetCalls(deps: FleetDeps): FleetCalls {
       return { events: page.rows.map(encodeAuditEvent), nextPageToken: page.nextCursor ?? '' };
     }),
     WatchStatus: (request, out, from, memory = createStatusMemory()) =>
-      stream('WatchStatus', { rules: watchStatusRules, request, from }, (tenantId, recheck) =>
-        watchStatus(deps, out, { tenantId, siteName: decodeSiteName(request.site), recheck, memory }),
-      ),
-    WatchPlan: (request, out, from) =>
-      stream('WatchPlan', { rules: watchPlanRules, request, from }, (tenantId, recheck) =>
-        watchPlan(deps, out, { tenantId, planId: id('plan_id', planId, request.planId), recheck }),
-      ),
-    TailLogs: (request, out, from) => stream('TailLogs', { rules: tailLogsRules, request, from }, (tenantId, recheck) => tailLogs(deps, out, { tenantId, request, recheck })),
+      stream('WatchStatus', watchStatusRules, (tenantId, asked: WatchStatusRequest, to: Outgoing<WatchStatusResponse>) =>
+        watchStatus(deps, to, { tenantId, siteName: decodeSiteName(asked.site), memory }),
+      )(request, out, from),
+    WatchPlan: stream('WatchPlan', watchPlanRules, (tenantId, request, out) => watchPlan(deps, out, { tenantId, planId: id('plan_id', planId, request.planId) })),
+    TailLogs: stream('TailLogs', tailLogsRules, (tenantId, request, out) => tailLogs(deps, out, { tenantId, request })),
   };
 }

@@ -2,8 +2,9 @@
 import { FleetServiceService, type FleetServiceServer } from '#api/gen/nkudo/v1/fleet.pb.ts';
 import type { AccessTable, Callers, RegisteredService } from '#controller/grpc/access.ts';
 import { serverStream, unary, type CallContext, type CallDeps } from '#controller/grpc/calls.ts';
-import type { Authentication, FleetCaller } from './authentication.ts';
-import type { CallOrigin, FleetCalls } from './fleet-calls.ts';
+import type { Caller } from './apply-plan.ts';
+import type { FleetCaller } from './authentication.ts';
+import type { FleetCalls } from './fleet-calls.ts';
 import { fleetRights } from './rights.ts';
 
 /** Every method of the proto needs a caller. */
@@ -11,15 +12,11 @@ export const fleetAccess: AccessTable = Object.fromEntries(Object.keys(fleetRigh
 
 export function createFleetService(
   fleet: FleetCalls,
-  input: { readonly callers: Callers<FleetCaller>; readonly authentication: Pick<Authentication, 'authenticate'>; readonly calls: CallDeps },
+  input: { readonly callers: Callers<FleetCaller>; readonly calls: CallDeps },
 ): RegisteredService {
   const { calls, callers } = input;
-  const from = (context: CallContext): CallOrigin => ({
-    caller: callers.of(context.auth),
-    peer: context.peer,
-    reauthenticate: () => input.authentication.authenticate(context.metadata),
-  });
-  const answer = <Request, Response>(call: (request: Request, origin: CallOrigin) => Promise<Response>) => unary<Request, Response>(calls, (request, context) => call(request, from(context)));
+  const from = (context: CallContext): Caller => ({ caller: callers.of(context.auth), peer: context.peer });
+  const answer = <Request, Response>(call: (request: Request, origin: Caller) => Promise<Response>) => unary<Request, Response>(calls, (request, context) => call(request, from(context)));
   const implementation: FleetServiceServer = {
     applyPlan: answer(fleet.ApplyPlan),
     getPlan: answer(fleet.GetPlan),

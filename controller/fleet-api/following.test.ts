@@ -43,7 +43,7 @@ describe('tailing a log', () => {
   it('reads everything that is kept and ends, over many pages', async () => {
     const many = Array.from({ length: 200 }, (_, index) => chunk(index + 1, 'x', index));
     const { out, sent } = receiver<TailLogsResponse>();
-    await tailLogs({ clock, logs: reader(many), wakeUps: createWakeUps() }, out, { tenantId: tenant, request, recheck: () => Promise.resolve() });
+    await tailLogs({ logs: reader(many), wakeUps: createWakeUps() }, out, { tenantId: tenant, request });
     expect(sent.map((each) => each.offset)).toEqual(many.map((each) => each.offset));
   });
 
@@ -51,7 +51,7 @@ describe('tailing a log', () => {
     const chunks = [chunk(1, 'a')];
     const wakeUps = createWakeUps();
     const { out, sent, stop, has } = receiver<TailLogsResponse>();
-    const following = tailLogs({ clock, logs: reader(chunks), wakeUps }, out, { tenantId: tenant, request: { ...request, tailBytes: 1, follow: true }, recheck: () => Promise.resolve() });
+    const following = tailLogs({ logs: reader(chunks), wakeUps }, out, { tenantId: tenant, request: { ...request, tailBytes: 1, follow: true } });
     await has(1);
     chunks.push(chunk(2, 'b', 1));
     wakeUps.wake(`log/${microvm}`);
@@ -79,7 +79,7 @@ describe('watching status', () => {
     };
     const wakeUps = createWakeUps();
     const { out, sent, stop, has } = receiver<WatchStatusResponse>();
-    const watching = watchStatus({ clock, fleet: fleet as FleetStore, wakeUps, silenceMs: 0 }, out, { tenantId: tenant, siteName: null, recheck: () => Promise.resolve(), memory: createStatusMemory() });
+    const watching = watchStatus({ clock, fleet: fleet as FleetStore, wakeUps, silenceMs: 0 }, out, { tenantId: tenant, siteName: null, memory: createStatusMemory() });
     await has(3);
     expect(sent.map((each) => each.change?.$case)).toEqual(['microvm', 'microvm', 'isSynced']);
     microvms = [view('a', 'running'), view('b', 'stopped')];

@@ -3,10 +3,8 @@ import { id, integer } from '#api/codec/validate.ts';
 import type { TailLogsRequest, TailLogsResponse } from '#api/gen/nkudo/v1/fleet.pb.ts';
 import { microVMId, type TenantId } from '#api/model/ids.ts';
 import type { Outgoing } from '#controller/grpc/calls.ts';
-import type { Clock } from '#controller/ports/clock.ts';
 import type { LogStore, StoredLogChunk } from '#controller/ports/log-store.ts';
 import { decodeLogSource, encodeLogChunk } from './fleet-codec.ts';
-import { recheckIntervalMs } from './status-watch.ts';
 import type { WakeUps } from './wake-ups.ts';
 
 const tailBytesMax = 1_048_576;
@@ -15,7 +13,6 @@ const readLimit = 64;
 const lookIntervalMs = 1_000;
 
 export interface TailDeps {
-  readonly clock: Clock;
   readonly logs: Pick<LogStore, 'read'>;
   readonly wakeUps: WakeUps;
 }
@@ -37,7 +34,7 @@ export function lastBytes(chunks: readonly StoredLogChunk[], bytes: number): rea
 export async function tailLogs(
   deps: TailDeps,
   out: Outgoing<TailLogsResponse>,
-  input: { readonly tenantId: TenantId; readonly request: TailLogsRequest; readonly recheck: () => Promise<void> },
+  input: { readonly tenantId: TenantId; readonly request: TailLogsRequest },
 ): Promise<void> {
   const { tenantId, request } = input;
   const microvmId = id('microvm_uid', microVMId, request.microvmUid);
@@ -58,15 +55,11 @@ export async function tailLogs(
     for (let chunks = await next(); chunks.length > 0; chunks = await next()) tail = lastBytes([...tail, ...chunks], tailBytes);
     await send(tail);
   }
-  let checkedAtMs = deps.clock.monotonicMs();
   while (!out.signal.aborted) {
     const chunks = await next();
     await send(chunks);
     if (chunks.length > 0) continue;
     if (!request.follow) return;
     await stored.next(lookIntervalMs);
-    if (deps.clock.monotonicMs() - checkedAtMs < recheckIntervalMs) continue;
-    checkedAtMs = deps.clock.monotonicMs();
-    await input.recheck();
   }
 }

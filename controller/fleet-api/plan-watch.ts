@@ -3,30 +3,26 @@ import type { WatchPlanResponse } from '#api/gen/nkudo/v1/fleet.pb.ts';
 import { AppError } from '#api/model/error-codes.ts';
 import type { PlanId, TenantId } from '#api/model/ids.ts';
 import type { Outgoing } from '#controller/grpc/calls.ts';
-import type { Clock } from '#controller/ports/clock.ts';
 import type { FleetStore } from '#controller/ports/fleet-store.ts';
 import { encodePlan } from './fleet-codec.ts';
-import { recheckIntervalMs } from './status-watch.ts';
 import type { WakeUps } from './wake-ups.ts';
 
 /** Longest time between two looks, milliseconds: what another replica committed may wake nobody here. */
 const lookIntervalMs = 2_000;
 
 export interface PlanWatchDeps {
-  readonly clock: Clock;
   readonly fleet: Pick<FleetStore, 'loadPlan'>;
   readonly wakeUps: WakeUps;
 }
 
-/** @throws NOT_FOUND, PERMISSION_DENIED, UNAUTHENTICATED, DATABASE_UNAVAILABLE */
+/** @throws NOT_FOUND, DATABASE_UNAVAILABLE */
 export async function watchPlan(
   deps: PlanWatchDeps,
   out: Outgoing<WatchPlanResponse>,
-  watch: { readonly tenantId: TenantId; readonly planId: PlanId; readonly recheck: () => Promise<void> },
+  watch: { readonly tenantId: TenantId; readonly planId: PlanId },
 ): Promise<void> {
   const changes = deps.wakeUps.subscribe(`tenant/${watch.tenantId}`, out.signal);
   let sent = '';
-  let checkedAtMs = deps.clock.monotonicMs();
   while (!out.signal.aborted) {
     const view = await deps.fleet.loadPlan(watch.tenantId, watch.planId);
     if (view === null) throw new AppError('NOT_FOUND', 'there is no such plan in this namespace');
@@ -36,8 +32,5 @@ export async function watchPlan(
     sent = print;
     if (view.finishedAtMs !== null) return;
     await changes.next(lookIntervalMs);
-    if (deps.clock.monotonicMs() - checkedAtMs < recheckIntervalMs) continue;
-    checkedAtMs = deps.clock.monotonicMs();
-    await watch.recheck();
   }
 }

@@ -16,8 +16,6 @@ import type { WakeUps } from './wake-ups.ts';
 const lookIntervalMs = 5_000;
 /** Shortest time between two looks, so that a busy tenant costs a bounded number of reads. */
 const lookPauseMs = 250;
-/** How often a long call asks again whether it may go on. */
-export const recheckIntervalMs = 60_000;
 const pageSize = 1000;
 
 type Change = Exclude<WatchStatusResponse['change'], undefined>;
@@ -115,16 +113,15 @@ export function createStatusMemory(): StatusMemory {
   };
 }
 
-/** Runs until the caller goes or may no longer watch. @throws PERMISSION_DENIED, UNAUTHENTICATED, DATABASE_UNAVAILABLE */
+/** Runs until the stream ends. @throws DATABASE_UNAVAILABLE */
 export async function watchStatus(
   deps: WatchDeps,
   out: Outgoing<WatchStatusResponse>,
-  watch: { readonly tenantId: TenantId; readonly siteName: string | null; readonly recheck: () => Promise<void>; readonly memory: StatusMemory },
+  watch: { readonly tenantId: TenantId; readonly siteName: string | null; readonly memory: StatusMemory },
 ): Promise<void> {
   const { memory } = watch;
   const changes = deps.wakeUps.subscribe(`tenant/${watch.tenantId}`, out.signal);
   memory.sinceMs ??= deps.clock.nowMs();
-  let checkedAtMs = deps.clock.monotonicMs();
   for (let isFirst = true; !out.signal.aborted; isFirst = false) {
     const seen = await readAll(deps, { tenantId: watch.tenantId, siteName: watch.siteName, sinceMs: memory.sinceMs });
     for (const [key, change] of seen) {
@@ -143,8 +140,5 @@ export async function watchStatus(
     }
     await changes.next(lookIntervalMs);
     await delay(lookPauseMs);
-    if (deps.clock.monotonicMs() - checkedAtMs < recheckIntervalMs) continue;
-    checkedAtMs = deps.clock.monotonicMs();
-    await watch.recheck();
   }
 }

@@ -26,7 +26,7 @@ export interface Check<Value, Request> {
 }
 
 export interface Rule<Request> {
-  readonly problems: (request: Request) => readonly { readonly field: string; readonly problem: string }[];
+  readonly problems: (request: Request) => readonly FieldProblem[];
   /** What the rule says of each field, by its path: `site`, `actions[].name`. */
   readonly schemas: Readonly<Record<string, SchemaPart>>;
 }
@@ -66,13 +66,38 @@ const itemsCheckedMax = 256;
 /** More problems than a person reads at once. */
 const problemsShownMax = 50;
 
+export interface FieldProblem {
+  readonly field: string;
+  /** To follow the name of the field. */
+  readonly problem: string;
+}
+
+const problems = new WeakMap<AppError, readonly FieldProblem[]>();
+
+/** What {@link refuse} said, field by field; empty for every other error. */
+export function problemsOf(error: AppError): readonly FieldProblem[] {
+  return problems.get(error) ?? [];
+}
+
+/** @throws INVALID_REQUEST that names every refused field, unless there is none */
+export function refuse(found: readonly FieldProblem[]): void {
+  if (found.length === 0) return;
+  const shown = found.slice(0, problemsShownMax);
+  const sentences = shown.map(({ field: name, problem }) => `${name} ${problem}`);
+  const more = found.length > shown.length ? [`and ${found.length - shown.length} more`] : [];
+  const error = new AppError('INVALID_REQUEST', [...sentences, ...more].join('; '), { details: { fields: shown.map(({ field: name }) => name).join(',') } });
+  problems.set(error, shown);
+  throw error;
+}
+
+/** All problems that the rules find. */
+export function check<Request>(rules: readonly Rule<Request>[], request: Request): readonly FieldProblem[] {
+  return rules.flatMap((rule) => rule.problems(request));
+}
+
 /** @throws INVALID_REQUEST that names every refused field */
 export function validate<Request>(rules: readonly Rule<Request>[], request: Request): void {
-  const found = rules.flatMap((rule) => rule.problems(request));
-  if (found.length === 0) return;
-  const shown = found.slice(0, problemsShownMax).map(({ field: name, problem }) => `${name} ${problem}`);
-  const more = found.length > shown.length ? [`and ${found.length - shown.length} more`] : [];
-  throw new AppError('INVALID_REQUEST', [...shown, ...more].join('; '), { details: { fields: found.slice(0, problemsShownMax).map(({ field: name }) => name).join(',') } });
+  refuse(check(rules, request));
 }
 
 const labelPattern = /^[a-z0-9]([-a-z0-9]*[a-z0-9])?$/;
