@@ -11,6 +11,7 @@ import type { EnrollmentStore } from './ports/enrollment-store.ts';
 import type { FleetStore } from './ports/fleet-store.ts';
 import type { ChangeReader, HintBus } from './ports/hints.ts';
 import type { HostStore } from './ports/host-store.ts';
+import type { LeaseStore, ReplacementStore } from './ports/lease-store.ts';
 import type { LeadershipStore } from './ports/leadership-store.ts';
 import type { LogStore } from './ports/log-store.ts';
 import type { MaintenanceStore } from './ports/maintenance.ts';
@@ -35,6 +36,8 @@ export interface Stores {
   readonly fleet: FleetStore;
   readonly changes: ChangeReader;
   readonly mesh: MeshStore;
+  readonly leases: LeaseStore;
+  readonly replacements: ReplacementStore;
 }
 
 export interface Core {

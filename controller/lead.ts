@@ -57,7 +57,7 @@ function start(core: Core, epoch: number): Manager {
   const { config, database } = core;
   return startReconcilers({
     kube: core.kubernetes,
-    stores: { sites: database.sites, hosts: database.hosts, microvms: database.microvms, enrollment: database.enrollment, plans: database.plans },
+    stores: { sites: database.sites, hosts: database.hosts, microvms: database.microvms, enrollment: database.enrollment, plans: database.plans, leases: database.leases, replacements: database.replacements },
     hints: core.hints,
     changes: database.changes,
     time: core.time,

@@ -5,9 +5,11 @@ import type { EnrollmentStore } from '#controller/ports/enrollment-store.ts';
 import type { FleetStore } from '#controller/ports/fleet-store.ts';
 import type { ChangeReader } from '#controller/ports/hints.ts';
 import type { HostStore } from '#controller/ports/host-store.ts';
+import type { LeaseStore, ReplacementStore } from '#controller/ports/lease-store.ts';
 import type { LeadershipStore } from '#controller/ports/leadership-store.ts';
 import type { LogStore } from '#controller/ports/log-store.ts';
 import type { MeshStore } from '#controller/ports/mesh-store.ts';
+import type { RecoveryStore } from '#controller/ports/recovery.ts';
 import type { MicroVMStore } from '#controller/ports/microvm-store.ts';
 import type { PlanStore } from '#controller/ports/plan-store.ts';
 import type { SiteStore } from '#controller/ports/site-store.ts';
@@ -19,10 +21,13 @@ import { createEnrollmentStore } from './stores/enrollment-store.ts';
 import { createFleetStore } from './stores/fleet-store.ts';
 import { createHostStore } from './stores/host-store.ts';
 import { createLeadershipStore } from './stores/leadership-store.ts';
+import { createLeaseStore } from './stores/lease-store.ts';
 import { createLogStore } from './stores/log-store.ts';
 import { createMeshStore } from './stores/mesh-store.ts';
 import { createMicroVMStore } from './stores/microvm-store.ts';
+import { createReplacementStore } from './stores/replacement-store.ts';
 import { createPlanStore } from './stores/plan-store.ts';
+import { createRecoveryStore } from './stores/recovery-store.ts';
 import { createSiteStore } from './stores/site-store.ts';
 import { createTransactions } from './tx.ts';
 
@@ -51,6 +56,9 @@ export interface Database {
   readonly fleet: FleetStore;
   readonly changes: ChangeReader;
   readonly mesh: MeshStore;
+  readonly recovery: RecoveryStore;
+  readonly leases: LeaseStore;
+  readonly replacements: ReplacementStore;
   /** Reads through both pools, for readiness. @throws DATABASE_UNAVAILABLE, INTERNAL when the schema is missing */
   ping(): Promise<void>;
   close(): Promise<void>;
@@ -76,6 +84,9 @@ export function openDatabase(options: DatabaseOptions): Database {
     fleet: createFleetStore(transactions),
     changes: createChangeReader(transactions),
     mesh: createMeshStore(transactions),
+    recovery: createRecoveryStore(transactions),
+    leases: createLeaseStore(transactions),
+    replacements: createReplacementStore(deps),
     ping: () => transactions.ping(),
     close: () => transactions.close(),
   };

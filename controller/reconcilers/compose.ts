@@ -13,6 +13,7 @@ import { createSilenceObserver } from '#controller/domain/silence.ts';
 import type { ProcessFaultPoints } from '#controller/fault-points.ts';
 import type { ChangeReader, HintBus, Unsubscribe } from '#controller/ports/hints.ts';
 import type { IdSource } from '#controller/ports/ids.ts';
+import { noRecovery, type RecoveryGate } from '#controller/ports/lease-store.ts';
 import { createEventRecorder } from '#controller/runtime/events.ts';
 import { formatKey, keyOf, parseKey, type KubernetesApi, type KubernetesObject, type ObjectKey, type Resource } from '#controller/runtime/kubernetes-api.ts';
 import { errorFields, type Log } from '#controller/runtime/log.ts';
@@ -30,6 +31,7 @@ import { reconcileMicroVM } from './microvm/reconciler.ts';
 import { createMeshQueue, type MeshOptions, type MeshQueue } from './mesh/mesh-queue.ts';
 import { createRetryGate } from './microvm/retry-gate.ts';
 import { createPlanDriver, type PlanDriver } from './plan/driver.ts';
+import { createLeaseReadings, releaseAnnotation, type LeaseReadings } from './replacement/lease-readings.ts';
 import { reconcileSite } from './site/reconciler.ts';
 import { createTenants } from './tenants.ts';
 
@@ -61,6 +63,8 @@ export interface ReconcilersOptions {
     readonly aggregateIntervalMs: number;
   };
   readonly pki: { endpoints(): readonly string[]; pins(): readonly string[] };
+  /** Left out: nothing was restored. */
+  readonly recovery?: RecoveryGate;
   /** Left out: no Site gets a mesh. */
   readonly mesh?: MeshOptions;
 }
@@ -79,7 +83,7 @@ interface Queues {
 }
 
 export function startReconcilers(options: ReconcilersOptions): Reconcilers {
-  const { kube, time, log } = options;
+  const { kube, stores, time, log } = options;
   const cacheOf = <Type extends KubernetesObject>(resource: Resource, parse: (object: KubernetesObject) => Type | null): Reflector<Type> =>
     createReflector({ api: kube, resource, parse, time, log });
   const caches: Caches = {
@@ -90,7 +94,13 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
   };
   const wake = createWaking(options, caches, () => queues);
   const ending = new AbortController();
-  const queues = createQueues(options, { caches, wake, signal: ending.signal });
+  const leases = createLeaseReadings({
+    store: stores.leases, time, log,
+    heartbeatIntervalMs: options.settings.heartbeatIntervalMs,
+    siteByUid: (uid) => caches.sites.findByUid(uid),
+    onMassChanged: (siteId) => wake.siteAndMicroVMs(siteId),
+  });
+  const queues = createQueues(options, { caches, wake, leases, signal: ending.signal });
   const plans = startPlanDriver(options, ending.signal);
   wireCaches(caches, wake, queues);
   caches.microvms.onChange(({ before, after }) => {
@@ -108,12 +118,12 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
       { queue: plans.queue, keys: () => plans.keys() },
     ],
     before: async () => {
-      await Promise.all([wake.readLiveness(ending.signal), plans.readOpen()]);
+      await Promise.all([wake.readLiveness(ending.signal), plans.readOpen(), leases.read()]);
     },
     resyncIntervalMs: options.settings.resyncIntervalMs,
     time,
   });
-  const loops = manager.ready.then(() => Promise.all([watchSilence(options, wake, ending.signal), readMissedHints(options, { wake, plans }, ending.signal)]));
+  const loops = manager.ready.then(() => Promise.all([leases.run(ending.signal), watchSilence(options, wake, ending.signal), readMissedHints(options, { wake, plans }, ending.signal)]));
   return {
     ready: manager.ready,
     isReady: () => manager.isReady(),
@@ -144,7 +154,7 @@ function startPlanDriver(options: ReconcilersOptions, signal: AbortSignal): Plan
   return driver;
 }
 
-function createQueues(options: ReconcilersOptions, parts: { readonly caches: Caches; readonly wake: Waking; readonly signal: AbortSignal }): Queues {
+function createQueues(options: ReconcilersOptions, parts: { readonly caches: Caches; readonly wake: Waking; readonly leases: LeaseReadings; readonly signal: AbortSignal }): Queues {
   const { caches, wake, signal } = parts;
   const { kube, stores, time, log, ids, settings, pki } = options;
   const deps: ReconcilerDeps = {
@@ -172,7 +182,7 @@ function createQueues(options: ReconcilersOptions, parts: { readonly caches: Cac
       : createMeshQueue(meshOptions, { deps, sites: caches.sites, log, signal, onFinding: ({ namespace, name }) => wake.siteFigures(namespace, name) });
   const siteDeps = { ...deps, aggregateIntervalMs, onSaved: (site: Site) => wake.siteSaved(site), meshOf: (uid: string) => mesh?.board.of(uid) ?? null };
   const hostDeps = { ...deps, aggregateIntervalMs, onReachabilityChanged: (hostId: HostId) => wake.microvmsOf(hostId), mesh: meshOptions?.store ?? null };
-  const microvmDeps = { ...deps, retryGate: createRetryGate(time) };
+  const microvmDeps = { ...deps, retryGate: createRetryGate(time), leases: parts.leases, recovery: options.recovery ?? noRecovery };
   const tokenDeps = {
     ...deps,
     endpoints: () => pki.endpoints(),
@@ -213,6 +223,8 @@ interface Waking {
   unplacedAt(namespace: string, site: string): void;
   siteSaved(site: Site): void;
   siteFigures(namespace: string, site: string): void;
+  /** A Site with all that is at it: its brake is another than before. */
+  siteAndMicroVMs(siteUid: string): void;
   hostFigures(namespace: string, host: string): void;
   /** One reading of all hosts' beats; wakes what belongs to hosts that changed. */
   readLiveness(signal: AbortSignal): Promise<void>;
@@ -272,6 +284,12 @@ function createWaking(options: ReconcilersOptions, caches: Caches, queues: () =>
       queues().mesh?.wake({ namespace, name });
       enqueueAll(queues().hosts, caches.hosts.list(namespace).filter((host) => host.spec.siteRef.name === name));
     },
+    siteAndMicroVMs: (siteUid) => {
+      const site = caches.sites.findByUid(siteUid);
+      if (site === undefined) return;
+      queues().sites.add(formatKey(keyOf(site)));
+      enqueueAll(queues().microvms, caches.microvms.list(site.metadata.namespace).filter((microvm) => microvm.spec.siteRef.name === site.metadata.name));
+    },
     siteFigures: (namespace, name) => queues().sites.addAfter(formatKey({ namespace, name }), figuresDelayMs),
     hostFigures: (namespace, name) => queues().hosts.addAfter(formatKey({ namespace, name }), figuresDelayMs),
     readLiveness: async (signal) => {
@@ -308,6 +326,7 @@ function wireCaches(caches: Caches, wake: Waking, queues: Queues): void {
     const site = change.after ?? change.before;
     const isStatusOnly = change.before?.metadata.generation === change.after?.metadata.generation;
     if (site !== undefined && !isStatusOnly) wake.siteSaved(site);
+    if (change.after !== undefined && isOtherDisconnect(change)) wake.siteAndMicroVMs(change.after.metadata.uid);
   });
   caches.hosts.onChange((change) => {
     enqueue(queues.hosts, change);
@@ -322,6 +341,12 @@ function wireCaches(caches: Caches, wake: Waking, queues: Queues): void {
     wakeFigures(change, wake);
   });
   caches.tokens.onChange((change) => enqueue(queues.tokens, change));
+}
+
+/** What the Site says of lost hosts, or an operator's release, is another than before. */
+function isOtherDisconnect({ before, after }: Change<Site>): boolean {
+  return before !== undefined && (JSON.stringify(before.spec.disconnect) !== JSON.stringify(after?.spec.disconnect) ||
+    before.metadata.annotations?.[releaseAnnotation] !== after?.metadata.annotations?.[releaseAnnotation]);
 }
 
 /** Anything that placement reads may have changed; beats and the like do not come this way. */

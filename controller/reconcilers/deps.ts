@@ -9,6 +9,7 @@ import type { Actor } from '#controller/ports/audit.ts';
 import type { EnrollmentStore } from '#controller/ports/enrollment-store.ts';
 import type { HintBus } from '#controller/ports/hints.ts';
 import type { HostStore } from '#controller/ports/host-store.ts';
+import type { LeaseStore, ReplacementStore } from '#controller/ports/lease-store.ts';
 import type { MicroVMStore } from '#controller/ports/microvm-store.ts';
 import type { PlanStore } from '#controller/ports/plan-store.ts';
 import type { SiteStore } from '#controller/ports/site-store.ts';
@@ -26,6 +27,8 @@ export interface Stores {
   readonly microvms: MicroVMStore;
   readonly enrollment: Pick<EnrollmentStore, 'registerToken' | 'loadToken' | 'revokeToken'>;
   readonly plans: PlanStore;
+  readonly leases: Pick<LeaseStore, 'list'>;
+  readonly replacements: ReplacementStore;
 }
 
 export interface Caches {

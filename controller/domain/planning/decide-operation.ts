@@ -49,8 +49,14 @@ export function decideOperation(
   if (generation > published.generation) {
     return { action: 'publish', kind: published.desired === null ? 'Create' : diffKind(published.desired, desired), tryNumber: 1 };
   }
+  // The terms of the lease come from the Site as well, which has a generation of its own.
+  if (hasOtherTerms(published.desired, desired)) return { action: 'publish', kind: 'Update', tryNumber: newest.tryNumber + 1 };
   if (isForgotten(published, newest.revision)) return { action: 'publish', kind: 'Create', tryNumber: newest.tryNumber + 1 };
   return needsNewTry(newest) ? { action: 'publish', kind: newest.kind, tryNumber: newest.tryNumber + 1 } : none;
+}
+
+function hasOtherTerms(published: DesiredMicroVM | null, desired: DesiredMicroVM): boolean {
+  return published !== null && published.lease?.stopOnHostAfterMs !== desired.lease?.stopOnHostAfterMs;
 }
 
 /** The same for a deletion, which is published once the object has a deletionTimestamp. */

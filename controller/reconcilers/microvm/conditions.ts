@@ -1,9 +1,10 @@
 /** The conditions of a MicroVM and the one word that sums them up. Pure; types and reasons are those of crds/conditions.ts. */
-import { errorCatalogue, isErrorCode } from '#api/model/error-codes.ts';
+import { errorCatalogue, isErrorCode, type ErrorCode } from '#api/model/error-codes.ts';
 import type { MicroVMObservation } from '#api/model/microvm.ts';
 import { hostFailureReasons, type HostFailureReason, type MicroVMConditionReason, type MicroVMConditionType } from '#crds/conditions.ts';
 import type { MicroVMStatus } from '#crds/gen/microvm.ts';
 import { formatTime, type DerivedCondition } from '#controller/runtime/status-patch.ts';
+import type { ReplacementFinding } from '../replacement/replace-lost.ts';
 import { isUnderWay, type MicroVMView } from './view.ts';
 
 /** Bound of the CRD for messages, with room for our own words around one from a host. */
@@ -25,7 +26,13 @@ export function deriveConditions(view: MicroVMView): DerivedCondition[] {
     ...(binding === null ? deriveUnbound(view) : deriveBound(view, binding.hostName)),
   ];
   if (view.object.metadata.deletionTimestamp !== undefined) conditions.push(deriveDeletionBlocked(view));
+  if (view.replacement !== null) conditions.push(deriveReplaceDisabled(view.replacement));
   return conditions;
+}
+
+/** There is none of it for a microVM that is not to be replaced. */
+function deriveReplaceDisabled({ reason, message }: ReplacementFinding): DerivedCondition {
+  return condition('ReplaceDisabled', reason === 'NotDisabled' ? 'False' : 'True', reason, message.slice(0, hostMessageMax));
 }
 
 function deriveAccepted({ obstacle }: MicroVMView): DerivedCondition {
@@ -121,8 +128,13 @@ function toProblem({ code, message }: { readonly code: string; readonly message:
 }
 
 function problemOf(observation: MicroVMObservation | null): Problem | null {
-  if (observation?.problem === undefined) return null;
+  // To wait for the lease is no failure: Running says it.
+  if (observation?.problem === undefined || waitsForLease(observation)) return null;
   return toProblem(observation.problem);
+}
+
+function waitsForLease(observation: MicroVMObservation | null): boolean {
+  return observation?.problem?.code === ('WAITING_FOR_LEASE' satisfies ErrorCode);
 }
 
 /** A refusal that ended the operation before the host took anything over; what the host then does on its own it observes. */
@@ -171,6 +183,7 @@ function deriveRunning(view: MicroVMView, hostName: string): Running {
   const isHalted = view.record?.desired?.runPolicy === 'Halted';
   const problem = problemOf(observation) ?? refusalOf(view);
   const down = (reason: Running['reason'], message: string): Running => ({ status: 'False', reason, message });
+  if (waitsForLease(observation)) return down('WaitingForLease', `host ${hostName} starts it once its lease is confirmed`);
   switch (observation?.state) {
     case 'running':
       return { status: 'True', reason: 'Running', message: `the guest runs on host ${hostName}` };

@@ -26,9 +26,9 @@ export async function reconcileMicroVM(key: ObjectKey, deps: MicroVMDeps): Promi
 }
 
 async function writeStatus(scope: MicroVMScope, deps: MicroVMDeps): Promise<void> {
-  const { record, obstacle } = scope;
+  const { record, obstacle, replacement } = scope;
   const silence = record?.binding == null ? null : deps.silence.of(record.binding.hostId);
-  const facts = { record, obstacle, silence, nowMs: deps.time.nowMs() };
+  const facts = { record, obstacle, replacement, silence, nowMs: deps.time.nowMs() };
   const writer = writerFor(deps, { resource: microvmResource, parse: parseMicroVM, cache: deps.caches.microvms }, 'k8s.status');
   let before: MicroVM = scope.object;
   const written = await patchStatus(writer, scope.object, (object: MicroVM) => {

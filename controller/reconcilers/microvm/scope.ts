@@ -4,11 +4,14 @@ import type { DesiredMicroVM } from '#api/model/microvm.ts';
 import type { MicroVM } from '#crds/gen/microvm.ts';
 import type { Site } from '#crds/gen/site.ts';
 import type { MicroVMConditionReason } from '#crds/conditions.ts';
+import type { RecoveryGate } from '#controller/ports/lease-store.ts';
 import type { MicroVMRecord } from '#controller/ports/microvm-store.ts';
 import type { ObjectKey } from '#controller/runtime/kubernetes-api.ts';
 import type { Step } from '#controller/runtime/outcome.ts';
 import { findSite, type ReconcilerDeps } from '../deps.ts';
 import { microvmFinalizer } from '../kinds.ts';
+import type { LeaseReadings } from '../replacement/lease-readings.ts';
+import type { ReplacementFinding } from '../replacement/replace-lost.ts';
 import type { RetryGate } from './retry-gate.ts';
 
 /** Why it can not be handed to a host, under the condition that says so. */
@@ -18,6 +21,8 @@ export type Obstacle =
 
 export interface MicroVMDeps extends ReconcilerDeps {
   readonly retryGate: RetryGate;
+  readonly leases: Pick<LeaseReadings, 'of' | 'mass' | 'releaseOf' | 'silenceLimitMs'>;
+  readonly recovery: RecoveryGate;
 }
 
 export interface MicroVMScope {
@@ -31,6 +36,8 @@ export interface MicroVMScope {
   desired: DesiredMicroVM | null;
   /** Set by placeOnHost when there is no binding yet. */
   chosenHost: { readonly hostId: HostId; readonly hostName: string } | null;
+  /** What the status shows of replacement; null while it is not asked for. */
+  replacement: ReplacementFinding | null;
   /** Set by the step that found it. */
   obstacle: Obstacle | null;
   /** The finalizer is off: there is nothing to write to any more. */
@@ -48,7 +55,7 @@ export async function loadScope(key: ObjectKey, deps: MicroVMDeps): Promise<Micr
   const id = microVMId(object.metadata.uid);
   // The finalizer is written before anything is published.
   const record = hasFinalizer(object) ? await deps.stores.microvms.load(tenantId, id) : null;
-  return { object, id, tenantId, site, record, desired: null, chosenHost: null, obstacle: null, isReleased: false };
+  return { object, id, tenantId, site, record, desired: null, chosenHost: null, replacement: null, obstacle: null, isReleased: false };
 }
 
 export function hasFinalizer(object: MicroVM): boolean {

@@ -3,11 +3,14 @@ import type { MicroVMObservation } from '#api/model/microvm.ts';
 import type { MicroVM } from '#crds/gen/microvm.ts';
 import type { HostSilence } from '#controller/domain/silence.ts';
 import type { MicroVMRecord } from '#controller/ports/microvm-store.ts';
+import type { ReplacementFinding } from '../replacement/replace-lost.ts';
 import type { Obstacle } from './scope.ts';
 
 export interface MicroVMFacts {
   readonly record: MicroVMRecord | null;
   readonly obstacle: Obstacle | null;
+  /** Absent: replacement is not asked for. */
+  readonly replacement?: ReplacementFinding | null;
   /** Of the host that it is bound to; null while there is none. */
   readonly silence: HostSilence | null;
   readonly nowMs: number;
@@ -18,19 +21,21 @@ export interface MicroVMView {
   readonly object: MicroVM;
   readonly record: MicroVMRecord | null;
   readonly obstacle: Obstacle | null;
+  readonly replacement: ReplacementFinding | null;
   /** Of the present binding; one under another epoch says nothing about this one. */
   readonly observation: MicroVMObservation | null;
   readonly isHeard: boolean;
   readonly lastBeatAtMs: number | null;
 }
 
-export function createView(object: MicroVM, { record, obstacle, silence }: MicroVMFacts): MicroVMView {
+export function createView(object: MicroVM, { record, obstacle, replacement, silence }: MicroVMFacts): MicroVMView {
   const observation = record?.observation ?? null;
   const isOfBinding = observation !== null && observation.epoch === record?.binding?.epoch;
   return {
     object,
     record,
     obstacle,
+    replacement: replacement ?? null,
     observation: isOfBinding ? observation : null,
     isHeard: isHostHeard(object, silence),
     lastBeatAtMs: silence?.lastBeatAtMs ?? null,

@@ -1,0 +1,103 @@
+/**
+ * Replaces a microVM whose host is lost: one transaction behind the leadership fence. The row of the old host's lease is
+ * locked from the check to the commit, so that a grant is either seen here or comes after, and then there is none.
+ */
+import { required } from '#api/model/capacity.ts';
+import type { DesiredMicroVM } from '#api/model/microvm.ts';
+import type { Actor } from '#controller/ports/audit.ts';
+import type { IdSource } from '#controller/ports/ids.ts';
+import type { ReplaceInput, ReplaceResult, ReplacementStore } from '#controller/ports/lease-store.ts';
+import { appendAudit, type AuditEntry } from '../audit.ts';
+import { supersedePending } from '../operation-status.ts';
+import type { LeaderTx, Transactions, Tx } from '../tx.ts';
+import { insertDisplacement, readDisplaced } from './displacements.ts';
+import { hostTakes, insertBinding, lockCounters, nextEpoch, readBinding, releaseBinding, saveCounters, type Counters, type LiveBinding } from './microvm-binding.ts';
+import { insertPlan, loadExisting, planKey, readState } from './microvm-store.ts';
+
+export function createReplacementStore(deps: { readonly transactions: Transactions; readonly ids: IdSource }): ReplacementStore {
+  const { transactions, ids } = deps;
+  return {
+    replace: (input, epoch, actor) => transactions.leader<ReplaceResult>(input.tenantId, epoch, { work: (tx) => replace(tx, ids, input, actor) }),
+    listByHost: (tenantId, hostId) => transactions.tenant(tenantId, (tx) => readDisplaced(tx, tenantId, hostId)),
+  };
+}
+
+async function replace(tx: LeaderTx, ids: IdSource, input: ReplaceInput, actor: Actor): Promise<ReplaceResult> {
+  const { tenantId, microvmId, from } = input;
+  const counters = await lockCounters(tx, tenantId, microvmId);
+  const state = await readState(tx, tenantId, microvmId);
+  const found = await readBinding(tx, tenantId, microvmId);
+  const isSame = state !== undefined && !state.is_deleting && state.generation === input.generation && found?.hostId === from.hostId && found.epoch === from.epoch;
+  if (!isSame || !(await isStillLost(tx, input))) return { outcome: 'changed' };
+  if (!(await followsTerms(tx, input))) return { outcome: 'unconfirmed' };
+  if (!(await hostTakes(tx, { ...input, hostId: input.placeOn }))) return { outcome: 'hostUnavailable' };
+  const entries = await move(tx, ids, { input, counters, found });
+  if (input.releasedBy !== null) {
+    entries.push({ action: 'massDisconnectReleased', subject: 'site', id: input.siteId, before: null, after: { releasedBy: input.releasedBy, microvmId } });
+  }
+  await appendAudit(tx, tenantId, actor, entries);
+  return { outcome: 'replaced', record: await loadExisting(tx, tenantId, microvmId) };
+}
+
+/** Locks the lease of the old host. Any beat or grant since the leader looked undoes the decision. */
+async function isStillLost(tx: Tx, { tenantId, from }: ReplaceInput): Promise<boolean> {
+  const { rows } = await tx.query<{ last_beat_at: number | null; lease_epoch: number | null }>(
+    {
+      name: 'lock-lease',
+      text: 'select last_beat_at, lease_epoch from nkudo.host_liveness where tenant_id = $1 and host_id = $2 for update',
+    },
+    [tenantId, from.hostId],
+  );
+  const [row] = rows;
+  return row !== undefined && row.last_beat_at === from.lastBeatAtMs && row.lease_epoch === from.leaseEpoch;
+}
+
+/**
+ * Whether whatever the old host may hold of this microVM obliges it to stop without a lease: the intent that it reported
+ * last, and each later one that may have reached it.
+ */
+async function followsTerms(tx: Tx, { tenantId, microvmId, from }: ReplaceInput): Promise<boolean> {
+  const { rows } = await tx.query<{ is_followed: boolean }>(
+    {
+      name: 'check-lease-terms',
+      text: `select coalesce(bool_and(o.desired -> 'lease' is not null), true) as is_followed
+        from nkudo.operations o
+        left join nkudo.observations v on v.tenant_id = o.tenant_id and v.microvm_id = o.microvm_id and v.host_id = o.host_id
+        where o.tenant_id = $1 and o.microvm_id = $2 and o.host_id = $3
+          and (o.dispatched_at is not null or o.status not in ('Pending', 'Superseded', 'Cancelled'))
+          and o.revision >= coalesce(v.revision, 0)`,
+    },
+    [tenantId, microvmId, from.hostId],
+  );
+  return rows[0]?.is_followed === true;
+}
+
+async function move(tx: LeaderTx, ids: IdSource, { input, counters, found }: { readonly input: ReplaceInput; readonly counters: Counters; readonly found: LiveBinding }): Promise<AuditEntry[]> {
+  const { tenantId, siteId, microvmId, generation, desired } = input;
+  const need = required(desired);
+  const binding: LiveBinding = {
+    hostId: input.placeOn, epoch: nextEpoch(tx.incarnation, counters.epoch), cpuCount: need.cpus, memoryBytes: need.memoryBytes,
+    leaseMs: desired.lease?.stopOnHostAfterMs ?? null,
+  };
+  await saveCounters(tx, tenantId, microvmId, { epoch: binding.epoch, revision: counters.revision + 2 });
+  const entries: AuditEntry[] = [await releaseBinding(tx, tenantId, microvmId, found), await insertBinding(tx, { tenantId, microvmId, binding })];
+  entries.push(...(await supersedePending(tx, tenantId, microvmId)));
+  const plan = { tenantId, siteId, microvmId, generation, tryNumber: 1, asked: null, specHash: null };
+  // Under its old epoch, above all that the host has accepted: it removes what it has and never starts it again.
+  const removal = await insertPlan(tx, ids, {
+    ...plan, key: `${planKey({ microvmId, generation, tryNumber: 1 }, found.epoch)}/displaced`, kind: 'Delete', binding: found, revision: counters.revision + 1, desired: null,
+  });
+  entries.push(...removal);
+  entries.push(
+    ...(await insertPlan(tx, ids, { ...plan, key: planKey({ microvmId, generation, tryNumber: 1 }, binding.epoch), kind: 'Create', binding, revision: counters.revision + 2, desired })),
+  );
+  const operationId = removal.find((entry) => entry.subject === 'operation')?.id ?? '';
+  entries.push(
+    await insertDisplacement(tx, { tenantId, id: ids.uuid(), microvmId, hostId: found.hostId, epoch: found.epoch, operationId, orphanedDisks: writableDisks(desired) }),
+  );
+  return entries;
+}
+
+function writableDisks(desired: DesiredMicroVM): readonly string[] {
+  return desired.disks.filter((disk) => !disk.readOnly).map((disk) => disk.path);
+}
