@@ -1,5 +1,6 @@
 /** Tenants and sites as rows: copies of the Namespace and the Site object with the generation they came from. */
 import type { SiteId, TenantId } from '#api/model/ids.ts';
+import type { SiteQuota } from '#api/model/quota.ts';
 import type { Actor } from './audit.ts';
 
 export interface SiteRecord {
@@ -9,6 +10,8 @@ export interface SiteRecord {
   readonly name: string;
   readonly generation: number;
   readonly requireApproval: boolean;
+  /** Absent or null: no quota. */
+  readonly quota?: SiteQuota | null;
 }
 
 export interface SiteCounts {

@@ -1,5 +1,7 @@
 /** Tenants and sites: copies of the Namespace and the Site object. Saving what is there already writes nothing. */
+import { isDeepStrictEqual } from 'node:util';
 import { AppError } from '#api/model/error-codes.ts';
+import type { SiteQuota } from '#api/model/quota.ts';
 import type { SiteCounts, SiteRecord, SiteStore } from '#controller/ports/site-store.ts';
 import { appendAudit, type AuditEntry } from '../audit.ts';
 import type { Transactions, Tx } from '../tx.ts';
@@ -10,6 +12,7 @@ interface SiteRow {
   readonly generation: number | null;
   readonly require_approval: boolean | null;
   readonly deleted: boolean | null;
+  readonly quota: SiteQuota | null;
 }
 
 export function createSiteStore(transactions: Transactions): SiteStore {
@@ -65,7 +68,7 @@ async function readSite(tx: Tx, site: SiteRecord): Promise<SiteRow | undefined> 
     {
       name: 'read-site',
       isHot: true,
-      text: `select t.namespace, s.name, s.generation, s.require_approval, s.deleted_at is not null as deleted
+      text: `select t.namespace, s.name, s.generation, s.require_approval, s.deleted_at is not null as deleted, s.quota
         from nkudo.tenants t left join nkudo.sites s on s.tenant_id = t.tenant_id and s.id = $2
         where t.tenant_id = $1`,
     },
@@ -78,33 +81,38 @@ async function readSite(tx: Tx, site: SiteRecord): Promise<SiteRow | undefined> 
 function isSaved(found: SiteRow | undefined, site: SiteRecord): boolean {
   if (found === undefined || found.generation === null || found.namespace !== site.namespace) return false;
   if (found.generation > site.generation) return true;
-  return found.generation === site.generation && found.name === site.name && found.require_approval === site.requireApproval && found.deleted === false;
+  return found.generation === site.generation && found.name === site.name && found.require_approval === site.requireApproval && found.deleted === false && isSameQuota(found.quota, site.quota ?? null);
+}
+
+/** The order of keys does not count: the database keeps its own. */
+function isSameQuota(left: SiteQuota | null, right: SiteQuota | null): boolean {
+  return left === right || (left !== null && right !== null && isDeepStrictEqual({ ...left }, { ...right }));
+}
+
+/** Makes or renames the row of a tenant. */
+export async function saveTenant(tx: Tx, tenantId: string, names: { readonly before: string | null; readonly namespace: string }): Promise<AuditEntry> {
+  await tx.query(
+    {
+      name: 'save-tenant',
+      text: `insert into nkudo.tenants (tenant_id, namespace) values ($1, $2)
+        on conflict (tenant_id) do update set namespace = excluded.namespace`,
+    },
+    [tenantId, names.namespace],
+  );
+  return { action: 'saved', subject: 'tenant', id: tenantId, before: names.before === null ? null : { namespace: names.before }, after: { namespace: names.namespace } };
 }
 
 async function writeSite(tx: Tx, site: SiteRecord, found: SiteRow | undefined): Promise<readonly AuditEntry[]> {
   const entries: AuditEntry[] = [];
-  if (found?.namespace !== site.namespace) {
-    await tx.query(
-      {
-        name: 'save-tenant',
-        text: `insert into nkudo.tenants (tenant_id, namespace) values ($1, $2)
-          on conflict (tenant_id) do update set namespace = excluded.namespace`,
-      },
-      [site.tenantId, site.namespace],
-    );
-    entries.push({
-      action: 'saved', subject: 'tenant', id: site.tenantId,
-      before: found === undefined ? null : { namespace: found.namespace }, after: { namespace: site.namespace },
-    });
-  }
+  if (found?.namespace !== site.namespace) entries.push(await saveTenant(tx, site.tenantId, { before: found?.namespace ?? null, namespace: site.namespace }));
   await tx.query(
     {
       name: 'save-site',
-      text: `insert into nkudo.sites (tenant_id, id, name, generation, require_approval) values ($1, $2, $3, $4, $5)
+      text: `insert into nkudo.sites (tenant_id, id, name, generation, require_approval, quota) values ($1, $2, $3, $4, $5, $6)
         on conflict (tenant_id, id) do update
-        set name = excluded.name, generation = excluded.generation, require_approval = excluded.require_approval, deleted_at = null`,
+        set name = excluded.name, generation = excluded.generation, require_approval = excluded.require_approval, quota = excluded.quota, deleted_at = null`,
     },
-    [site.tenantId, site.siteId, site.name, site.generation, site.requireApproval],
+    [site.tenantId, site.siteId, site.name, site.generation, site.requireApproval, site.quota == null ? null : JSON.stringify(site.quota)],
   );
   entries.push({ action: 'saved', subject: 'site', id: site.siteId, before: found?.generation === null ? null : (found ?? null), after: site });
   return entries;
