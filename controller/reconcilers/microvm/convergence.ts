@@ -3,10 +3,11 @@
  * row, and the row with binding, plan and operation is one commit. What the host makes of it comes back as
  * rows, which the projection of the status shows.
  */
-import { siteId } from '#api/model/ids.ts';
+import { siteId, type HostId, type SiteId } from '#api/model/ids.ts';
+import type { DesiredMicroVM } from '#api/model/microvm.ts';
 import { AppError } from '#api/model/error-codes.ts';
 import { deriveDesired } from '#controller/domain/derive-desired.ts';
-import { placeMicroVM, type CandidateHost } from '#controller/domain/placement/place-microvm.ts';
+import { placeMicroVM, type CandidateHost, type Placement } from '#controller/domain/placement/place-microvm.ts';
 import { decideOperation, retryDelayMs } from '#controller/domain/planning/decide-operation.ts';
 import type { HostRecord } from '#controller/ports/host-store.ts';
 import { done, failed, stalled, waiting, type Outcome } from '#controller/runtime/outcome.ts';
@@ -15,6 +16,8 @@ import { durably, writerFor } from '../deps.ts';
 import { hasHypervisor } from '../host/status.ts';
 import { microvmFinalizer, microvmResource, parseMicroVM } from '../kinds.ts';
 import { sourceOf } from '../plan/spec-hash.ts';
+import { createReplaceLost, deriveLeaseTerms } from '../replacement/replace-lost.ts';
+import { obstacleOf, publishWithNetworks } from './networks.ts';
 import { hasFinalizer, type MicroVMDeps, type MicroVMScope, type MicroVMStep, type Obstacle } from './scope.ts';
 
 /** Changes of hosts wake what waits for room; this covers a change that nobody told. */
@@ -46,22 +49,28 @@ const deriveDesiredState: MicroVMStep = async (scope) => {
     return stalled(reason, message);
   }
   scope.desired = derived.desired;
+  scope.networks = derived.networks;
   return null;
 };
 
-const placeOnHost: MicroVMStep = async (scope, deps) => {
-  if (scope.record?.binding != null || scope.site === null || scope.desired === null) return null;
-  const hosts = await deps.stores.hosts.listBySite(scope.tenantId, siteId(scope.site.metadata.uid));
+/** A host of the site; `without` those that it is to leave or that can't give it its networks. */
+async function chooseHost(scope: MicroVMScope, deps: MicroVMDeps, site: SiteId, desired: DesiredMicroVM, without: ReadonlySet<HostId>): Promise<Placement> {
+  const hosts = await deps.stores.hosts.listBySite(scope.tenantId, site);
   const { placement } = scope.object.spec;
-  const decision = placeMicroVM(
+  return placeMicroVM(
     {
-      cpuCount: scope.desired.cpuCount,
-      memoryBytes: scope.desired.memoryBytes,
+      cpuCount: desired.cpuCount,
+      memoryBytes: desired.memoryBytes,
       hostName: placement?.hostName ?? null,
       matchLabels: placement?.hostSelector?.matchLabels ?? {},
     },
-    hosts.map((host) => candidate(host, deps)),
+    hosts.filter((host) => !without.has(host.hostId)).map((host) => candidate(host, deps)),
   );
+}
+
+const placeOnHost: MicroVMStep = async (scope, deps) => {
+  if (scope.record?.binding != null || scope.site === null || scope.desired === null) return null;
+  const decision = await chooseHost(scope, deps, siteId(scope.site.metadata.uid), scope.desired, new Set());
   if (decision.outcome === 'placed') {
     scope.chosenHost = decision;
     return null;
@@ -93,10 +102,20 @@ const publishPlan: MicroVMStep = async (scope, deps) => {
   const { kind, tryNumber } = decision;
   const delayMs = deps.retryGate.delayMs(`${id}/${generation}/${tryNumber}`, retryDelayMs(tryNumber));
   if (delayMs > 0) return done(delayMs);
-  const placeOn = scope.chosenHost?.hostId ?? null;
-  const result = await durably(deps.faults, 'db.publish', () =>
-    deps.stores.microvms.publish({ tenantId, siteId: site, microvmId: id, name, generation, desired, kind, placeOn, tryNumber, source: sourceOf(object) }, deps.epoch, deps.actor),
-  );
+  const result = await publishWithNetworks(scope, deps, {
+    publish: ({ placeOn, networks }) =>
+      durably(deps.faults, 'db.publish', () =>
+        deps.stores.microvms.publish(
+          { tenantId, siteId: site, microvmId: id, name, generation, desired, kind, placeOn, tryNumber, source: sourceOf(object), ...(networks === undefined ? {} : { networks }) },
+          deps.epoch, deps.actor,
+        ),
+      ),
+    next: async (without) => {
+      const decision = await chooseHost(scope, deps, site, desired, without);
+      return decision.outcome === 'placed' ? decision : null;
+    },
+  });
+  if (result.outcome === 'networkRefused') return blocked(scope, obstacleOf(scope, result.problem), unplacedRetryMs);
   // Somebody took the room between the choice and the commit; the next look chooses anew.
   if (result.outcome === 'hostUnavailable') return failed(new AppError('HOST_FULL'));
   scope.record = result.record;
@@ -104,7 +123,12 @@ const publishPlan: MicroVMStep = async (scope, deps) => {
   return null;
 };
 
-export const convergenceSteps: readonly MicroVMStep[] = [resolveSite, deriveDesiredState, placeOnHost, ensureFinalizer, publishPlan];
+const replaceLost = createReplaceLost(async (scope, deps, without) => {
+  if (scope.desired === null || scope.record === null) return { outcome: 'unplaced', message: 'it was not published yet' };
+  return chooseHost(scope, deps, scope.record.siteId, scope.desired, new Set([without]));
+});
+
+export const convergenceSteps: readonly MicroVMStep[] = [resolveSite, deriveDesiredState, deriveLeaseTerms, placeOnHost, ensureFinalizer, publishPlan, replaceLost];
 
 function blocked(scope: MicroVMScope, obstacle: Obstacle, retryAfterMs?: number): Outcome {
   scope.obstacle = obstacle;
