@@ -36,7 +36,7 @@ export interface GatewayDeps {
   readonly hosts: Pick<HostStore, 'openSession' | 'closeSession' | 'saveFacts' | 'flushBeats'>;
   readonly dispatch: DispatchStore;
   readonly leases: Pick<LeaseStore, 'grant'>;
-  readonly logs: Pick<LogStore, 'append'>;
+  readonly logs: Pick<LogStore, 'appendAll'>;
   /** Absent: reports on the mesh are dropped, and no order is sent. */
   readonly mesh?: (MeshOrders & MeshReports) | undefined;
   readonly hints: Pick<HintBus, 'publish' | 'onHint' | 'onRemoteChange'>;

@@ -1,6 +1,6 @@
 /**
- * Takes console and VMM bytes of hosts: each chunk is stored before it is acknowledged and before the
- * next one is read, so that a slow database slows the sender instead of filling this process.
+ * Takes console and VMM bytes of hosts: each chunk is stored before it is acknowledged. What arrives meanwhile is bounded,
+ * so that a slow database slows the sender instead of filling this process.
  */
 import { logSourceMap } from '#api/codec/edge-codec.ts';
 import { id, integer, invalid, present } from '#api/codec/validate.ts';
@@ -28,6 +28,53 @@ export function decodeLogChunk(message: StreamLogsRequest): LogChunk {
   };
 }
 
+/** Received and not stored: so much waits for the database, and no more is read from the host until it is stored. */
+const waitingBytesMax = 524_288;
+const waitingChunksMax = 256;
+
+interface Received {
+  readonly message: StreamLogsRequest;
+  readonly chunk: LogChunk;
+}
+
+type Receiving = { readonly received: readonly Received[] } | { readonly failure: unknown } | null;
+
+/**
+ * Reads ahead of the one who takes: what arrives while a batch is being stored is the next batch, so that one commit
+ * serves few chunks of a quiet host and many of a talkative one.
+ */
+function createReadAhead(stream: Pick<Stream<StreamLogsRequest, StreamLogsResponse>, 'receive'>): { take(): Promise<Receiving> } {
+  let waiting: Received[] = [];
+  let bytes = 0;
+  let end: { readonly failure?: unknown } | null = null;
+  let wakeTaker = (): void => {};
+  let wakeReader = (): void => {};
+  const read = async (): Promise<void> => {
+    for (let message = await stream.receive(); message !== null; message = await stream.receive()) {
+      const chunk = decodeLogChunk(message);
+      waiting.push({ message: { ...message, data: Buffer.alloc(0) }, chunk });
+      bytes += chunk.data.byteLength;
+      wakeTaker();
+      while (bytes >= waitingBytesMax || waiting.length >= waitingChunksMax) await new Promise<void>((resolve) => (wakeReader = resolve));
+    }
+  };
+  read().then(
+    () => (end = {}),
+    (failure: unknown) => (end = { failure }),
+  ).finally(() => wakeTaker());
+  return {
+    take: async () => {
+      while (waiting.length === 0 && end === null) await new Promise<void>((resolve) => (wakeTaker = resolve));
+      if (waiting.length === 0) return end !== null && 'failure' in end ? { failure: end.failure } : null;
+      const received = waiting;
+      waiting = [];
+      bytes = 0;
+      wakeReader();
+      return { received };
+    },
+  };
+}
+
 /** Runs until the host has no more to send. @throws INVALID_REQUEST, DATABASE_UNAVAILABLE */
 export async function streamLogs(
   deps: Pick<GatewayDeps, 'logs' | 'metrics' | 'onLogStored'>,
@@ -36,11 +83,13 @@ export async function streamLogs(
 ): Promise<void> {
   const { identity } = caller;
   assertMayWork(identity);
-  for (let message = await stream.receive(); message !== null; message = await stream.receive()) {
-    const chunk = decodeLogChunk(message);
-    const { nextOffset } = await deps.logs.append(identity.tenantId, identity.hostId, chunk);
-    deps.metrics.countLogBytes(chunk.data.byteLength);
-    deps.onLogStored(chunk.microvmId);
-    await stream.send({ stream: message.stream, nextOffset });
+  const ahead = createReadAhead(stream);
+  for (let taken = await ahead.take(); taken !== null; taken = await ahead.take()) {
+    if ('failure' in taken) throw taken.failure;
+    const chunks = taken.received.map(({ chunk }) => chunk);
+    const nextOffsets = await deps.logs.appendAll(identity.tenantId, identity.hostId, chunks);
+    deps.metrics.countLogBytes(chunks.reduce((sum, chunk) => sum + chunk.data.byteLength, 0));
+    for (const microvmId of new Set(chunks.map((chunk) => chunk.microvmId))) deps.onLogStored(microvmId);
+    for (const [index, { message }] of taken.received.entries()) await stream.send({ stream: message.stream, nextOffset: nextOffsets[index] ?? 0 });
   }
 }

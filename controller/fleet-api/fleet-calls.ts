@@ -37,7 +37,7 @@ import type { WakeUps } from './wake-ups.ts';
 export interface FleetDeps extends PlanCallDeps {
   readonly clock: Clock;
   readonly fleet: FleetStore;
-  readonly logs: Pick<LogStore, 'read'>;
+  readonly logs: Pick<LogStore, 'read' | 'readLast'>;
   readonly wakeUps: WakeUps;
   /** A host whose last beat is older counts as offline, milliseconds. */
   readonly silenceMs: number;

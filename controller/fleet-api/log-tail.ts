@@ -13,7 +13,7 @@ const readLimit = 64;
 const lookIntervalMs = 1_000;
 
 export interface TailDeps {
-  readonly logs: Pick<LogStore, 'read'>;
+  readonly logs: Pick<LogStore, 'read' | 'readLast'>;
   readonly wakeUps: WakeUps;
 }
 
@@ -51,9 +51,9 @@ export async function tailLogs(
     for (const chunk of chunks) await out.send(encodeLogChunk(chunk));
   };
   if (tailBytes > 0) {
-    let tail: readonly StoredLogChunk[] = [];
-    for (let chunks = await next(); chunks.length > 0; chunks = await next()) tail = lastBytes([...tail, ...chunks], tailBytes);
-    await send(tail);
+    const tail = await deps.logs.readLast(tenantId, microvmId, source, tailBytes);
+    afterId = tail.at(-1)?.id ?? 0;
+    await send(lastBytes(tail, tailBytes));
   }
   while (!out.signal.aborted) {
     const chunks = await next();

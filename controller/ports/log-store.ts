@@ -20,12 +20,17 @@ export interface StoredLogChunk extends Omit<LogChunk, 'microvmId' | 'source'> {
 }
 
 export interface LogStore {
-  /**
-   * Appends one chunk under the lock of its cursor: bytes below the cursor are trimmed, a jump above it is stored
-   * as a gap. Returns the next offset. A chunk of a microVM that is not bound to the host is dropped and
-   * acknowledged.
-   */
+  /** As {@link appendAll} with one chunk. */
   append(tenantId: TenantId, hostId: HostId, chunk: LogChunk): Promise<{ readonly nextOffset: number }>;
+  /**
+   * Appends chunks of one host, in their order and in one commit, under the locks of their streams: bytes below a
+   * stream's cursor are trimmed, a jump above it is stored as a gap, also by a chunk without bytes. Returns for each
+   * chunk the first offset of its stream that is not stored. Chunks of a microVM that is not bound to the host are
+   * dropped and acknowledged. Chunks that are all stored already write nothing.
+   */
+  appendAll(tenantId: TenantId, hostId: HostId, chunks: readonly LogChunk[]): Promise<readonly number[]>;
   /** Chunks after `afterId`, oldest first, at most `limit` (≤ 256). */
   read(tenantId: TenantId, microvmId: MicroVMId, source: LogSource, afterId: number, limit: number): Promise<readonly StoredLogChunk[]>;
+  /** The chunks that hold the last `bytes` (≤ 1 MiB), oldest first and whole, but at most the last 4096. */
+  readLast(tenantId: TenantId, microvmId: MicroVMId, source: LogSource, bytes: number): Promise<readonly StoredLogChunk[]>;
 }

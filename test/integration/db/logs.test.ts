@@ -60,3 +60,24 @@ it('makes the partition of the day when it is missing', async () => {
   expect(await append(microvmId, 0, 'again')).toEqual({ nextOffset: 5 });
   expect(await read(microvmId)).toMatchObject([{ data: 'again' }]);
 });
+
+it('stores a batch of several microVMs and boots in one commit, in the order of arrival, and writes nothing when it comes again', async () => {
+  const roomy = { desired: { ...publishInput(fleet, host).desired, cpuCount: 0, memoryBytes: 0 } };
+  const [first, second] = [await publish(fleet, publishInput(fleet, host, roomy)), await publish(fleet, publishInput(fleet, host, roomy))];
+  const chunk = (microvmId: MicroVMId, incarnation: number, offset: number, text: string) =>
+    ({ microvmId, source: 'serial' as const, incarnation, offset, data: Buffer.from(text), gapBytes: 0 });
+  const batch = [chunk(first.microvmId, 1, 0, 'one '), chunk(second.microvmId, 1, 0, 'other'), chunk(first.microvmId, 1, 4, 'two'), chunk(first.microvmId, 2, 0, 'boot')];
+  expect(await db.logs.appendAll(fleet.tenantId, host.hostId, batch)).toEqual([7, 5, 7, 4]);
+  expect(await db.logs.appendAll(fleet.tenantId, host.hostId, batch)).toEqual([7, 5, 7, 4]);
+  expect((await read(first.microvmId)).map((row) => [row.incarnation, row.offset, row.data])).toEqual([[1, 0, 'one two'], [2, 0, 'boot']]);
+  expect((await read(second.microvmId)).map((row) => row.data)).toEqual(['other']);
+});
+
+it('reads the last bytes without the ones before', async () => {
+  const { microvmId } = await publish(fleet, publishInput(fleet, host, { desired: { ...publishInput(fleet, host).desired, cpuCount: 0, memoryBytes: 0 } }));
+  for (let offset = 0; offset < 100; offset += 10) await append(microvmId, offset, '0123456789');
+  const last = async (bytes: number) => (await db.logs.readLast(fleet.tenantId, microvmId, 'serial', bytes)).map((row) => row.offset);
+  expect(await last(10)).toEqual([90]);
+  expect(await last(11)).toEqual([80, 90]);
+  expect(await last(1_000_000)).toHaveLength(10);
+});

@@ -82,7 +82,7 @@ function recordingStores() {
       recordReports: (input: unknown) => record('recordReports', input, () => ({ refused: [], changed: [microVMId('00000000-0000-4000-8000-00000000000a')] })),
     },
     leases: { grant: (requests: unknown) => record('grant', requests, () => []) },
-    logs: { append: (_tenant: unknown, _host: unknown, chunk: { readonly offset: number; readonly data: Uint8Array }) => record('append', chunk, () => ({ nextOffset: chunk.offset + chunk.data.byteLength })) },
+    logs: { appendAll: (_tenant: unknown, _host: unknown, chunks: readonly { readonly offset: number; readonly data: Uint8Array }[]) => record('append', chunks, () => chunks.map((chunk) => chunk.offset + chunk.data.byteLength)) },
   };
 }
 
@@ -397,11 +397,14 @@ describe('reports and logs', () => {
     const { client } = await connect();
     const stream = client.edge.streamLogs();
     const acknowledged: number[] = [];
-    stream.on('data', (answer: { nextOffset: number }) => acknowledged.push(answer.nextOffset));
+    const all = Promise.withResolvers<void>();
+    stream.on('data', (answer: { nextOffset: number }) => {
+      if (acknowledged.push(answer.nextOffset) === 3) all.resolve();
+    });
     const ended = codeOf(new Promise((_, reject) => stream.on('error', reject)));
     const name = { microvmId: randomUUID(), source: 1 as const, incarnation: 1 };
     for (const offset of [0, 10, 20]) stream.write({ stream: name, offset, data: Buffer.alloc(10), gapBytes: 0, readAt: undefined });
-    await stores.called('append', 3);
+    await all.promise;
     stream.write({ stream: name, offset: 30, data: Buffer.alloc(65_537), gapBytes: 0, readAt: undefined });
     expect(await ended).toBe('INVALID_REQUEST');
     expect(acknowledged).toEqual([10, 20, 30]);
