@@ -19,6 +19,7 @@ import type { OpenMeshAccount } from './ports/mesh.ts';
 import type { MeshStore } from './ports/mesh-store.ts';
 import type { MicroVMStore } from './ports/microvm-store.ts';
 import type { PlanStore } from './ports/plan-store.ts';
+import type { RecoveryStore } from './ports/recovery.ts';
 import type { SiteStore } from './ports/site-store.ts';
 import type { Time } from './runtime/time.ts';
 import type { ControllerMetrics } from './telemetry/metrics.ts';
@@ -36,6 +37,7 @@ export interface Stores {
   readonly fleet: FleetStore;
   readonly changes: ChangeReader;
   readonly mesh: MeshStore;
+  readonly recovery: RecoveryStore;
   readonly leases: LeaseStore;
   readonly replacements: ReplacementStore;
 }

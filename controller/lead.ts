@@ -5,18 +5,15 @@
  * term would do is fenced by its epoch. When it can't step down in time the process must end.
  */
 import { randomUUID } from 'node:crypto';
-import { isAppError } from '#api/model/error-codes.ts';
 import { createHousekeeping } from './housekeeping/housekeeping.ts';
 import type { Core } from './core.ts';
-import type { Actor } from './ports/audit.ts';
-import type { LeadershipEpoch } from './ports/leadership-store.ts';
 import { startReconcilers } from './reconcilers/compose.ts';
 import { campaign, type Leadership } from './runtime/leader-election.ts';
 import type { Manager } from './runtime/manager.ts';
 import { pause, type Time } from './runtime/time.ts';
+import { createTermKeeper } from './term.ts';
 
 const leaseName = 'nkudo-controller';
-const acquireRetryMs = 1_000;
 /** Running reconciles get so long to end after the Lease was lost; together with the renew deadline below the Lease's duration. */
 const stepDownMs = 3_000;
 
@@ -27,20 +24,6 @@ export interface Leader {
   isSynced(): boolean;
   /** Stops reconciling, then gives the Lease back. */
   stop(): Promise<void>;
-}
-
-async function acquireEpoch(core: Core, signal: AbortSignal): Promise<LeadershipEpoch | null> {
-  const actor: Actor = { kind: 'controller', name: core.config.replica, from: '' };
-  while (!signal.aborted) {
-    try {
-      return await core.database.leadership.acquire(actor);
-    } catch (error) {
-      if (!isAppError(error) || error.retry !== 'backoff') throw error;
-      core.log.warn({ code: error.code, error: error.message }, 'the leadership epoch can not be taken yet');
-      await pause(core.time, acquireRetryMs, signal);
-    }
-  }
-  return null;
 }
 
 /** True when the work was done in time. */
@@ -57,7 +40,7 @@ function start(core: Core, epoch: number): Manager {
   const { config, database } = core;
   return startReconcilers({
     kube: core.kubernetes,
-    stores: { sites: database.sites, hosts: database.hosts, microvms: database.microvms, enrollment: database.enrollment, plans: database.plans, leases: database.leases, replacements: database.replacements },
+    stores: { sites: database.sites, hosts: database.hosts, microvms: database.microvms, enrollment: database.enrollment, plans: database.plans, evictions: database.evictions, apiKeys: database.apiKeys, leases: database.leases, replacements: database.replacements },
     hints: core.hints,
     changes: database.changes,
     time: core.time,
@@ -80,15 +63,18 @@ export function lead(core: Core): Leader {
   let leadership = null as Leadership | null; // Set later, from inside a promise, as the next one.
   let manager = null as Manager | null;
   const housekeeping = createHousekeeping(core);
+  const keeper = createTermKeeper(core);
 
-  /** One term, from the campaign to the loss of the Lease or the end of the process. */
+  /** One term, from the campaign to the loss of the Lease or of the database that it began with, or the end of the process. */
   const serveTerm = async (): Promise<void> => {
-    const term = campaign({ api: core.kubernetes, namespace: core.config.namespace, name: leaseName, identity: core.config.replica, time: core.time, log });
+    const { kubernetes, config, time } = core;
+    const term = campaign({ api: kubernetes, namespace: config.namespace, name: leaseName, identity: config.replica, time, log, notes: () => keeper.notes() });
     leadership = term;
     if (!(await term.won)) return;
     const over = new AbortController();
     void term.lost.then(() => over.abort());
-    const epoch = await acquireEpoch(core, AbortSignal.any([ending.signal, over.signal]));
+    const signal = AbortSignal.any([ending.signal, over.signal]);
+    const epoch = await keeper.acquire(term, signal);
     if (epoch === null || ending.signal.aborted) return;
     log.info({ epoch: epoch.epoch, incarnation: epoch.incarnation }, 'leading');
     core.metrics.setLeading(true);
@@ -97,12 +83,15 @@ export function lead(core: Core): Leader {
     housekeeping.start();
     // Not awaited: a stop must not wait for an API server that is away.
     void started.ready.then(() => log.info('all objects are known; reconciling'));
-    await Promise.race([term.lost, aborted]);
-    if (ending.signal.aborted) return;
+    const end = await Promise.race([term.lost.then(() => 'the Lease could not be renewed in time'), aborted.then(() => null), keeper.watch(epoch, signal)]);
+    if (ending.signal.aborted || end === null) return;
+    over.abort();
     core.metrics.setLeading(false);
-    log.error('the Lease could not be renewed in time: stepping down');
-    if (!(await inTime(Promise.all([started.stop(), housekeeping.stop()]).then(() => {}), core.time, stepDownMs))) throw new Error('the reconcilers did not end in time');
+    log.error({ reason: end }, 'stepping down');
+    if (!(await inTime(Promise.all([started.stop(), housekeeping.stop()]).then(() => {}), time, stepDownMs))) throw new Error('the reconcilers did not end in time');
     manager = null;
+    // Gives the Lease back, when it is still ours, so that the next term need not wait for its end.
+    await term.stop();
   };
 
   const run = async (): Promise<void> => {

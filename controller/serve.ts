@@ -104,6 +104,7 @@ async function startGrpc(core: Core): Promise<Listeners> {
       faults: core.faults,
       metrics: metrics.gateway,
       settings: { heartbeatIntervalMs: config.heartbeatIntervalMs, pollIntervalMs: config.pollIntervalMs, recoveryWindowMs: config.recoveryWindowMs, replica: config.replica, endpoints: core.endpoints },
+      recovery: database.recovery,
       mesh: createMesh(core),
       onLogStored: (microvmId) => wakeUps.wake(`log/${microvmId}`),
     },

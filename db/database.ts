@@ -10,6 +10,7 @@ import type { LeadershipStore } from '#controller/ports/leadership-store.ts';
 import type { LogStore } from '#controller/ports/log-store.ts';
 import type { MeshStore } from '#controller/ports/mesh-store.ts';
 import type { RecoveryStore } from '#controller/ports/recovery.ts';
+import type { RecoveryStore } from '#controller/ports/recovery.ts';
 import type { MicroVMStore } from '#controller/ports/microvm-store.ts';
 import type { PlanStore } from '#controller/ports/plan-store.ts';
 import type { SiteStore } from '#controller/ports/site-store.ts';
@@ -27,6 +28,7 @@ import { createMeshStore } from './stores/mesh-store.ts';
 import { createMicroVMStore } from './stores/microvm-store.ts';
 import { createReplacementStore } from './stores/replacement-store.ts';
 import { createPlanStore } from './stores/plan-store.ts';
+import { createRecoveryStore } from './stores/recovery-store.ts';
 import { createRecoveryStore } from './stores/recovery-store.ts';
 import { createSiteStore } from './stores/site-store.ts';
 import { createTransactions } from './tx.ts';
@@ -57,6 +59,7 @@ export interface Database {
   readonly changes: ChangeReader;
   readonly mesh: MeshStore;
   readonly recovery: RecoveryStore;
+  readonly recovery: RecoveryStore;
   readonly leases: LeaseStore;
   readonly replacements: ReplacementStore;
   /** Reads through both pools, for readiness. @throws DATABASE_UNAVAILABLE, INTERNAL when the schema is missing */
@@ -84,6 +87,7 @@ export function openDatabase(options: DatabaseOptions): Database {
     fleet: createFleetStore(transactions),
     changes: createChangeReader(transactions),
     mesh: createMeshStore(transactions),
+    recovery: createRecoveryStore(transactions),
     recovery: createRecoveryStore(transactions),
     leases: createLeaseStore(transactions),
     replacements: createReplacementStore(deps),

@@ -56,21 +56,50 @@ export interface Transactions {
   systemQuery<Row extends pg.QueryResultRow>(statement: Statement, values?: readonly unknown[]): Promise<pg.QueryResult<Row>>;
   /** One read under each role. */
   ping(): Promise<void>;
+  /** Called when a leader transaction was refused with LEADERSHIP_LOST. Returns the end of listening. */
+  onRefused(listener: () => void): () => void;
+  /** Called after each COMMIT. */
+  onCommit(listener: () => void): void;
   close(): Promise<void>;
 }
 
 export function createTransactions(pools: { readonly app: pg.Pool; readonly system: pg.Pool }): Transactions {
+  const refusals = new Set<() => void>();
+  const commits: (() => void)[] = [];
+  const run = async <Result>(pool: pg.Pool, begin: string, work: (client: pg.PoolClient) => Promise<Result>): Promise<Result> => {
+    const result = await runRepeatedly(pool, begin, work);
+    for (const listener of commits) listener();
+    return result;
+  };
+  /** Newest audit row that a committed leader transaction of this process has seen; a database without it is an older one. */
+  let seenAuditId = 0;
   return {
     tenant: (tenantId, work) => run(pools.app, `begin; ${tenantSetting(tenantId)}`, (client) => work(txOf(client))),
-    leader: (tenantId, epoch, { settled, work }) => {
+    leader: async (tenantId, epoch, { settled, work }) => {
       if (!Number.isSafeInteger(epoch) || epoch < 0) throw new RangeError('a leadership epoch is a whole number from 0');
-      return run(pools.app, `begin; ${leaderIdleTimeout}; ${tenantSetting(tenantId)}`, async (client) => {
-        const tx = txOf(client);
-        const found = await settled?.(tx);
-        if (found !== undefined) return found;
-        return work({ ...tx, incarnation: await fence(tx, epoch) });
-      });
+      let auditId = 0;
+      try {
+        const result = await run(pools.app, `begin; ${leaderIdleTimeout}; ${tenantSetting(tenantId)}`, async (client) => {
+          const tx = txOf(client);
+          const found = await settled?.(tx);
+          if (found !== undefined) return found;
+          const held = await fence(tx, { epoch, seenAuditId });
+          auditId = held.auditId;
+          return work({ ...tx, incarnation: held.incarnation });
+        });
+        // Not before the commit: a number that was only handed out can be handed out again after a crash of the server.
+        seenAuditId = Math.max(seenAuditId, auditId);
+        return result;
+      } catch (error) {
+        if (error instanceof AppError && error.code === 'LEADERSHIP_LOST') for (const listener of refusals) listener();
+        throw error;
+      }
     },
+    onRefused: (listener) => {
+      refusals.add(listener);
+      return () => void refusals.delete(listener);
+    },
+    onCommit: (listener) => void commits.push(listener),
     system: (work) => run(pools.system, 'begin', (client) => work(txOf(client))),
     systemQuery: async (statement, values) => {
       const client = await openWith(pools.system, '');
@@ -112,7 +141,7 @@ function txOf(client: pg.PoolClient): Tx {
   };
 }
 
-async function run<Result>(pool: pg.Pool, begin: string, work: (client: pg.PoolClient) => Promise<Result>): Promise<Result> {
+async function runRepeatedly<Result>(pool: pg.Pool, begin: string, work: (client: pg.PoolClient) => Promise<Result>): Promise<Result> {
   for (let attempt = 1; ; attempt += 1) {
     try {
       return await runOnce(pool, begin, work);
@@ -185,12 +214,12 @@ async function rollsBack(client: pg.PoolClient): Promise<boolean> {
 }
 
 /** Locks the leadership row until the end of the transaction. */
-async function fence(tx: Tx, epoch: number): Promise<number> {
-  const { rows } = await tx.query<{ incarnation: number }>(
-    { name: 'assert-leader', text: 'select nkudo.assert_leader($1) as incarnation', isHot: true },
-    [epoch],
+async function fence(tx: Tx, expected: { readonly epoch: number; readonly seenAuditId: number }): Promise<{ readonly incarnation: number; readonly auditId: number }> {
+  const { rows } = await tx.query<{ incarnation: number; audit_id: number }>(
+    { name: 'assert-leader', text: 'select incarnation, audit_id from nkudo.assert_leader_since($1, $2)', isHot: true },
+    [expected.epoch, expected.seenAuditId],
   );
   const [row] = rows;
   if (row === undefined) throw new AppError('INTERNAL', 'the leadership fence gave no incarnation');
-  return row.incarnation;
+  return { incarnation: row.incarnation, auditId: row.audit_id };
 }

@@ -9,6 +9,7 @@ import type { IdSource } from '#controller/ports/ids.ts';
 import type { MeshOrders, MeshReports } from '#controller/ports/mesh-orders.ts';
 import type { LeaseStore } from '#controller/ports/lease-store.ts';
 import type { LogStore } from '#controller/ports/log-store.ts';
+import type { RecoveryStore } from '#controller/ports/recovery.ts';
 import type { MicroVMId } from '#api/model/ids.ts';
 import type { ControllerFaultPoints } from '#controller/fault-points.ts';
 import type { Pki } from '#controller/pki/pki.ts';
@@ -36,6 +37,8 @@ export interface GatewayDeps {
   readonly hosts: Pick<HostStore, 'openSession' | 'closeSession' | 'saveFacts' | 'flushBeats'>;
   readonly dispatch: DispatchStore;
   readonly leases: Pick<LeaseStore, 'grant'>;
+  /** Absent: no host is asked to report again after a restore of the database. */
+  readonly recovery?: Pick<RecoveryStore, 'listAllAwaited'>;
   readonly logs: Pick<LogStore, 'appendAll'>;
   /** Absent: reports on the mesh are dropped, and no order is sent. */
   readonly mesh?: (MeshOrders & MeshReports) | undefined;

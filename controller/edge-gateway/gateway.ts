@@ -7,6 +7,7 @@ import { EdgeServiceService, type EdgeServiceServer } from '#api/gen/nkudo/edge/
 import { createCallers, type AccessTable, type Callers, type RegisteredService } from '#controller/grpc/access.ts';
 import { duplex, unary, type CallDeps } from '#controller/grpc/calls.ts';
 import { createBeats } from './beats.ts';
+import { coalesced } from './coalesced.ts';
 import type { GatewayDeps } from './deps.ts';
 import { createEnrollmentService } from './enrollment-service.ts';
 import { goodbyeMessages, refusalOf, serveHeartbeat } from './heartbeat-service.ts';
@@ -34,6 +35,8 @@ export const edgeAccess: AccessTable = {
 const identityReadsAtOnce = 8;
 /** A beat waits for a part of the interval only, so that what is stored is nearly as fresh as what was heard. */
 const flushesPerBeat = 4;
+/** Changes of other replicas that come in this time share one look at all identities. */
+const remoteIdentityDelayMs = 200;
 /** A host that says nothing for so many beats loses its stream. */
 const silentBeatsMax = 6;
 
@@ -67,13 +70,22 @@ export function createEdgeGateway(deps: GatewayDeps, calls: CallDeps): EdgeGatew
   deps.hints.onHint((hint) => {
     if (hint.kind === 'operations') sessions.get(hint.hostId)?.wake();
     if (hint.kind === 'cancels') sessions.get(hint.hostId)?.wakeForCancels();
+    if (hint.kind === 'recovery') void safetyRead.wakeWaiting();
     if (hint.kind === 'host') {
       const session = sessions.get(hint.hostId);
       void safetyRead.checkIdentity(session).then(() => (session === undefined ? undefined : meshPush.refresh([session])));
       void safetyRead.checkLogStreams(hint.hostId);
     }
   });
-  deps.hints.onRemoteChange(() => void safetyRead.run());
+  // What waits for a host goes out at once; identities, which cost a read each, follow a moment later for all changes since.
+  let identityTimer: NodeJS.Timeout | null = null;
+  deps.hints.onRemoteChange(() => {
+    void safetyRead.wakeWaiting();
+    identityTimer ??= setTimeout(() => {
+      identityTimer = null;
+      void safetyRead.run();
+    }, remoteIdentityDelayMs);
+  });
   return {
     callers,
     services: [createEnrollmentService(deps, callers, calls), { definition: EdgeServiceService, implementation: edge }],
@@ -84,6 +96,7 @@ export function createEdgeGateway(deps: GatewayDeps, calls: CallDeps): EdgeGatew
     stop: async () => {
       isStopping = true;
       for (const timer of timers) clearInterval(timer);
+      if (identityTimer !== null) clearTimeout(identityTimer);
       for (const session of sessions.all()) session.dismiss('SHUTTING_DOWN');
       await beats.flush();
     },
@@ -91,6 +104,8 @@ export function createEdgeGateway(deps: GatewayDeps, calls: CallDeps): EdgeGatew
 }
 
 interface SafetyRead {
+  /** Pushes what waits, and lets go of hosts that have to report again. Reads only; what is asked for during a run is covered by the next. Never throws. */
+  wakeWaiting(): Promise<void>;
   /** Reads only. Joins a run under way. Never throws. */
   run(): Promise<void>;
   /** Ends the session of a host that was revoked, quarantined, replaced or is no longer approved; releases one that was approved. Never throws. */
@@ -137,8 +152,10 @@ function createSafetyRead(deps: GatewayDeps, { sessions, logStreams, meshPush }:
     };
     await Promise.all(Array.from({ length: identityReadsAtOnce }, next));
   };
-  const wakeWaiting = async (): Promise<void> => {
+  const wakeWaiting = coalesced(async () => {
     try {
+      // They connect again at once, and tell then what they know.
+      for (const { hostId } of (await deps.recovery?.listAllAwaited()) ?? []) sessions.get(hostId)?.dismiss('SHUTTING_DOWN');
       for (const { hostId, hasCancels } of await deps.dispatch.listHostsWithPending(deps.settings.replica)) {
         if (hasCancels) sessions.get(hostId)?.wakeForCancels();
         else sessions.get(hostId)?.wake();
@@ -146,7 +163,7 @@ function createSafetyRead(deps: GatewayDeps, { sessions, logStreams, meshPush }:
     } catch (error) {
       deps.log.warn({ err: error }, 'undelivered operations could not be read');
     }
-  };
+  });
   const endSilent = (): void => {
     const nowMs = deps.clock.nowMs();
     for (const session of sessions.all()) {
@@ -155,6 +172,7 @@ function createSafetyRead(deps: GatewayDeps, { sessions, logStreams, meshPush }:
     }
   };
   return {
+    wakeWaiting,
     checkIdentity,
     checkLogStreams: async (hostId) => {
       for (const stream of logStreams.all()) if (stream.caller.identity.hostId === hostId) await checkLogStream(stream);

@@ -14,6 +14,8 @@ export type ChangeHint =
   | { readonly kind: 'cancels'; readonly hostId: HostId }
   | { readonly kind: 'microvm'; readonly tenantId: TenantId; readonly microvmId: MicroVMId }
   | { readonly kind: 'host'; readonly tenantId: TenantId; readonly hostId: HostId }
+  /** The database turned out to be an older copy: hosts have to report again. */
+  | { readonly kind: 'recovery' }
   /** A plan of a caller was accepted, or moved. */
   | { readonly kind: 'plan'; readonly tenantId: TenantId; readonly planId: PlanId };
 

@@ -1,20 +1,30 @@
 /**
  * The leadership epoch in Postgres. It fences writes: each transaction of a reconciler takes the row
  * FOR SHARE and is refused with LEADERSHIP_LOST unless the epoch is still the caller's, so that a
- * paused old leader can do nothing.
+ * paused old leader can do nothing. The same holds when the database became an older copy of itself.
  */
+import type { DatabasePosition } from '#controller/domain/recovery/decide-recovery.ts';
 import type { Actor } from './audit.ts';
 
 export interface LeadershipEpoch {
   readonly epoch: number;
   /** Incarnation for {@link makeEpoch}; rises after a restore of the database. */
   readonly incarnation: number;
+  /** Why the incarnation was raised by this call; null when it was not. */
+  readonly recovery: string | null;
+  /** As of this call. */
+  readonly position: DatabasePosition;
 }
 
 export interface LeadershipStore {
   /**
    * Called once after the Kubernetes Lease was won: bumps the epoch and returns it. Waits for open
-   * transactions of the old leader. Not idempotent.
+   * transactions of the old leader. `witness`: how far the database had come as far as is known outside of it; when it
+   * is further than the database, the database is an older copy, and the incarnation rises. Not idempotent.
    */
-  acquire(actor: Actor): Promise<LeadershipEpoch>;
+  acquire(actor: Actor, witness?: DatabasePosition | null): Promise<LeadershipEpoch>;
+  /** How far the database has come. What is not on disk yet is left out. Reads only. */
+  position(): Promise<DatabasePosition>;
+  /** Called when a write of this process was refused with LEADERSHIP_LOST. Returns the end of listening. */
+  onRefused(listener: () => void): () => void;
 }

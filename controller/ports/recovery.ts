@@ -16,6 +16,15 @@ export interface Sighting {
   readonly isLive: boolean;
 }
 
+export interface AwaitedHost {
+  readonly tenantId: TenantId;
+  readonly namespace: string;
+  readonly siteId: SiteId;
+  readonly siteName: string;
+  readonly hostId: HostId;
+  readonly name: string;
+}
+
 export interface RecoveryStore {
   /**
    * True from the recovery until every host of the site that is not revoked has reported or was confirmed by an
@@ -26,11 +35,26 @@ export interface RecoveryStore {
   listAwaited(site: { readonly tenantId: TenantId; readonly siteId: SiteId }): Promise<readonly { readonly hostId: HostId; readonly name: string }[]>;
   /** Where hosts see a microVM that is not bound to them, the highest epoch first. Reads only. */
   listSightings(tenantId: TenantId, microvmId: MicroVMId): Promise<readonly Sighting[]>;
+  /** Microvms that some host sees and that are not bound to it, over all tenants. Reads only. */
+  listAllSighted(): Promise<readonly { readonly tenantId: TenantId; readonly microvmId: MicroVMId }[]>;
+  /**
+   * Makes the row of a microVM that is being deleted and that only a host knows, bound to that host, so that the deletion can be
+   * published. Idempotent; audited. False when no host has it.
+   */
+  adoptForDeletion(input: {
+    readonly tenantId: TenantId;
+    readonly siteId: SiteId;
+    readonly microvmId: MicroVMId;
+    readonly name: string;
+    readonly generation: number;
+  }, epoch: number, actor: Actor): Promise<boolean>;
   /**
    * An operator's word that nothing of the host's runs any more, or that what runs there is known: the site does not wait for it.
    * Idempotent; audited. True when it changed something.
    */
   confirmHost(input: { readonly tenantId: TenantId; readonly hostId: HostId; readonly incarnation: number }, epoch: number, actor: Actor): Promise<boolean>;
+  /** Hosts of all tenants that are waited for; empty when no recovery is under way. Reads only. */
+  listAllAwaited(): Promise<readonly AwaitedHost[]>;
   /** Incarnation of the database, from 1. Reads only. */
   incarnation(): Promise<number>;
 }

@@ -35,6 +35,8 @@ export interface LeaderElectionOptions {
   readonly time: Time;
   readonly log: Log;
   readonly times?: LeaderElectionTimes;
+  /** Annotations that each renewal brings up to date while this candidate leads; empty when there is nothing to note. */
+  readonly notes?: () => Readonly<Record<string, string>>;
 }
 
 export interface Leadership {
@@ -43,6 +45,8 @@ export interface Leadership {
   /** Resolves when leadership was lost; never after stop(). The program must end then. */
   readonly lost: Promise<void>;
   isLeader(): boolean;
+  /** Annotations of the Lease when it was won: what the last leader noted. */
+  notesBefore(): Readonly<Record<string, string>>;
   /** Gives the Lease back so that another replica follows at once. */
   stop(): Promise<void>;
 }
@@ -65,6 +69,12 @@ export function campaign(options: LeaderElectionOptions): Leadership {
   let isLeader = false;
   /** Our Lease as last written; the next renewal needs no read. */
   let own: KubernetesObject | null = null;
+  let notesBefore: Readonly<Record<string, string>> = {};
+  /** What is not in the Lease yet; the notes of the last leader stay until there are own ones. */
+  const news = (lease: KubernetesObject): Readonly<Record<string, string>> => {
+    const known = lease.metadata.annotations ?? {};
+    return isLeader ? Object.fromEntries(Object.entries(options.notes?.() ?? {}).filter(([name, value]) => known[name] !== value)) : {};
+  };
   let observed = { resourceVersion: '', atMs: 0 };
 
   const isFree = (lease: KubernetesObject): boolean => {
@@ -81,7 +91,7 @@ export function campaign(options: LeaderElectionOptions): Leadership {
   const tryHold = async (): Promise<boolean> => {
     if (own !== null) {
       try {
-        own = await api.patch(leaseResource, key, renewal(own, { identity, times, time }), { type: 'merge' });
+        own = await api.patch(leaseResource, key, renewal(own, { identity, times, time, notes: news(own) }), { type: 'merge' });
         return true;
       } catch (error) {
         // Somebody else wrote: look who.
@@ -95,7 +105,7 @@ export function campaign(options: LeaderElectionOptions): Leadership {
       return true;
     }
     if (!isFree(lease)) return false;
-    own = await api.patch(leaseResource, key, renewal(lease, { identity, times, time }), { type: 'merge' });
+    own = await api.patch(leaseResource, key, renewal(lease, { identity, times, time, notes: news(lease) }), { type: 'merge' });
     return true;
   };
 
@@ -113,6 +123,7 @@ export function campaign(options: LeaderElectionOptions): Leadership {
         renewedAtMs = startedAtMs;
         if (!isLeader && !ending.signal.aborted) {
           isLeader = true;
+          notesBefore = own?.metadata.annotations ?? {};
           log.info({ lease: options.name, identity }, 'leadership won');
           won.resolve(true);
         }
@@ -131,13 +142,15 @@ export function campaign(options: LeaderElectionOptions): Leadership {
     won: won.promise,
     lost: lost.promise,
     isLeader: () => isLeader,
+    notesBefore: () => notesBefore,
     stop: async () => {
       ending.abort();
       await running;
       won.resolve(false);
       if (!isLeader || own === null) return;
+      const notes = news(own);
       isLeader = false;
-      const released = { metadata: preconditions(own), spec: { holderIdentity: '', leaseDurationSeconds: 1 } };
+      const released = { metadata: { ...preconditions(own), ...annotated(notes) }, spec: { holderIdentity: '', leaseDurationSeconds: 1 } };
       // Without it the others wait for the duration of the Lease, no more.
       await api.patch(leaseResource, key, released, { type: 'merge' }).catch((error: unknown) => log.warn(errorFields(error), 'lease not released'));
     },
@@ -156,13 +169,18 @@ interface Holder {
   readonly identity: string;
   readonly times: LeaderElectionTimes;
   readonly time: Time;
+  readonly notes: Readonly<Record<string, string>>;
+}
+
+function annotated(notes: Readonly<Record<string, string>>): object {
+  return Object.keys(notes).length === 0 ? {} : { annotations: notes };
 }
 
 function renewal(lease: KubernetesObject, holder: Holder): object {
   const spec = specOf(lease);
   const isOurs = spec.holderIdentity === holder.identity;
   return {
-    metadata: preconditions(lease),
+    metadata: { ...preconditions(lease), ...annotated(holder.notes) },
     spec: {
       renewTime: formatMicroTime(holder.time.nowMs()),
       ...(isOurs

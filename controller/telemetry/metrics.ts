@@ -27,13 +27,23 @@ export interface LogRetentionMetrics {
   countPartitionsDropped(count: number): void;
 }
 
+export interface RecoveryMetrics {
+  setIncarnation(incarnation: number): void;
+  countRecovery(): void;
+  /** Hosts that have not reported since the last recovery; above 0, replacements are held. */
+  setAwaitedHosts(count: number): void;
+}
+
 export interface ControllerMetrics {
+  readonly recovery: RecoveryMetrics;
   readonly gateway: GatewayMetrics;
   readonly mesh: MeshMetrics;
   readonly audit: AuditMetrics;
   readonly logRetention: LogRetentionMetrics;
   /** By method and `OK` or a code of docs/errors.md. */
   readonly countCall: (path: string, code: string) => void;
+  /** By route of the table, such as `GET /v1/namespaces/{namespace}/sites`, and `OK` or a code of docs/errors.md. */
+  readonly countRequest: (route: string, code: string) => void;
   setLeading(isLeading: boolean): void;
   readonly registry: Registry;
 }
@@ -43,6 +53,7 @@ export function createMetrics(): ControllerMetrics {
   const registers = [registry];
   collectDefaultMetrics({ register: registry });
   const calls = new Counter({ name: 'nkudo_grpc_calls_total', help: 'Ended gRPC calls', labelNames: ['method', 'code'], registers });
+  const requests = new Counter({ name: 'nkudo_http_requests_total', help: 'Ended requests of the HTTPS API', labelNames: ['route', 'code'], registers });
   const sessions = new Gauge({ name: 'nkudo_host_sessions', help: 'Hosts connected to this replica', registers });
   const pushes = new Counter({ name: 'nkudo_operations_pushed_total', help: 'Operations written to the streams of hosts', registers });
   const beats = new Counter({ name: 'nkudo_beats_total', help: 'Heartbeats stored', registers });
@@ -52,6 +63,9 @@ export function createMetrics(): ControllerMetrics {
   const logBytes = new Counter({ name: 'nkudo_log_bytes_total', help: 'Bytes of guests and VMMs received', registers });
   const leading = new Gauge({ name: 'nkudo_leading', help: '1 while this replica leads', registers });
   leading.set(0);
+  const incarnation = new Gauge({ name: 'nkudo_database_incarnation', help: 'Rises with every restore or lossy failover of the database', registers });
+  const recoveries = new Counter({ name: 'nkudo_database_recoveries_total', help: 'Times that this replica found the database to be an older copy; more than 0 is an alarm', registers });
+  const awaited = new Gauge({ name: 'nkudo_recovery_awaited_hosts', help: 'Hosts that have not reported since the last recovery; their sites replace nothing', registers });
   const chaining = new Gauge({ name: 'nkudo_audit_chaining', help: '1 while this replica leads and links audit rows', registers });
   chaining.set(0);
   const unlinkedAge = new Gauge({ name: 'nkudo_audit_unlinked_age_seconds', help: 'Age of the oldest audit row without a link; above 10 is an alarm', registers });
@@ -64,7 +78,13 @@ export function createMetrics(): ControllerMetrics {
     registry,
     mesh: createMeshMetrics(registry),
     countCall: (method, code) => calls.inc({ method, code }),
+    countRequest: (route, code) => requests.inc({ route, code }),
     setLeading: (isLeading) => leading.set(isLeading ? 1 : 0),
+    recovery: {
+      setIncarnation: (value) => incarnation.set(value),
+      countRecovery: () => recoveries.inc(),
+      setAwaitedHosts: (count) => awaited.set(count),
+    },
     audit: {
       setChaining: (isChaining) => chaining.set(isChaining ? 1 : 0),
       setUnlinkedAgeMs: (ageMs) => unlinkedAge.set(ageMs / 1000),

@@ -157,7 +157,8 @@ async function isHostsSession(tx: Tx, input: ClaimInput): Promise<boolean> {
       isHot: true,
       text: `select from nkudo.host_liveness l join nkudo.hosts h on h.tenant_id = l.tenant_id and h.id = l.host_id
           join nkudo.sites s on s.tenant_id = h.tenant_id and s.id = h.site_id
-        where l.tenant_id = $1 and l.host_id = $2 and l.session_id = $3 and h.revoked_at is null and h.quarantined_at is null
+        where l.tenant_id = $1 and l.host_id = $2 and l.session_id = $3
+          and h.recovered_incarnation >= (select incarnation from nkudo.installation) and h.revoked_at is null and h.quarantined_at is null
           and (h.is_approved or not s.require_approval)`,
     },
     [input.tenantId, input.hostId, input.sessionId],

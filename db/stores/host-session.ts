@@ -10,6 +10,7 @@ import type { HostQuarantine, HostStore, KnownMicroVM, QuarantineReason } from '
 import { appendAudit } from '../audit.ts';
 import { canonicalJson } from '#api/model/canonical-json.ts';
 import type { Tx } from '../tx.ts';
+import { recordKnown } from './sightings.ts';
 import { beginQuarantine, findClone, isAcceptedClaimant, noteClaimant, type Claimant, type LastSession } from './host-claims.ts';
 
 type SessionInput = Parameters<HostStore['openSession']>[0];
@@ -56,7 +57,7 @@ export async function openSession(tx: Tx, input: SessionInput, actor: Actor): Pr
   const isSettled = row.quarantine !== null && row.counter > row.certificate_counter_used;
   if (isSettled) await endQuarantine(tx, input, actor);
   await raiseCounters(tx, input);
-  await saveHost(tx, input, { row, counter: row.counter });
+  await saveHost(tx, input, { row, counter: row.counter, unknownIds: await recordKnown(tx, input) });
   await tx.query(
     {
       name: 'open-session',
@@ -179,8 +180,10 @@ async function endQuarantine(tx: Tx, input: SessionInput, actor: Actor): Promise
 }
 
 /** Facts and orphans when they changed, and the certificate as used. */
-async function saveHost(tx: Tx, input: SessionInput, found: { readonly row: SessionRow; readonly counter: number }): Promise<void> {
-  const orphans = input.known.filter((known) => known.isOrphan).map((known) => known.microvmId).toSorted().slice(0, orphansMax);
+async function saveHost(tx: Tx, input: SessionInput, found: { readonly row: SessionRow; readonly counter: number; readonly unknownIds: readonly string[] }): Promise<void> {
+  // Also what its journal explains and this database does not: it may be older than the host.
+  const unexplained = [...input.known.filter((known) => known.isOrphan).map((known) => known.microvmId), ...found.unknownIds];
+  const orphans = [...new Set(unexplained)].toSorted().slice(0, orphansMax);
   const areFactsNew = canonicalJson(found.row.facts) !== canonicalJson(input.facts);
   const areOrphansNew = canonicalJson(found.row.orphan_ids) !== canonicalJson(orphans);
   if (!areFactsNew && !areOrphansNew && found.counter <= found.row.certificate_counter_used) return;

@@ -1,55 +1,112 @@
 /**
  * The leadership epoch and the incarnation of the database. The bump waits for open transactions of the old
- * leader, because those hold the row. A changed system identifier or timeline means a restore or a failover:
+ * leader, because those hold the row. An older copy of the database means a restore or a failover with a loss:
  * then the incarnation rises with the epoch, so that no fencing epoch is ever issued twice.
  */
+import { decideRecovery, type DatabasePosition, type FoundDatabase } from '#controller/domain/recovery/decide-recovery.ts';
 import type { LeadershipEpoch, LeadershipStore } from '#controller/ports/leadership-store.ts';
 import { AppError } from '#api/model/error-codes.ts';
 import { appendAudit, installationTenant } from '../audit.ts';
 import type { Transactions, Tx } from '../tx.ts';
 
 export function createLeadershipStore(transactions: Transactions): LeadershipStore {
+  const confirmOnDisk = createDiskGate();
   return {
-    acquire: (actor) =>
+    acquire: (actor, witness = null) =>
       transactions.system(async (tx) => {
-        const incarnation = await reviewIncarnation(tx);
-        const { rows } = await tx.query<{ epoch: number }>(
+        // The row's lock first: of two callers one sees what the other wrote.
+        const bumped = await tx.query<{ epoch: number; previous: number }>(
           {
             name: 'acquire-leadership',
-            text: 'update nkudo.leadership set epoch = epoch + 1, holder = $1, acquired_at = now() returning epoch',
+            text: `with held as (select epoch from nkudo.leadership for no key update)
+              update nkudo.leadership l set epoch = greatest(held.epoch, $2) + 1, holder = $1, acquired_at = now()
+              from held returning l.epoch, held.epoch as previous`,
           },
-          [actor.name.slice(0, 253)],
+          [actor.name.slice(0, 253), witness?.epoch ?? 0],
         );
-        const [row] = rows;
+        const [row] = bumped.rows;
         if (row === undefined) throw new AppError('INTERNAL', 'the leadership row is missing: run the migrator');
-        const acquired: LeadershipEpoch = { epoch: row.epoch, incarnation };
+        const { epoch } = row;
+        const { found } = await readPosition(tx);
+        // What the witness says is compared with the database as it was before this call.
+        const before: FoundDatabase = { ...found, epoch: row.previous };
+        const decision = decideRecovery(before, witness);
+        if (decision.reason !== null || decision.incarnation !== found.incarnation) await saveIncarnation(tx, decision.incarnation, found);
+        const position: DatabasePosition = { ...found, incarnation: decision.incarnation, epoch };
+        const acquired: LeadershipEpoch = { epoch, incarnation: decision.incarnation, recovery: decision.reason, position };
         await appendAudit(tx, installationTenant, actor, [
-          { action: 'acquired', subject: 'leadership', id: installationTenant, before: { epoch: row.epoch - 1 }, after: acquired },
+          { action: 'acquired', subject: 'leadership', id: installationTenant, before: { incarnation: found.incarnation }, after: { epoch, incarnation: decision.incarnation, recovery: decision.reason } },
         ]);
         return acquired;
       }),
+    position: async () => {
+      const { rows } = await transactions.systemQuery<PositionRow>(positionStatement);
+      return confirmOnDisk(toFound(rows[0]));
+    },
+    onRefused: (listener) => transactions.onRefused(listener),
   };
 }
 
-async function reviewIncarnation(tx: Tx): Promise<number> {
-  const { rows } = await tx.query<{ incarnation: number; changed: boolean; system_identifier: string; timeline: number }>({
-    name: 'read-incarnation',
-    text: `select i.incarnation, s.system_identifier::text as system_identifier, c.timeline_id as timeline,
-        i.system_identifier <> s.system_identifier::text or i.timeline <> c.timeline_id as changed
-      from nkudo.installation i, pg_control_system() s, pg_control_checkpoint() c`,
-  });
-  const [row] = rows;
+interface PositionRow {
+  readonly incarnation: number;
+  readonly epoch: number;
+  readonly kept_system_identifier: string;
+  readonly kept_timeline: number;
+  readonly system_identifier: string;
+  readonly timeline: number;
+  readonly audit_id: number;
+  readonly flushed_lsn: number;
+  readonly inserted_lsn: number;
+}
+
+interface Reading {
+  readonly found: FoundDatabase;
+  /** End of the log in memory: all that the reading saw is on disk once `lsn` has reached it. */
+  readonly insertedLsn: number;
+}
+
+const positionStatement = { name: 'read-position', isHot: true, text: 'select * from nkudo.database_position()' };
+
+async function readPosition(tx: Tx): Promise<Reading> {
+  const { rows } = await tx.query<PositionRow>(positionStatement);
+  return toFound(rows[0]);
+}
+
+function toFound(row: PositionRow | undefined): Reading {
   if (row === undefined) throw new AppError('INTERNAL', 'the installation row is missing: run the migrator');
-  if (!row.changed) return row.incarnation;
-  // Compared again under the row's lock: of two callers one raises it.
-  const raised = await tx.query<{ incarnation: number }>(
-    {
-      name: 'raise-incarnation',
-      text: `update nkudo.installation set incarnation = incarnation + 1, system_identifier = $1, timeline = $2
-        where system_identifier <> $1 or timeline <> $2 returning incarnation`,
+  const { incarnation, epoch, timeline } = row;
+  return {
+    found: {
+      incarnation, epoch, timeline, systemIdentifier: row.system_identifier, auditId: row.audit_id, lsn: row.flushed_lsn,
+      kept: { systemIdentifier: row.kept_system_identifier, timeline: row.kept_timeline },
     },
-    [row.system_identifier, row.timeline],
+    insertedLsn: row.inserted_lsn,
+  };
+}
+
+/**
+ * A number that a transaction drew and did not commit is gone after a crash of the server and would look like a loss.
+ * So the audit's number counts only once the log is on disk up to where it was read.
+ */
+function createDiskGate(): (reading: Reading) => DatabasePosition {
+  let confirmed = 0;
+  let waiting: { auditId: number; insertedLsn: number } | null = null;
+  return ({ found, insertedLsn }) => {
+    if (waiting !== null && found.lsn >= waiting.insertedLsn) {
+      confirmed = waiting.auditId;
+      waiting = null;
+    }
+    // An older database has to be seen as such, so what goes back is never held.
+    if (found.lsn >= insertedLsn || found.auditId < confirmed) confirmed = found.auditId;
+    else waiting ??= { auditId: found.auditId, insertedLsn };
+    const { incarnation, epoch, systemIdentifier, timeline, lsn } = found;
+    return { incarnation, epoch, systemIdentifier, timeline, auditId: confirmed, lsn };
+  };
+}
+
+async function saveIncarnation(tx: Tx, incarnation: number, found: FoundDatabase): Promise<void> {
+  await tx.query(
+    { name: 'raise-incarnation', text: 'update nkudo.installation set incarnation = $1, system_identifier = $2, timeline = $3' },
+    [incarnation, found.systemIdentifier, found.timeline],
   );
-  if (raised.rows[0] !== undefined) return raised.rows[0].incarnation;
-  return reviewIncarnation(tx);
 }

@@ -146,12 +146,12 @@ export async function releaseBinding(tx: Tx, tenantId: TenantId, microvmId: Micr
 
 /**
  * The binding under which the next operation goes out. When the host reported a higher epoch than ours (the database
- * was restored), the microVM is bound again to the same host under one that is above it.
+ * was restored), the microVM is bound again under one that is above it: to the same host, or to `movedTo`, which has it.
  */
-export async function currentBinding(tx: LeaderTx, input: { readonly tenantId: TenantId; readonly microvmId: MicroVMId; readonly counters: Counters; readonly found: LiveBinding }): Promise<{ readonly binding: LiveBinding; readonly entries: readonly AuditEntry[] }> {
+export async function currentBinding(tx: LeaderTx, input: { readonly tenantId: TenantId; readonly microvmId: MicroVMId; readonly counters: Counters; readonly found: LiveBinding; readonly movedTo?: HostId | null }): Promise<{ readonly binding: LiveBinding; readonly entries: readonly AuditEntry[] }> {
   const { tenantId, microvmId, counters, found } = input;
   if (found.epoch >= counters.epoch) return { binding: found, entries: [] };
-  const binding = { ...found, epoch: nextEpoch(tx.incarnation, counters.epoch) };
+  const binding = { ...found, hostId: input.movedTo ?? found.hostId, epoch: nextEpoch(tx.incarnation, counters.epoch) };
   const released = await releaseBinding(tx, tenantId, microvmId, found);
   return { binding, entries: [released, await insertBinding(tx, { tenantId, microvmId, binding })] };
 }

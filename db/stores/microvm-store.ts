@@ -21,6 +21,8 @@ import {
 } from './microvm-binding.ts';
 import { loadMicroVM } from './microvm-record.ts';
 import { findAskedFor, linkOperation, type AskedFor } from './plan-link.ts';
+import { findSightedHost } from './recovery-binding.ts';
+import { forgetSighting } from './sightings.ts';
 
 type DeletionInput = Parameters<MicroVMStore['publishDeletion']>[0];
 
@@ -130,8 +132,9 @@ async function publish(tx: LeaderTx, ids: IdSource, input: PublishInput, actor: 
   const published = await findPublished(tx, input);
   if (published !== undefined) return published;
   const found = await readBinding(tx, tenantId, microvmId);
-  const chosen = found === null ? await bindAnew(tx, input, counters) : await currentBinding(tx, { tenantId, microvmId, counters, found });
+  const chosen = found === null ? await bindAnew(tx, input, counters) : await currentBinding(tx, { tenantId, microvmId, counters, found, movedTo: sighted });
   if (chosen === null) return { outcome: 'hostUnavailable' };
+  if (sighted !== null) await forgetSighting(tx, tenantId, microvmId);
   const asked = await findAskedFor(tx, input);
   const revision = counters.revision + 1;
   await saveCounters(tx, tenantId, microvmId, { epoch: Math.max(counters.epoch, chosen.binding.epoch), revision });
@@ -167,11 +170,12 @@ function refuseStale(state: MicroVMState, input: PublishInput): void {
   }
 }
 
-/** Null when the host can't take it. */
-async function bindAnew(tx: LeaderTx, input: PublishInput, counters: Counters): Promise<{ readonly binding: LiveBinding; readonly entries: readonly AuditEntry[] } | null> {
-  if (input.placeOn === null) return null;
-  const place: { readonly hostId: HostId } & PublishInput = { ...input, hostId: input.placeOn };
-  if (!(await hostTakes(tx, place))) return null;
+/** Null when the host can't take it. A host that has it already needs no room for it. */
+async function bindAnew(tx: LeaderTx, input: PublishInput, { counters, sighted }: { readonly counters: Counters; readonly sighted: HostId | null }): Promise<{ readonly binding: LiveBinding; readonly entries: readonly AuditEntry[] } | null> {
+  const chosen = sighted ?? input.placeOn;
+  if (chosen === null) return null;
+  const place: { readonly hostId: HostId } & PublishInput = { ...input, hostId: chosen };
+  if (sighted === null && !(await hostTakes(tx, place))) return null;
   const need = required(input.desired);
   const epoch = nextEpoch(tx.incarnation, counters.epoch);
   return { binding: { hostId: place.hostId, epoch, cpuCount: need.cpus, memoryBytes: need.memoryBytes }, entries: [] };

@@ -89,13 +89,13 @@ describe('leadership', () => {
     const app = new pg.Client({ connectionString: server.appUrl });
     await app.connect();
     await app.query('begin');
-    await app.query('select nkudo.assert_leader($1)', [fleet.epoch]);
+    await app.query('select nkudo.assert_leader_since($1, 0)', [fleet.epoch]);
     let isAcquired = false;
     const acquiring = db.leadership.acquire(actor).then((acquired) => {
       isAcquired = true;
       return acquired;
     });
-    const isWaiting = async (): Promise<boolean> => (await server.query(`select 1 from pg_stat_activity where wait_event_type = 'Lock' and query like 'update nkudo.leadership%' and datname = current_database()`)).length > 0;
+    const isWaiting = async (): Promise<boolean> => (await server.query(`select 1 from pg_stat_activity where wait_event_type = 'Lock' and query like '%update nkudo.leadership%' and datname = current_database()`)).length > 0;
     while (!(await isWaiting())) expect(isAcquired).toBe(false);
     await app.query('commit');
     fleet = { ...fleet, epoch: (await acquiring).epoch };
