@@ -5,9 +5,11 @@ import type { ServeConfig } from './config.ts';
 import type { ProcessFaultPoints } from './fault-points.ts';
 import type { MeshFaultPoints } from './mesh-fault-points.ts';
 import type { Pki } from './pki/pki.ts';
+import type { ApiKeyStore } from './ports/api-key-store.ts';
 import type { AuditChainStore } from './ports/audit-chain.ts';
 import type { DispatchStore } from './ports/dispatch-store.ts';
 import type { EnrollmentStore } from './ports/enrollment-store.ts';
+import type { EvictionStore } from './ports/eviction-store.ts';
 import type { FleetStore } from './ports/fleet-store.ts';
 import type { ChangeReader, HintBus } from './ports/hints.ts';
 import type { HostStore } from './ports/host-store.ts';
@@ -37,9 +39,11 @@ export interface Stores {
   readonly fleet: FleetStore;
   readonly changes: ChangeReader;
   readonly mesh: MeshStore;
+  readonly apiKeys: ApiKeyStore;
   readonly recovery: RecoveryStore;
   readonly leases: LeaseStore;
   readonly replacements: ReplacementStore;
+  readonly evictions: EvictionStore;
 }
 
 export interface Core {

@@ -7,7 +7,7 @@
 
 /** Positive: True is the wished state. Negative: True is what a person should look at. */
 export type ConditionPolarity = 'positive' | 'negative';
-export type ConditionOwner = 'site-reconciler' | 'host-reconciler' | 'microvm-reconciler' | 'enrollmenttoken-reconciler';
+export type ConditionOwner = 'site-reconciler' | 'host-reconciler' | 'microvm-reconciler' | 'enrollmenttoken-reconciler' | 'apikey-reconciler';
 
 export interface ConditionDefinition {
   readonly polarity: ConditionPolarity;
@@ -36,6 +36,11 @@ export const hostFailureReasons = [
   'GuardFailed',
   'StateDirLocked',
   'OrphanedVM',
+  'NetworkUnavailable',
+  'NetworkUnsupported',
+  'NetworkFailed',
+  'PortInUse',
+  'AddressInUse',
   'InternalError',
 ] as const;
 export type HostFailureReason = (typeof hostFailureReasons)[number];
@@ -43,6 +48,7 @@ export type HostFailureReason = (typeof hostFailureReasons)[number];
 /** Why a microVM does not run although nothing failed, or what ended it last. */
 const restReasons = [
   'Halted',
+  'HostDrained',
   'Manual',
   'Completed',
   'Stopping',
@@ -57,7 +63,12 @@ const restReasons = [
 ] as const;
 
 /** Why the control plane could not hand a microVM to a host. */
-const placementReasons = ['NotAccepted', 'SiteNotFound', 'HostNotFound', 'NoHostFits', 'DatabaseUnavailable'] as const;
+const placementReasons = ['NotAccepted', 'SiteNotFound', 'HostNotFound', 'NoHostFits', 'Preempting', 'QuotaExceeded', 'DatabaseUnavailable'] as const;
+
+/** Why a host has no such address or port to give. */
+const networkReasons = ['AddressesExhausted', 'PortsExhausted', 'AddressOutsideSubnet', 'MeshSubnetMissing'] as const;
+/** Those that also a host can report. */
+const takenReasons = ['PortInUse', 'AddressInUse'] as const;
 
 const microvm = { owner: 'microvm-reconciler' } as const;
 
@@ -72,7 +83,7 @@ export const microvmConditions = {
     ...microvm,
     polarity: 'positive',
     meaning: 'it is bound to a host',
-    reasons: ['Bound', ...placementReasons],
+    reasons: ['Bound', ...placementReasons, ...networkReasons, ...takenReasons],
   },
   ImagesReady: {
     ...microvm,
@@ -84,7 +95,23 @@ export const microvmConditions = {
     ...microvm,
     polarity: 'positive',
     meaning: 'the host has taken it over and made what it needs',
-    reasons: ['OperationCancelled', 'Provisioned', 'Provisioning', 'NotScheduled', 'WaitingForHost', 'Deleting', 'HostSilent', ...hostFailureReasons],
+    reasons: ['OperationCancelled', 'Provisioned', 'Provisioning', 'NotScheduled', 'WaitingForHost', 'Deleting', 'HostSilent', ...networkReasons, ...hostFailureReasons],
+  },
+  NetworksReady: {
+    ...microvm,
+    polarity: 'positive',
+    meaning: 'the host has made the networks of the guest, and nothing that they need is missing; there is none of it without spec.networks',
+    reasons: [
+      'NetworksMade',
+      'DHCPUnavailable',
+      'HostWarning',
+      'NotRunning',
+      'NotScheduled',
+      'WaitingForHost',
+      'HostSilent',
+      ...networkReasons,
+      ...hostFailureReasons,
+    ],
   },
   Running: {
     ...microvm,
@@ -123,6 +150,7 @@ export const microvmConditions = {
       'Deleting',
       'HostSilent',
       ...placementReasons,
+      ...networkReasons,
       ...restReasons,
       ...hostFailureReasons,
     ],
@@ -145,6 +173,12 @@ export const microvmConditions = {
     meaning: 'a change waits for a maintenance window or a hold',
     reasons: ['OutsideWindow', 'SiteHold', 'NotHeld'],
   },
+  EvictionBlocked: {
+    ...microvm,
+    polarity: 'negative',
+    meaning: 'its host is being emptied and it can not leave or be stopped yet; there is none of it while the host is not',
+    reasons: ['OperatorNeeded', 'KeepsLocalData', 'PinnedToHost', 'SiteHold', 'HostSilent', 'NoHostFits', 'NotBlocked'],
+  },
   SiteOverride: {
     ...microvm,
     polarity: 'negative',
@@ -160,7 +194,7 @@ export const microvmConditions = {
   QuotaDenied: {
     ...microvm,
     polarity: 'negative',
-    meaning: 'the quota of the Site has no room for it',
+    meaning: 'the quota of the Site has no room for it, or for what its new spec asks for; there is none of it while there is room',
     reasons: ['QuotaExceeded', 'WithinQuota'],
   },
   ReplaceDisabled: {
@@ -220,6 +254,12 @@ export const hostConditions = {
     meaning: 'its Cloud Hypervisor is usable',
     reasons: ['HypervisorUsable', 'HypervisorMissing', 'HostSilent', 'NotEnrolled'],
   },
+  Drained: {
+    ...host,
+    polarity: 'positive',
+    meaning: 'it was asked to be emptied, and no microVM runs on it any more; there is none of it without spec.drain',
+    reasons: ['Empty', 'AllStopped', 'MicroVMsLeaving', 'MicroVMsHeld', 'HostSilent'],
+  },
   ClockSkewed: {
     ...host,
     polarity: 'negative',
@@ -253,7 +293,7 @@ export const hostConditions = {
     ...host,
     polarity: 'negative',
     meaning: 'it is being deleted and microVMs are still bound to it',
-    reasons: ['MicroVMsBound', 'NotBlocked'],
+    reasons: ['MicroVMsBound', 'MicroVMsLeaving', 'NotBlocked'],
   },
 } as const satisfies Record<string, ConditionDefinition>;
 
@@ -332,11 +372,23 @@ export const enrollmentTokenConditions = {
   },
 } as const satisfies Record<string, ConditionDefinition>;
 
+const apiKey = { owner: 'apikey-reconciler' } as const;
+
+export const apiKeyConditions = {
+  Ready: {
+    ...apiKey,
+    polarity: 'positive',
+    meaning: 'the Secret is written and the key can be used',
+    reasons: ['SecretWritten', 'Pending', 'KeyRevoked', 'KeyExpired', 'SecretLost', 'DatabaseUnavailable'],
+  },
+} as const satisfies Record<string, ConditionDefinition>;
+
 export const conditionsByKind = {
   Site: siteConditions,
   Host: hostConditions,
   MicroVM: microvmConditions,
   EnrollmentToken: enrollmentTokenConditions,
+  APIKey: apiKeyConditions,
 } as const;
 
 export type MicroVMConditionType = keyof typeof microvmConditions;
@@ -349,3 +401,4 @@ export type HostConditionReason<Type extends HostConditionType> = (typeof hostCo
 export type SiteConditionReason<Type extends SiteConditionType> = (typeof siteConditions)[Type]['reasons'][number];
 export type EnrollmentTokenConditionReason<Type extends EnrollmentTokenConditionType> =
   (typeof enrollmentTokenConditions)[Type]['reasons'][number];
+export type APIKeyConditionReason = (typeof apiKeyConditions)['Ready']['reasons'][number];

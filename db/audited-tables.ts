@@ -7,7 +7,7 @@ import type { SubjectKind } from './audit.ts';
 
 export interface AuditedTable {
   /** Kind of the subject that the audit row must name. */
-  readonly subject: SubjectKind | 'apiKey';
+  readonly subject: SubjectKind;
   /** Columns that may change without an audit row of their own: reports, counters, times that follow from another column. */
   readonly silent: readonly string[];
 }
@@ -19,8 +19,8 @@ export const auditedTables: Readonly<Record<string, AuditedTable>> = {
   agents: { subject: 'agent', silent: [] },
   certificates: { subject: 'certificate', silent: [] },
   enrollment_tokens: { subject: 'enrollmentToken', silent: [] },
-  api_keys: { subject: 'apiKey', silent: [] },
-  microvms: { subject: 'microvm', silent: ['changed_at'] },
+  api_keys: { subject: 'apiKey', silent: ['last_used_at'] },
+  microvms: { subject: 'microvm', silent: ['update_restarts', 'changed_at'] },
   adoptions: { subject: 'microvm', silent: [] },
   bindings: { subject: 'binding', silent: [] },
   plans: { subject: 'plan', silent: ['finished_at', 'cancel_requested_at'] },

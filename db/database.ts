@@ -1,7 +1,9 @@
 /** Composition of this room: two pools, one for each role, and the stores over them. */
 import type { IdSource } from '#controller/ports/ids.ts';
+import type { ApiKeyStore } from '#controller/ports/api-key-store.ts';
 import type { DispatchStore } from '#controller/ports/dispatch-store.ts';
 import type { EnrollmentStore } from '#controller/ports/enrollment-store.ts';
+import type { EvictionStore } from '#controller/ports/eviction-store.ts';
 import type { FleetStore } from '#controller/ports/fleet-store.ts';
 import type { ChangeReader } from '#controller/ports/hints.ts';
 import type { HostStore } from '#controller/ports/host-store.ts';
@@ -10,15 +12,16 @@ import type { LeadershipStore } from '#controller/ports/leadership-store.ts';
 import type { LogStore } from '#controller/ports/log-store.ts';
 import type { MeshStore } from '#controller/ports/mesh-store.ts';
 import type { RecoveryStore } from '#controller/ports/recovery.ts';
-import type { RecoveryStore } from '#controller/ports/recovery.ts';
 import type { MicroVMStore } from '#controller/ports/microvm-store.ts';
 import type { PlanStore } from '#controller/ports/plan-store.ts';
 import type { SiteStore } from '#controller/ports/site-store.ts';
 import { silentLog, type DatabaseLog } from './log.ts';
 import { createPool } from './pool.ts';
+import { createApiKeyStore } from './stores/api-key-store.ts';
 import { createChangeReader } from './stores/change-reader.ts';
 import { createDispatchStore } from './stores/dispatch-store.ts';
 import { createEnrollmentStore } from './stores/enrollment-store.ts';
+import { createEvictionStore } from './stores/eviction-store.ts';
 import { createFleetStore } from './stores/fleet-store.ts';
 import { createHostStore } from './stores/host-store.ts';
 import { createLeadershipStore } from './stores/leadership-store.ts';
@@ -28,7 +31,6 @@ import { createMeshStore } from './stores/mesh-store.ts';
 import { createMicroVMStore } from './stores/microvm-store.ts';
 import { createReplacementStore } from './stores/replacement-store.ts';
 import { createPlanStore } from './stores/plan-store.ts';
-import { createRecoveryStore } from './stores/recovery-store.ts';
 import { createRecoveryStore } from './stores/recovery-store.ts';
 import { createSiteStore } from './stores/site-store.ts';
 import { createTransactions } from './tx.ts';
@@ -55,10 +57,11 @@ export interface Database {
   readonly plans: PlanStore;
   readonly dispatch: DispatchStore;
   readonly logs: LogStore;
+  readonly evictions: EvictionStore;
   readonly fleet: FleetStore;
   readonly changes: ChangeReader;
   readonly mesh: MeshStore;
-  readonly recovery: RecoveryStore;
+  readonly apiKeys: ApiKeyStore;
   readonly recovery: RecoveryStore;
   readonly leases: LeaseStore;
   readonly replacements: ReplacementStore;
@@ -84,10 +87,11 @@ export function openDatabase(options: DatabaseOptions): Database {
     plans: createPlanStore(deps),
     dispatch: createDispatchStore(transactions),
     logs: createLogStore(transactions),
+    evictions: createEvictionStore(deps),
     fleet: createFleetStore(transactions),
     changes: createChangeReader(transactions),
     mesh: createMeshStore(transactions),
-    recovery: createRecoveryStore(transactions),
+    apiKeys: createApiKeyStore(transactions),
     recovery: createRecoveryStore(transactions),
     leases: createLeaseStore(transactions),
     replacements: createReplacementStore(deps),

@@ -6,6 +6,9 @@
 /** Virtual processors per logical processor: most edge guests idle, and 16 is what OpenStack Nova ships with. */
 export const cpuOvercommitRatio = 16;
 
+/** What a host promises in percent of what it has, where its spec says nothing. Memory is never promised twice unasked. */
+export const overcommitDefaults = { cpuPercent: cpuOvercommitRatio * 100, memoryPercent: 100 } as const;
+
 /** Memory that one VMM process needs beside its guest, bytes. 11 MiB resident were measured; the rest is slack. */
 export const vmmOverheadBytes = 32 * 2 ** 20;
 
@@ -14,14 +17,23 @@ export interface HostCapacity {
   readonly memoryBytes: number;
   readonly reservedCpus: number;
   readonly reservedMemoryBytes: number;
+  /** Percent of what is left after the reservation that may be promised, 100 to 1600; absent: {@link overcommitDefaults}. */
+  readonly overcommitCpuPercent?: number;
+  /** The same for memory, 100 to 200. */
+  readonly overcommitMemoryPercent?: number;
 }
 
 /** What microVMs may take in all; never negative. */
 export function allocatable(host: HostCapacity): { readonly cpus: number; readonly memoryBytes: number } {
   return {
-    cpus: Math.max(0, (host.cpuCount - host.reservedCpus) * cpuOvercommitRatio),
-    memoryBytes: Math.max(0, host.memoryBytes - host.reservedMemoryBytes),
+    cpus: share(host.cpuCount - host.reservedCpus, host.overcommitCpuPercent ?? overcommitDefaults.cpuPercent),
+    memoryBytes: share(host.memoryBytes - host.reservedMemoryBytes, host.overcommitMemoryPercent ?? overcommitDefaults.memoryPercent),
   };
+}
+
+/** Whole units, rounded down. */
+function share(left: number, percent: number): number {
+  return Math.max(0, Math.floor((left * percent) / 100));
 }
 
 /** What one microVM takes. */

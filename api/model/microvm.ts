@@ -194,6 +194,9 @@ export interface ObservedWarning {
  */
 export const forgottenCode = 'ORPHANED_VM';
 
+/** Why a microVM has to leave its host and go on elsewhere. */
+export type LeavingReason = 'Drain' | 'HostDeletion' | 'Taint' | 'Preemption';
+
 /** Where a microVM is bound and under which fencing epoch. */
 export interface Binding {
   readonly microvmId: MicroVMId;

@@ -54,6 +54,9 @@ export interface HostRecord {
   readonly requireApproval: boolean;
   readonly reservedCpus: number;
   readonly reservedMemoryBytes: number;
+  /** In percent; null: as the product has it by default. */
+  readonly overcommitCpuPercent: number | null;
+  readonly overcommitMemoryPercent: number | null;
   readonly facts: HostFacts;
   /** Rises when the facts changed. */
   readonly factsRevision: number;
@@ -101,6 +104,9 @@ export interface HostStore {
     readonly isUnschedulable: boolean;
     readonly reservedCpus: number;
     readonly reservedMemoryBytes: number;
+    /** In percent; absent or null: as the product has it by default. */
+    readonly overcommitCpuPercent?: number | null;
+    readonly overcommitMemoryPercent?: number | null;
   }, epoch: number, actor: Actor): Promise<void>;
   /**
    * Revokes the identity: certificates, sessions; the name is free again.

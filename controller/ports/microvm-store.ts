@@ -5,7 +5,7 @@
  */
 import type { Epoch } from '#api/model/epoch.ts';
 import type { HostId, MicroVMId, OperationId, PlanId, SiteId, TenantId } from '#api/model/ids.ts';
-import type { DesiredMicroVM, MicroVMObservation } from '#api/model/microvm.ts';
+import type { DesiredMicroVM, LeavingReason, MicroVMObservation, NetworkRequest } from '#api/model/microvm.ts';
 import type { OperationKind, OperationStatus, PlanStatus } from '#api/model/plan.ts';
 import type { Actor } from './audit.ts';
 
@@ -21,7 +21,15 @@ export interface MicroVMRecord {
   readonly isDeleting: boolean;
   /** The host confirmed the teardown, or a force made it a tombstone. */
   readonly isTornDown: boolean;
-  readonly binding: { readonly hostId: HostId; readonly hostName: string; readonly epoch: Epoch } | null;
+  readonly binding: {
+    readonly hostId: HostId;
+    readonly hostName: string;
+    readonly epoch: Epoch;
+    /** Its teardown there was ordered, so that it can go on elsewhere; absent or null: it stays. */
+    readonly leaving?: LeavingReason | null;
+  } | null;
+  /** Restarts that n-kudo asked for, to bring updates into effect; absent: none. */
+  readonly updateRestarts?: number;
   readonly newestOperation: {
     readonly id: OperationId;
     readonly planId: PlanId;
@@ -43,7 +51,14 @@ export interface PublishInput {
   readonly microvmId: MicroVMId;
   readonly name: string;
   readonly generation: number;
+  /** Without networks: those are given here. */
   readonly desired: DesiredMicroVM;
+  /** What the spec asks for; absent: no networks. */
+  readonly networks?: {
+    readonly requests: readonly NetworkRequest[];
+    /** Range of the addresses of nat guests on the host, in CIDR form. */
+    readonly natSubnet: string;
+  };
   readonly kind: OperationKind;
   /** Binds it there under a new epoch when it has no binding; ignored when it has one. */
   readonly placeOn: HostId | null;
@@ -62,12 +77,22 @@ export interface PublishInput {
 export type PublishResult =
   | { readonly outcome: 'published' | 'alreadyPublished'; readonly record: MicroVMRecord }
   /** The host has no room any more, is unschedulable or revoked: place again. */
-  | { readonly outcome: 'hostUnavailable' };
+  | { readonly outcome: 'hostUnavailable' }
+  /** The host has no such address or port to give; nothing was written. The message says what to do. */
+  | { readonly outcome: 'networkRefused'; readonly problem: NetworkProblem }
+  /** The quota of the Site has no room for it, as one sentence. What was published before stays. */
+  | { readonly outcome: 'quotaDenied'; readonly message: string };
+
+export interface NetworkProblem {
+  readonly code: 'ADDRESSES_EXHAUSTED' | 'PORTS_EXHAUSTED' | 'ADDRESS_OUTSIDE_SUBNET' | 'MESH_SUBNET_MISSING' | 'PORT_IN_USE' | 'ADDRESS_IN_USE';
+  readonly message: string;
+}
 
 export interface MicroVMStore {
   load(tenantId: TenantId, microvmId: MicroVMId): Promise<MicroVMRecord | null>;
   /**
-   * Publishes the intent of one generation: row, binding with capacity check (locks the host's row), plan with
+   * Publishes the intent of one generation: row, binding with capacity check (locks the host's row), addresses and ports
+   * of the host, plan with
    * key `cr/<uid>/<generation>/<epoch>/<try>`, one operation with the next revision, audit. The first try of a generation
    * that a caller's plan made belongs to that plan instead; when that plan was cancelled, the operation is too. What has
    * not been handed to a stream is superseded. The same key again changes nothing and returns `alreadyPublished`.

@@ -22,13 +22,15 @@ import type { Outcome } from '#controller/runtime/outcome.ts';
 import { createReflector, type Change, type Reflector } from '#controller/runtime/reflector.ts';
 import { pause, type Time } from '#controller/runtime/time.ts';
 import { createWorkQueue, type WorkQueue, type WorkQueueFigures } from '#controller/runtime/work-queue.ts';
+import { reconcileApiKey } from './api-key/reconciler.ts';
 import { createCoalescer } from './coalescer.ts';
 import type { Caches, ReconcilerDeps, SavedSites, Stores } from './deps.ts';
 import { reconcileToken } from './enrollment-token/reconciler.ts';
 import { reconcileHost } from './host/reconciler.ts';
-import { hostResource, microvmResource, parseHost, parseMicroVM, parseSite, parseToken, siteResource, tokenResource } from './kinds.ts';
+import { apiKeyResource, hostResource, microvmResource, parseApiKeyObject, parseHost, parseMicroVM, parseSite, parseToken, siteResource, tokenResource } from './kinds.ts';
 import { reconcileMicroVM } from './microvm/reconciler.ts';
 import { createMeshQueue, type MeshOptions, type MeshQueue } from './mesh/mesh-queue.ts';
+import { createPlacementCache, type PlacementCache } from './microvm/placement-cache.ts';
 import { createRetryGate } from './microvm/retry-gate.ts';
 import { createPlanDriver, type PlanDriver } from './plan/driver.ts';
 import { createLeaseReadings, releaseAnnotation, type LeaseReadings } from './replacement/lease-readings.ts';
@@ -79,6 +81,7 @@ interface Queues {
   readonly hosts: WorkQueue;
   readonly microvms: WorkQueue;
   readonly tokens: WorkQueue;
+  readonly apiKeys: WorkQueue;
   readonly mesh: MeshQueue | null;
 }
 
@@ -91,7 +94,10 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
     hosts: cacheOf(hostResource, parseHost),
     microvms: cacheOf(microvmResource, parseMicroVM),
     tokens: cacheOf(tokenResource, parseToken),
+    apiKeys: cacheOf(apiKeyResource, parseApiKeyObject),
   };
+  // Before whatever wakes reconciles, so that those see what changed.
+  const placement = createPlacementCache({ hosts: stores.hosts, bindings: stores.evictions, hostObjects: caches.hosts, microvmObjects: caches.microvms });
   const wake = createWaking(options, caches, () => queues);
   const ending = new AbortController();
   const leases = createLeaseReadings({
@@ -100,7 +106,7 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
     siteByUid: (uid) => caches.sites.findByUid(uid),
     onMassChanged: (siteId) => wake.siteAndMicroVMs(siteId),
   });
-  const queues = createQueues(options, { caches, wake, leases, signal: ending.signal });
+  const queues = createQueues(options, { caches, wake, placement, leases, signal: ending.signal });
   const plans = startPlanDriver(options, ending.signal);
   wireCaches(caches, wake, queues);
   caches.microvms.onChange(({ before, after }) => {
@@ -108,12 +114,13 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
     if (object !== undefined) plans.onMicroVMChanged(keyOf(object));
   });
   const manager = startManager({
-    reflectors: [caches.sites, caches.hosts, caches.microvms, caches.tokens],
+    reflectors: [caches.sites, caches.hosts, caches.microvms, caches.tokens, caches.apiKeys],
     controllers: [
       { queue: queues.sites, keys: () => allKeys(caches.sites) },
       { queue: queues.hosts, keys: () => [...allKeys(caches.hosts), ...wake.hostKeys()] },
       { queue: queues.microvms, keys: () => allKeys(caches.microvms) },
       { queue: queues.tokens, keys: () => allKeys(caches.tokens) },
+      { queue: queues.apiKeys, keys: () => allKeys(caches.apiKeys) },
       ...(queues.mesh === null ? [] : [queues.mesh]),
       { queue: plans.queue, keys: () => plans.keys() },
     ],
@@ -132,6 +139,7 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
       hosts: queues.hosts.figures(),
       microvms: queues.microvms.figures(),
       tokens: queues.tokens.figures(),
+      apiKeys: queues.apiKeys.figures(),
       ...(queues.mesh === null ? {} : { mesh: queues.mesh.queue.figures() }),
       plans: plans.queue.figures(),
     }),
@@ -154,7 +162,7 @@ function startPlanDriver(options: ReconcilersOptions, signal: AbortSignal): Plan
   return driver;
 }
 
-function createQueues(options: ReconcilersOptions, parts: { readonly caches: Caches; readonly wake: Waking; readonly leases: LeaseReadings; readonly signal: AbortSignal }): Queues {
+function createQueues(options: ReconcilersOptions, parts: { readonly caches: Caches; readonly wake: Waking; readonly placement: PlacementCache; readonly leases: LeaseReadings; readonly signal: AbortSignal }): Queues {
   const { caches, wake, signal } = parts;
   const { kube, stores, time, log, ids, settings, pki } = options;
   const deps: ReconcilerDeps = {
@@ -164,6 +172,7 @@ function createQueues(options: ReconcilersOptions, parts: { readonly caches: Cac
     time,
     tenants: createTenants(kube),
     silence: wake.silence,
+    placement: parts.placement,
     events: createEventRecorder({ api: kube, controller: 'nkudo.dev/controller', instance: options.replica, time, log, uuid: () => ids.uuid() }),
     hints: options.hints,
     faults: options.faults,
@@ -183,12 +192,14 @@ function createQueues(options: ReconcilersOptions, parts: { readonly caches: Cac
   const siteDeps = { ...deps, aggregateIntervalMs, onSaved: (site: Site) => wake.siteSaved(site), meshOf: (uid: string) => mesh?.board.of(uid) ?? null };
   const hostDeps = { ...deps, aggregateIntervalMs, onReachabilityChanged: (hostId: HostId) => wake.microvmsOf(hostId), mesh: meshOptions?.store ?? null };
   const microvmDeps = { ...deps, retryGate: createRetryGate(time), leases: parts.leases, recovery: options.recovery ?? noRecovery };
+  const sha256 = (bytes: Uint8Array): Uint8Array => createHash('sha256').update(bytes).digest();
+  const keyDeps = { ...deps, newKeySecret: () => randomBytes(32), sha256 };
   const tokenDeps = {
     ...deps,
     endpoints: () => pki.endpoints(),
     pins: () => pki.pins(),
     newSecret: () => randomBytes(32).toString('base64url'),
-    sha256: (bytes: Uint8Array) => createHash('sha256').update(bytes).digest(),
+    sha256,
     registered: new Set<string>(),
   };
   return {
@@ -196,6 +207,7 @@ function createQueues(options: ReconcilersOptions, parts: { readonly caches: Cac
     hosts: queue('hosts', otherWorkers, (key) => reconcileHost(key, hostDeps)),
     microvms: queue('microvms', microvmWorkers, (key) => reconcileMicroVM(key, microvmDeps)),
     tokens: queue('tokens', otherWorkers, (key) => reconcileToken(key, tokenDeps)),
+    apiKeys: queue('apikeys', otherWorkers, (key) => reconcileApiKey(key, keyDeps)),
     mesh,
   };
 }
@@ -253,7 +265,7 @@ function createWaking(options: ReconcilersOptions, caches: Caches, queues: () =>
   const unplacedAt = (namespace: string, site: string): void =>
     enqueueAll(
       queues().microvms,
-      caches.microvms.list(namespace).filter((microvm) => microvm.spec.siteRef.name === site && microvm.status?.binding === undefined),
+      caches.microvms.list(namespace).filter((microvm) => microvm.spec.siteRef.name === site && (microvm.status?.binding === undefined || isDenied(microvm))),
     );
   return {
     silence,
@@ -341,12 +353,18 @@ function wireCaches(caches: Caches, wake: Waking, queues: Queues): void {
     wakeFigures(change, wake);
   });
   caches.tokens.onChange((change) => enqueue(queues.tokens, change));
+  caches.apiKeys.onChange((change) => enqueue(queues.apiKeys, change));
 }
 
 /** What the Site says of lost hosts, or an operator's release, is another than before. */
 function isOtherDisconnect({ before, after }: Change<Site>): boolean {
   return before !== undefined && (JSON.stringify(before.spec.disconnect) !== JSON.stringify(after?.spec.disconnect) ||
     before.metadata.annotations?.[releaseAnnotation] !== after?.metadata.annotations?.[releaseAnnotation]);
+}
+
+/** Bound or not, it asks for more than the quota of its site had. */
+function isDenied({ status }: MicroVM): boolean {
+  return status?.conditions?.some(({ type, status: value }) => type === 'QuotaDenied' && value === 'True') ?? false;
 }
 
 /** Anything that placement reads may have changed; beats and the like do not come this way. */

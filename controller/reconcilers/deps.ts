@@ -1,12 +1,15 @@
 /** What every reconciler is given: ports, caches, time, and the leadership under which it writes. */
+import type { APIKey } from '#crds/gen/apikey.ts';
 import type { EnrollmentToken } from '#crds/gen/enrollmenttoken.ts';
 import type { Host } from '#crds/gen/host.ts';
 import type { MicroVM } from '#crds/gen/microvm.ts';
 import type { Site } from '#crds/gen/site.ts';
 import type { SilenceObserver } from '#controller/domain/silence.ts';
 import type { ControllerFaultPoints, ControllerStep } from '#controller/fault-points.ts';
+import type { ApiKeyStore } from '#controller/ports/api-key-store.ts';
 import type { Actor } from '#controller/ports/audit.ts';
 import type { EnrollmentStore } from '#controller/ports/enrollment-store.ts';
+import type { EvictionStore } from '#controller/ports/eviction-store.ts';
 import type { HintBus } from '#controller/ports/hints.ts';
 import type { HostStore } from '#controller/ports/host-store.ts';
 import type { LeaseStore, ReplacementStore } from '#controller/ports/lease-store.ts';
@@ -19,6 +22,7 @@ import type { Reflector } from '#controller/runtime/reflector.ts';
 import type { StatusWriter } from '#controller/runtime/status-patch.ts';
 import type { Time } from '#controller/runtime/time.ts';
 import type { Coalescer } from './coalescer.ts';
+import type { PlacementCache } from './microvm/placement-cache.ts';
 import type { Tenants } from './tenants.ts';
 
 export interface Stores {
@@ -27,6 +31,8 @@ export interface Stores {
   readonly microvms: MicroVMStore;
   readonly enrollment: Pick<EnrollmentStore, 'registerToken' | 'loadToken' | 'revokeToken'>;
   readonly plans: PlanStore;
+  readonly evictions: EvictionStore;
+  readonly apiKeys: Pick<ApiKeyStore, 'register' | 'load' | 'revoke'>;
   readonly leases: Pick<LeaseStore, 'list'>;
   readonly replacements: ReplacementStore;
 }
@@ -36,6 +42,7 @@ export interface Caches {
   readonly hosts: Reflector<Host>;
   readonly microvms: Reflector<MicroVM>;
   readonly tokens: Reflector<EnrollmentToken>;
+  readonly apiKeys: Reflector<APIKey>;
 }
 
 export interface ReconcilerDeps {
@@ -44,6 +51,7 @@ export interface ReconcilerDeps {
   readonly caches: Caches;
   readonly tenants: Tenants;
   readonly silence: SilenceObserver;
+  readonly placement: PlacementCache;
   readonly events: EventRecorder;
   readonly hints: Pick<HintBus, 'publish'>;
   readonly faults: ControllerFaultPoints;

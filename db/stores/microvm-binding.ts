@@ -23,6 +23,8 @@ export interface LiveBinding {
   readonly epoch: Epoch;
   readonly cpuCount: number;
   readonly memoryBytes: number;
+  /** Terms of the lease that it needs of its host; null: none. */
+  readonly leaseMs: number | null;
 }
 
 /** Locks and returns the counters of the microVM. Makes the row when there is none. */
@@ -57,27 +59,27 @@ export function nextEpoch(incarnation: number, highest: number): Epoch {
 }
 
 export async function readBinding(tx: Tx, tenantId: TenantId, microvmId: MicroVMId): Promise<LiveBinding | null> {
-  const { rows } = await tx.query<{ host_id: string; epoch: number; cpu_count: number; memory_bytes: number }>(
+  const { rows } = await tx.query<{ host_id: string; epoch: number; cpu_count: number; memory_bytes: number; lease_ms: number | null }>(
     {
       name: 'read-binding',
       isHot: true,
-      text: `select host_id, epoch, cpu_count, memory_bytes from nkudo.bindings
+      text: `select host_id, epoch, cpu_count, memory_bytes, lease_ms from nkudo.bindings
         where tenant_id = $1 and microvm_id = $2 and released_at is null`,
     },
     [tenantId, microvmId],
   );
   const [row] = rows;
   if (row === undefined) return null;
-  return { hostId: hostId(row.host_id), epoch: parseEpoch(row.epoch), cpuCount: row.cpu_count, memoryBytes: row.memory_bytes };
+  return { hostId: hostId(row.host_id), epoch: parseEpoch(row.epoch), cpuCount: row.cpu_count, memoryBytes: row.memory_bytes, leaseMs: row.lease_ms };
 }
 
 /** Locks the host and says whether it may take the microVM now. */
 export async function hostTakes(tx: Tx, input: { readonly tenantId: TenantId; readonly siteId: SiteId; readonly hostId: HostId; readonly desired: DesiredMicroVM }): Promise<boolean> {
-  const { rows } = await tx.query<{ facts: HostFacts; reserved_cpus: number; reserved_memory_bytes: number; is_open: boolean }>(
+  const { rows } = await tx.query<{ facts: HostFacts; reserved_cpus: number; reserved_memory_bytes: number; overcommit_cpu_percent: number | null; overcommit_memory_percent: number | null; is_open: boolean }>(
     {
       name: 'lock-host-for-binding',
       isHot: true,
-      text: `select h.facts, h.reserved_cpus, h.reserved_memory_bytes,
+      text: `select h.facts, h.reserved_cpus, h.reserved_memory_bytes, h.overcommit_cpu_percent, h.overcommit_memory_percent,
           h.revoked_at is null and h.quarantined_at is null and not h.is_unschedulable and (h.is_approved or not s.require_approval) as is_open
         from nkudo.hosts h join nkudo.sites s on s.tenant_id = h.tenant_id and s.id = h.site_id
         where h.tenant_id = $1 and h.id = $2 and h.site_id = $3
@@ -102,6 +104,8 @@ export async function hostTakes(tx: Tx, input: { readonly tenantId: TenantId; re
     memoryBytes: host.facts.memoryBytes,
     reservedCpus: host.reserved_cpus,
     reservedMemoryBytes: host.reserved_memory_bytes,
+    ...(host.overcommit_cpu_percent === null ? {} : { overcommitCpuPercent: host.overcommit_cpu_percent }),
+    ...(host.overcommit_memory_percent === null ? {} : { overcommitMemoryPercent: host.overcommit_memory_percent }),
   });
   const need = required(input.desired);
   const used = taken.rows[0];
@@ -114,24 +118,24 @@ export async function insertBinding(tx: Tx, input: { readonly tenantId: TenantId
     {
       name: 'insert-binding',
       isHot: true,
-      text: 'insert into nkudo.bindings (tenant_id, microvm_id, epoch, host_id, cpu_count, memory_bytes) values ($1, $2, $3, $4, $5, $6)',
+      text: 'insert into nkudo.bindings (tenant_id, microvm_id, epoch, host_id, cpu_count, memory_bytes, lease_ms) values ($1, $2, $3, $4, $5, $6, $7)',
     },
-    [input.tenantId, input.microvmId, binding.epoch, binding.hostId, binding.cpuCount, binding.memoryBytes],
+    [input.tenantId, input.microvmId, binding.epoch, binding.hostId, binding.cpuCount, binding.memoryBytes, binding.leaseMs],
   );
   return { action: 'bound', subject: 'binding', id: input.microvmId, before: null, after: binding };
 }
 
-/** Takes over changed sizes; the room on the host is not checked again, since the microVM is there already. */
+/** Takes over changed sizes and terms; the room on the host is not checked again, since the microVM is there already. */
 export async function resizeBinding(tx: Tx, input: { readonly tenantId: TenantId; readonly microvmId: MicroVMId; readonly before: LiveBinding; readonly desired: DesiredMicroVM }): Promise<readonly AuditEntry[]> {
-  const need = required(input.desired);
-  if (need.cpus === input.before.cpuCount && need.memoryBytes === input.before.memoryBytes) return [];
+  const need = { ...required(input.desired), leaseMs: input.desired.lease?.stopOnHostAfterMs ?? null };
+  if (need.cpus === input.before.cpuCount && need.memoryBytes === input.before.memoryBytes && need.leaseMs === input.before.leaseMs) return [];
   await tx.query(
     {
       name: 'resize-binding',
-      text: `update nkudo.bindings set cpu_count = $3, memory_bytes = $4
+      text: `update nkudo.bindings set cpu_count = $3, memory_bytes = $4, lease_ms = $5
         where tenant_id = $1 and microvm_id = $2 and released_at is null`,
     },
-    [input.tenantId, input.microvmId, need.cpus, need.memoryBytes],
+    [input.tenantId, input.microvmId, need.cpus, need.memoryBytes, need.leaseMs],
   );
   return [{ action: 'resized', subject: 'binding', id: input.microvmId, before: input.before, after: need }];
 }

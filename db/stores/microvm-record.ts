@@ -1,7 +1,7 @@
 /** Reads one microVM with its live binding, newest operation and last observation: one statement. */
 import { parseEpoch } from '#api/model/epoch.ts';
 import { hostId, operationId, planId, siteId, type MicroVMId, type TenantId } from '#api/model/ids.ts';
-import type { DesiredMicroVM, LastExit, ObservedState } from '#api/model/microvm.ts';
+import type { DesiredMicroVM, LastExit, LeavingReason, ObservedState } from '#api/model/microvm.ts';
 import type { OperationKind, OperationStatus, PlanStatus } from '#api/model/plan.ts';
 import type { MicroVMRecord } from '#controller/ports/microvm-store.ts';
 import type { Tx } from '../tx.ts';
@@ -16,6 +16,8 @@ interface MicroVMRow {
   readonly host_id: string | null;
   readonly host_name: string;
   readonly epoch: number;
+  readonly leaving_reason: LeavingReason | null;
+  readonly update_restarts: number;
   readonly operation_id: string | null;
   readonly plan_id: string;
   readonly plan_status: PlanStatus;
@@ -38,6 +40,7 @@ interface MicroVMRow {
   readonly is_restart_required: boolean;
   readonly last_exit: LastExit | null;
   readonly problem: { readonly code: string; readonly message: string } | null;
+  readonly warnings: NonNullable<MicroVMRecord['observation']>['warnings'] | null;
   readonly received_at: number;
 }
 
@@ -46,11 +49,11 @@ const statement = {
   isHot: true,
   text: `select m.site_id, m.name, m.generation, m.desired, m.is_deleting,
       m.torn_down_at is not null or m.tombstoned_at is not null as is_torn_down,
-      b.host_id, h.name as host_name, b.epoch,
+      b.host_id, h.name as host_name, b.epoch, b.leaving_reason, m.update_restarts,
       o.id as operation_id, o.plan_id, p.status as plan_status, o.kind, o.status, o.revision, o.generation as operation_generation,
       o.try_number, o.error_code, o.error_message,
       s.state, s.epoch as observed_epoch, s.revision as observed_revision, s.generation as observed_generation, s.sequence,
-      s.observed_at, s.booted_at, s.restarts, s.is_crash_looping, s.is_restart_required, s.last_exit, s.problem, s.received_at
+      s.observed_at, s.booted_at, s.restarts, s.is_crash_looping, s.is_restart_required, s.last_exit, s.problem, s.warnings, s.received_at
     from nkudo.microvms m
     left join nkudo.bindings b on b.tenant_id = m.tenant_id and b.microvm_id = m.id and b.released_at is null
     left join nkudo.hosts h on h.tenant_id = b.tenant_id and h.id = b.host_id
@@ -76,7 +79,8 @@ export async function loadMicroVM(tx: Tx, tenantId: TenantId, id: MicroVMId): Pr
     desired: row.desired,
     isDeleting: row.is_deleting,
     isTornDown: row.is_torn_down,
-    binding: row.host_id === null ? null : { hostId: hostId(row.host_id), hostName: row.host_name, epoch: parseEpoch(row.epoch) },
+    binding: row.host_id === null ? null : { hostId: hostId(row.host_id), hostName: row.host_name, epoch: parseEpoch(row.epoch), ...(row.leaving_reason === null ? {} : { leaving: row.leaving_reason }) },
+    ...(row.update_restarts === 0 ? {} : { updateRestarts: row.update_restarts }),
     newestOperation: row.operation_id === null ? null : toNewestOperation(row, row.operation_id),
     observation: row.state === null ? null : toObservation(row, id, row.state),
   };
@@ -111,6 +115,7 @@ function toObservation(row: MicroVMRow, id: MicroVMId, state: ObservedState): No
     isRestartRequired: row.is_restart_required,
     ...(row.last_exit === null ? {} : { lastExit: row.last_exit }),
     ...(row.problem === null ? {} : { problem: row.problem }),
+    ...(row.warnings == null ? {} : { warnings: row.warnings }),
     receivedAtMs: row.received_at,
   };
 }

@@ -19,8 +19,10 @@ import {
   currentBinding, hostTakes, insertBinding, lockCounters, nextEpoch, readBinding, releaseBinding, resizeBinding, saveCounters,
   type Counters, type LiveBinding,
 } from './microvm-binding.ts';
+import { planNetworks, releaseNetworks, saveNetworks } from './microvm-networks.ts';
 import { loadMicroVM } from './microvm-record.ts';
 import { findAskedFor, linkOperation, type AskedFor } from './plan-link.ts';
+import { deniedByQuota } from './site-quota.ts';
 import { findSightedHost } from './recovery-binding.ts';
 import { forgetSighting } from './sightings.ts';
 
@@ -55,7 +57,7 @@ export function createMicroVMStore(deps: { readonly transactions: Transactions; 
   };
 }
 
-interface MicroVMState {
+export interface MicroVMState {
   readonly name: string;
   readonly site_id: SiteId;
   readonly generation: number;
@@ -66,7 +68,7 @@ interface MicroVMState {
   readonly is_released: boolean;
 }
 
-async function readState(tx: Tx, tenantId: TenantId, microvmId: MicroVMId): Promise<MicroVMState | undefined> {
+export async function readState(tx: Tx, tenantId: TenantId, microvmId: MicroVMId): Promise<MicroVMState | undefined> {
   const { rows } = await tx.query<MicroVMState>(
     {
       name: 'read-microvm-state',
@@ -80,7 +82,7 @@ async function readState(tx: Tx, tenantId: TenantId, microvmId: MicroVMId): Prom
   return rows[0];
 }
 
-function planKey(input: { readonly microvmId: MicroVMId; readonly generation: number; readonly tryNumber: number }, epoch: Epoch): string {
+export function planKey(input: { readonly microvmId: MicroVMId; readonly generation: number; readonly tryNumber: number }, epoch: Epoch): string {
   return `cr/${input.microvmId}/${input.generation}/${epoch}/${input.tryNumber}`;
 }
 
@@ -131,24 +133,34 @@ async function publish(tx: LeaderTx, ids: IdSource, input: PublishInput, actor: 
   if (state !== undefined) refuseStale(state, input);
   const published = await findPublished(tx, input);
   if (published !== undefined) return published;
+  const denied = await deniedByQuota(tx, input);
+  if (denied !== null) return { outcome: 'quotaDenied', message: denied };
   const found = await readBinding(tx, tenantId, microvmId);
-  const chosen = found === null ? await bindAnew(tx, input, counters) : await currentBinding(tx, { tenantId, microvmId, counters, found, movedTo: sighted });
+  const sighted = await findSightedHost(tx, input, { counters, found });
+  const anew = found === null ? await bindAnew(tx, input, { counters, sighted }) : null;
+  const hostId = sighted ?? found?.hostId ?? anew?.binding.hostId;
+  if (hostId === undefined) return { outcome: 'hostUnavailable' };
+  const given = await planNetworks(tx, { input, hostId, published: state?.desired });
+  if (!given.ok) return { outcome: 'networkRefused', problem: given.problem };
+  const desired = given.plan.networks === undefined ? input.desired : { ...input.desired, networks: given.plan.networks };
+  const chosen = found === null ? anew : await currentBinding(tx, { tenantId, microvmId, counters, found, movedTo: sighted });
   if (chosen === null) return { outcome: 'hostUnavailable' };
   if (sighted !== null) await forgetSighting(tx, tenantId, microvmId);
   const asked = await findAskedFor(tx, input);
   const revision = counters.revision + 1;
   await saveCounters(tx, tenantId, microvmId, { epoch: Math.max(counters.epoch, chosen.binding.epoch), revision });
-  const entries: AuditEntry[] = [await saveMicroVM(tx, input, state), ...chosen.entries];
+  const entries: AuditEntry[] = [await saveMicroVM(tx, { ...input, desired }, state), ...chosen.entries, ...given.entries];
   // The binding refers to the microVM's row, so it is written after that.
   if (found === null) entries.push(await insertBinding(tx, { tenantId, microvmId, binding: chosen.binding }));
-  else entries.push(...(await resizeBinding(tx, { tenantId, microvmId, before: chosen.binding, desired: input.desired })));
+  else entries.push(...(await resizeBinding(tx, { tenantId, microvmId, before: chosen.binding, desired })));
+  entries.push(...(await saveNetworks(tx, { tenantId, microvmId, revision, plan: given.plan })));
   const winner = asked === null ? input.source?.supersedes : `generation ${input.generation} of the spec, written by plan ${asked.plan_id}, took its place`;
   const why = winner === undefined ? null : { code: 'SPEC_CHANGED_ELSEWHERE', message: winner };
   entries.push(...(await supersedePending(tx, tenantId, microvmId, why)));
   entries.push(
     ...(await insertPlan(tx, ids, {
       tenantId, siteId: input.siteId, microvmId, key: planKey(input, chosen.binding.epoch), kind: input.kind, binding: chosen.binding,
-      revision, generation: input.generation, tryNumber: input.tryNumber, desired: input.desired, asked, specHash: input.source?.specHash ?? null,
+      revision, generation: input.generation, tryNumber: input.tryNumber, desired, asked, specHash: input.source?.specHash ?? null,
     })),
   );
   await appendAudit(tx, tenantId, actor, entries);
@@ -178,7 +190,7 @@ async function bindAnew(tx: LeaderTx, input: PublishInput, { counters, sighted }
   if (sighted === null && !(await hostTakes(tx, place))) return null;
   const need = required(input.desired);
   const epoch = nextEpoch(tx.incarnation, counters.epoch);
-  return { binding: { hostId: place.hostId, epoch, cpuCount: need.cpus, memoryBytes: need.memoryBytes }, entries: [] };
+  return { binding: { hostId: place.hostId, epoch, cpuCount: need.cpus, memoryBytes: need.memoryBytes, leaseMs: input.desired.lease?.stopOnHostAfterMs ?? null }, entries: [] };
 }
 
 async function saveMicroVM(tx: Tx, input: PublishInput, state: MicroVMState | undefined): Promise<AuditEntry> {
@@ -199,7 +211,7 @@ async function saveMicroVM(tx: Tx, input: PublishInput, state: MicroVMState | un
   };
 }
 
-interface PlanInput {
+export interface PlanInput {
   readonly tenantId: TenantId;
   readonly siteId: SiteId;
   readonly microvmId: MicroVMId;
@@ -216,7 +228,7 @@ interface PlanInput {
 }
 
 /** One operation with a plan of its own, or for the caller's plan that asked for it. */
-async function insertPlan(tx: Tx, ids: IdSource, input: PlanInput): Promise<readonly AuditEntry[]> {
+export async function insertPlan(tx: Tx, ids: IdSource, input: PlanInput): Promise<readonly AuditEntry[]> {
   const planId = input.asked?.plan_id ?? ids.uuid();
   const operationId = ids.uuid();
   const entries: AuditEntry[] = input.asked === null ? [await insertOwnPlan(tx, planId, input)] : [];
@@ -254,7 +266,7 @@ async function insertOwnPlan(tx: Tx, planId: string, input: PlanInput): Promise<
   return { action: 'created', subject: 'plan', id: planId, before: null, after: { key: input.key, hash } };
 }
 
-async function loadExisting(tx: Tx, tenantId: TenantId, microvmId: MicroVMId): Promise<MicroVMRecord> {
+export async function loadExisting(tx: Tx, tenantId: TenantId, microvmId: MicroVMId): Promise<MicroVMRecord> {
   const record = await loadMicroVM(tx, tenantId, microvmId);
   if (record === null) throw new AppError('INTERNAL', 'a microvm that was just written is not there');
   return record;
@@ -329,6 +341,7 @@ async function completeDeletion(tx: LeaderTx, tenantId: TenantId, microvmId: Mic
   const binding = await readBinding(tx, tenantId, microvmId);
   const entries: AuditEntry[] = [{ action: 'released', subject: 'microvm', id: microvmId, before: { isReleased: false }, after: { isReleased: true } }];
   if (binding !== null) entries.push(await releaseBinding(tx, tenantId, microvmId, binding));
+  entries.push(...(await releaseNetworks(tx, tenantId, microvmId)));
   await tx.query(
     { name: 'release-microvm', text: 'update nkudo.microvms set released_at = now(), changed_at = now() where tenant_id = $1 and id = $2' },
     [tenantId, microvmId],
@@ -352,6 +365,7 @@ async function forceDelete(tx: LeaderTx, ids: IdSource, tenantId: TenantId, micr
     }
     entries.push(await releaseBinding(tx, tenantId, microvmId, found));
   }
+  entries.push(...(await releaseNetworks(tx, tenantId, microvmId)));
   await tx.query(
     {
       name: 'tombstone-microvm',

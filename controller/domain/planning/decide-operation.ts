@@ -24,6 +24,8 @@ export interface PublishedState {
     readonly error: { readonly code: string } | null;
   } | null;
   readonly observation: { readonly state: ObservedState; readonly revision: number; readonly problem?: { readonly code: string } } | null;
+  /** Null: it left its host and has no other yet. */
+  readonly binding?: object | null;
 }
 
 export type OperationDecision =
@@ -31,8 +33,10 @@ export type OperationDecision =
   | {
       readonly action: 'publish';
       readonly kind: OperationKind;
-      /** From 1; above 1 the caller waits between tries. */
+      /** From 1; above 1 the caller waits between tries, unless it is fresh. */
       readonly tryNumber: number;
+      /** Not a repetition of what failed: something else than the generation has changed. */
+      readonly isFresh?: true;
     };
 
 const none: OperationDecision = { action: 'none' };
@@ -46,17 +50,31 @@ export function decideOperation(
   if (published === null || newest === null) return { action: 'publish', kind: 'Create', tryNumber: 1 };
   // A cache behind the database: the object of that generation arrives soon.
   if (generation < published.generation) return none;
+  if (published.binding === null) return { action: 'publish', kind: 'Create', tryNumber: generation > published.generation ? 1 : newest.tryNumber + 1, isFresh: true };
   if (generation > published.generation) {
     return { action: 'publish', kind: published.desired === null ? 'Create' : diffKind(published.desired, desired), tryNumber: 1 };
   }
-  // The terms of the lease come from the Site as well, which has a generation of its own.
-  if (hasOtherTerms(published.desired, desired)) return { action: 'publish', kind: 'Update', tryNumber: newest.tryNumber + 1 };
+  if (isChangedOutside(published.desired, desired)) {
+    return { action: 'publish', kind: diffKind(published.desired ?? desired, desired), tryNumber: newest.tryNumber + 1, isFresh: true };
+  }
   if (isForgotten(published, newest.revision)) return { action: 'publish', kind: 'Create', tryNumber: newest.tryNumber + 1 };
   return needsNewTry(newest) ? { action: 'publish', kind: newest.kind, tryNumber: newest.tryNumber + 1 } : none;
 }
 
-function hasOtherTerms(published: DesiredMicroVM | null, desired: DesiredMicroVM): boolean {
-  return published !== null && published.lease?.stopOnHostAfterMs !== desired.lease?.stopOnHostAfterMs;
+/**
+ * What does not come from the spec alone, and so has no generation: terms of the lease (the Site), sizes (the class),
+ * whether it runs (a drain of its host) and restarts for updates. The rest belongs to the generation, or, as addresses
+ * do, to the transaction that publishes.
+ */
+function isChangedOutside(published: DesiredMicroVM | null, desired: DesiredMicroVM): boolean {
+  return (
+    published !== null &&
+    (published.lease?.stopOnHostAfterMs !== desired.lease?.stopOnHostAfterMs ||
+      published.runPolicy !== desired.runPolicy ||
+      published.restartNonce !== desired.restartNonce ||
+      published.cpuCount !== desired.cpuCount ||
+      published.memoryBytes !== desired.memoryBytes)
+  );
 }
 
 /** The same for a deletion, which is published once the object has a deletionTimestamp. */

@@ -1,6 +1,7 @@
 /**
  * Reconciles one Host: makes the object of an enrolled machine, hands what it says to the database, shows what
- * the machine reports, and revokes the identity before the object goes. Level-based.
+ * the machine reports, carries out what a person decided about its identity, and revokes it before the object goes.
+ * Level-based.
  *
  * Enrollment and beats are the gateway's; this only reads them. A Host whose object vanished without its
  * finalizer is made again: only an object seen with a deletionTimestamp is an order to revoke.
@@ -15,7 +16,7 @@ import { done, runSteps, waiting, type Outcome, type Step } from '#controller/ru
 import { isAlreadyExists, type ObjectKey } from '#controller/runtime/kubernetes-api.ts';
 import { patchStatus, writeFinalizers } from '#controller/runtime/status-patch.ts';
 import { durably, findSite, writerFor, type ReconcilerDeps } from '../deps.ts';
-import { hostFinalizer, hostResource, isForced, parseHost } from '../kinds.ts';
+import { acceptClaimAnnotation, hostFinalizer, hostResource, isForced, parseHost, revokeAnnotation } from '../kinds.ts';
 import { isMeshed } from '../mesh/desired.ts';
 import { projectHostStatus } from './status.ts';
 
@@ -71,6 +72,7 @@ async function loadScope(key: ObjectKey, deps: HostDeps): Promise<HostScope | nu
   // A declared Host of one Site is not the machine of that name at another.
   const record = found !== null && (object === null || found.siteName === object.spec.siteRef.name) ? found : null;
   if (record !== null && deps.silence.note(record.hostId, record.lastBeatAtMs)) deps.onReachabilityChanged(record.hostId);
+  if (record !== null) deps.placement.hostChanged(record);
   const mesh = record === null || site === undefined || !isMeshed(site) ? null : ((await deps.mesh?.load(tenantId, record.hostId)) ?? null);
   return { key, object, tenantId, record, mesh, isReleased: false };
 }
@@ -111,9 +113,12 @@ const saveObject: HostStep = async (scope, deps) => {
   const said = {
     objectUid: object.metadata.uid,
     isApproved: object.spec.approved ?? false,
-    isUnschedulable: object.spec.unschedulable ?? false,
+    // A host that is emptied takes nothing either; the binding transaction holds to it.
+    isUnschedulable: object.spec.unschedulable === true || object.spec.drain !== undefined,
     reservedCpus: object.spec.reserved?.cpus ?? 0,
     reservedMemoryBytes: parseWholeQuantity(object.spec.reserved?.memory ?? 0) ?? 0,
+    overcommitCpuPercent: object.spec.overcommit?.cpuPercent ?? null,
+    overcommitMemoryPercent: object.spec.overcommit?.memoryPercent ?? null,
   };
   const isEqual = Object.entries(said).every(([field, value]) => record[field as keyof typeof said] === value); // Keys of the literal above.
   if (isEqual) return null;
@@ -121,20 +126,53 @@ const saveObject: HostStep = async (scope, deps) => {
     deps.stores.hosts.saveObject({ tenantId, hostId: record.hostId, ...said }, deps.epoch, deps.actor),
   );
   scope.record = { ...record, ...said };
-  // An approval may be what the host's stream waits for.
+  deps.placement.hostChanged(scope.record);
+  // An approval may be what the host's stream waits for, and one that was withdrawn ends it.
+  deps.hints.publish({ kind: 'host', tenantId, hostId: record.hostId });
   deps.hints.publish({ kind: 'operations', hostId: record.hostId });
   return null;
 };
 
-const convergenceSteps: readonly HostStep[] = [ensureObject, ensureFinalizer, saveObject];
+/** A stolen machine is out at once, whatever is bound to it; what runs there runs on until somebody goes there. */
+const revokeIfAsked: HostStep = async (scope, deps) => {
+  const { object, record, tenantId } = scope;
+  if (object === null || record === null || record.isRevoked || object.metadata.annotations?.[revokeAnnotation] !== record.hostId) return null;
+  await withdraw(scope, deps, true);
+  scope.record = await deps.stores.hosts.load(tenantId, record.hostId);
+  return null;
+};
+
+const acceptClaim: HostStep = async (scope, deps) => {
+  const { object, record, tenantId } = scope;
+  const claimId = object?.metadata.annotations?.[acceptClaimAnnotation];
+  if (record?.quarantine == null || claimId === undefined || record.isRevoked || record.quarantine.acceptedId === claimId) return null;
+  // The id of an earlier quarantine decides nothing about this one.
+  if (!(await deps.stores.hosts.acceptClaim({ tenantId, hostId: record.hostId, claimId }, deps.epoch, deps.actor))) return null;
+  deps.hints.publish({ kind: 'host', tenantId, hostId: record.hostId });
+  scope.record = await deps.stores.hosts.load(tenantId, record.hostId);
+  return null;
+};
+
+/** Commits the revocation, then has the stream cut at once, on whatever replica it is. */
+async function withdraw({ record, tenantId }: HostScope, deps: HostDeps, force: boolean): Promise<void> {
+  if (record === null) return;
+  await deps.stores.hosts.revoke({ tenantId, hostId: record.hostId, force }, deps.epoch, deps.actor);
+  deps.hints.publish({ kind: 'host', tenantId, hostId: record.hostId });
+}
+
+const convergenceSteps: readonly HostStep[] = [ensureObject, ensureFinalizer, saveObject, revokeIfAsked, acceptClaim];
 
 const revoke: HostStep = async (scope, deps) => {
-  const { object, record, tenantId } = scope;
+  const { object, record } = scope;
   if (object === null || !(object.metadata.finalizers ?? []).includes(hostFinalizer)) return done();
-  if (record === null || record.isRevoked) return null;
+  if (record === null) return null;
   const force = isForced(object);
+  if (record.isRevoked) {
+    // Withdrawn before, with what is bound to it: the object stays as long as that is so.
+    return record.allocated.microvms > 0 && !force ? waiting('MicroVMsBound', 'microVMs are bound to the host', 30_000) : null;
+  }
   try {
-    await deps.stores.hosts.revoke({ tenantId, hostId: record.hostId, force }, deps.epoch, deps.actor);
+    await withdraw(scope, deps, force);
     return null;
   } catch (error) {
     if (isAppError(error) && error.code === 'CONFLICT') return waiting('MicroVMsBound', 'microVMs are bound to the host', 30_000);
@@ -151,7 +189,7 @@ const removeFinalizer: HostStep = async (scope, deps) => {
   return done();
 };
 
-const deletionSteps: readonly HostStep[] = [revoke, removeFinalizer];
+const deletionSteps: readonly HostStep[] = [revokeIfAsked, revoke, removeFinalizer];
 
 /** Returns how long figures are held back, 0 when nothing is. */
 async function writeStatus(object: Host, scope: HostScope, deps: HostDeps): Promise<number> {

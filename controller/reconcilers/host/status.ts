@@ -5,10 +5,12 @@ import type { HostConditionReason, HostConditionType } from '#crds/conditions.ts
 import type { Host, HostStatus } from '#crds/gen/host.ts';
 import type { Site } from '#crds/gen/site.ts';
 import { formatQuantity } from '#crds/scalar-values.ts';
-import type { HostRecord } from '#controller/ports/host-store.ts';
+import type { HostClaim, HostRecord, QuarantineReason } from '#controller/ports/host-store.ts';
 import type { MeshHostRecord } from '#controller/ports/mesh-store.ts';
 import type { HostSilence } from '#controller/domain/silence.ts';
+import { acceptClaimAnnotation } from '../kinds.ts';
 import { formatTime, stampConditions, type DerivedCondition } from '#controller/runtime/status-patch.ts';
+import { overcommitOf } from '../microvm/placement-cache.ts';
 import { deriveHostMesh } from '../mesh/status.ts';
 
 const mebibyte = 2 ** 20;
@@ -99,30 +101,63 @@ function silentMessage(record: HostRecord): string {
     : `the host was last heard at ${formatTime(record.lastBeatAtMs)}`;
 }
 
-function deriveReady({ facts: { record, site }, isHeard, isApproved }: HostView): DerivedCondition {
+/** What a person can type; namespace and name are the object's own. */
+function kubectl(host: Host, command: string): string {
+  return `kubectl -n ${host.metadata.namespace} ${command}`;
+}
+
+function approvalMessage(host: Host): string {
+  return `the Site asks for an approval: set spec.approved to true, such as by ${kubectl(host, `patch nkhost ${host.metadata.name} --type merge -p '{"spec":{"approved":true}}'`)}`;
+}
+
+const quarantineCauses: Readonly<Record<QuarantineReason, string>> = {
+  CertificateReplayed: 'an older certificate of this host was used after a newer one, as by a copy or an old backup of its state directory',
+  OtherMachine: 'two machines with different machine-ids used the identity of this host at one time',
+  BootReturned: 'two machines took turns with the identity of this host',
+  AgentReturned: 'two agents on one machine used copies of one state directory: stop one of them and remove its copy first',
+};
+
+function describeClaim(claim: HostClaim): string {
+  const from = claim.address === '' ? '' : `, from ${claim.address}`;
+  return `${claim.id} (machine-id ${claim.machineId || 'none'}, boot ${claim.bootId || 'unknown'}${from})`;
+}
+
+function quarantineMessage(host: Host, { quarantine }: HostRecord): string {
+  if (quarantine === null) return 'two machines use the identity of this host; delete the Host and enroll the genuine one again';
+  const keep = kubectl(host, `annotate --overwrite nkhost ${host.metadata.name} ${acceptClaimAnnotation}=<claim>`);
+  return `${quarantineCauses[quarantine.reason]}; its microVMs go on; claims: ${quarantine.claims.map(describeClaim).join(', ')}; let one in again with ${keep}`;
+}
+
+function deriveReady(view: HostView): DerivedCondition {
+  const { facts: { record, site }, isHeard, isApproved } = view;
   if (site === null) return condition('Ready', 'False', 'SiteNotFound', 'spec.siteRef names no Site of this namespace');
   if (record === null) return condition('Ready', 'False', 'NotEnrolled', notEnrolled);
   if (record.isRevoked) return condition('Ready', 'False', 'Revoked', 'the identity of the host was revoked');
-  if (record.isQuarantined) return condition('Ready', 'False', 'Quarantined', 'two machines use the identity of this host');
-  if (!isApproved) return condition('Ready', 'False', 'NotApproved', 'the Site asks for an approval: set spec.approved to true');
+  if (record.isQuarantined) return condition('Ready', 'False', 'Quarantined', quarantineMessage(view.host, record));
+  if (!isApproved) return condition('Ready', 'False', 'NotApproved', approvalMessage(view.host));
   if (!isHeard) return condition('Ready', 'Unknown', 'HostSilent', silentMessage(record));
   if (!hasHypervisor(record)) return condition('Ready', 'False', 'HypervisorMissing', hypervisorProblem(record));
   return condition('Ready', 'True', 'HostConnected', 'the host is heard and can run microVMs');
 }
 
-function deriveEnrolled({ facts: { record } }: HostView): DerivedCondition {
+function deriveEnrolled({ host, facts: { record, nowMs }, isHeard }: HostView): DerivedCondition {
   if (record === null) return condition('Enrolled', 'False', 'NotEnrolled', notEnrolled);
   if (record.isRevoked) return condition('Enrolled', 'False', 'Revoked', 'the identity of the host was revoked');
-  if (record.isQuarantined) return condition('Enrolled', 'False', 'Quarantined', 'two machines use the identity of this host');
+  if (record.isQuarantined) return condition('Enrolled', 'False', 'Quarantined', quarantineMessage(host, record));
+  const accepted = record.quarantine?.acceptedId;
+  if (accepted != null) return condition('Enrolled', 'True', 'CertificateIssued', `claim ${accepted} was accepted; all other certificates are withdrawn when it has used a new one`);
+  if (!isHeard && record.certificate !== null && record.certificate.notAfterMs < nowMs) {
+    return condition('Enrolled', 'False', 'CertificateExpired', `the certificate expired at ${formatTime(record.certificate.notAfterMs)}; the agent recovers it by itself when it comes back in time, see docs/enrollment.md`);
+  }
   return condition('Enrolled', 'True', 'CertificateIssued', 'a machine holds the identity of this host');
 }
 
-function deriveApproved({ facts: { site }, isApproved }: HostView): DerivedCondition {
+function deriveApproved({ host, facts: { site }, isApproved }: HostView): DerivedCondition {
   if (site === null) return condition('Approved', 'Unknown', 'SiteNotFound', 'spec.siteRef names no Site of this namespace');
   if (site.spec.enrollment?.requireApproval !== true) return condition('Approved', 'True', 'ApprovalNotRequired', 'the Site asks for no approval');
   return isApproved
     ? condition('Approved', 'True', 'Approved', 'spec.approved is true')
-    : condition('Approved', 'False', 'NotApproved', 'the Site asks for an approval: set spec.approved to true');
+    : condition('Approved', 'False', 'NotApproved', approvalMessage(host));
 }
 
 function deriveReachable({ facts: { record }, isHeard }: HostView): DerivedCondition {
@@ -157,7 +192,7 @@ function readableMemory(bytes: number): string {
 
 function projectRecord(record: HostRecord): HostStatus {
   const { facts } = record;
-  const total = { cpuCount: facts.cpuCount, memoryBytes: facts.memoryBytes, reservedCpus: record.reservedCpus, reservedMemoryBytes: record.reservedMemoryBytes };
+  const total = { cpuCount: facts.cpuCount, memoryBytes: facts.memoryBytes, reservedCpus: record.reservedCpus, reservedMemoryBytes: record.reservedMemoryBytes, ...overcommitOf(record) };
   const free = allocatable(total);
   return {
     hostID: record.hostId,

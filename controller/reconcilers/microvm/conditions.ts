@@ -1,7 +1,7 @@
 /** The conditions of a MicroVM and the one word that sums them up. Pure; types and reasons are those of crds/conditions.ts. */
 import { errorCatalogue, isErrorCode, type ErrorCode } from '#api/model/error-codes.ts';
 import type { MicroVMObservation } from '#api/model/microvm.ts';
-import { hostFailureReasons, type HostFailureReason, type MicroVMConditionReason, type MicroVMConditionType } from '#crds/conditions.ts';
+import { hostFailureReasons, microvmConditions, type HostFailureReason, type MicroVMConditionReason, type MicroVMConditionType } from '#crds/conditions.ts';
 import type { MicroVMStatus } from '#crds/gen/microvm.ts';
 import { formatTime, type DerivedCondition } from '#controller/runtime/status-patch.ts';
 import type { ReplacementFinding } from '../replacement/replace-lost.ts';
@@ -25,6 +25,8 @@ export function deriveConditions(view: MicroVMView): DerivedCondition[] {
     deriveAccepted(view),
     ...(binding === null ? deriveUnbound(view) : deriveBound(view, binding.hostName)),
   ];
+  if (view.obstacle?.condition === 'QuotaDenied') conditions.push(condition('QuotaDenied', 'True', view.obstacle.reason, view.obstacle.message));
+  conditions.push(...deriveNetworks(view));
   if (view.object.metadata.deletionTimestamp !== undefined) conditions.push(deriveDeletionBlocked(view));
   if (view.replacement !== null) conditions.push(deriveReplaceDisabled(view.replacement));
   return conditions;
@@ -45,7 +47,7 @@ function deriveUnbound({ obstacle, object }: MicroVMView): DerivedCondition[] {
   const isDeleting = object.metadata.deletionTimestamp !== undefined;
   const message = isDeleting ? 'it is being deleted' : (obstacle?.message ?? 'it is not bound to a host yet');
   const scheduled =
-    obstacle?.condition === 'Scheduled'
+    obstacle?.condition === 'Scheduled' || obstacle?.condition === 'QuotaDenied'
       ? condition('Scheduled', 'False', obstacle.reason, obstacle.message)
       : condition('Scheduled', 'False', 'NotAccepted', message);
   return [
@@ -66,8 +68,15 @@ function readyReason(reason: string | undefined): MicroVMConditionReason<'Ready'
     case 'SiteNotFound':
     case 'HostNotFound':
     case 'NoHostFits':
+    case 'QuotaExceeded':
     case 'DatabaseUnavailable':
     case 'SpecRefused':
+    case 'AddressesExhausted':
+    case 'PortsExhausted':
+    case 'AddressOutsideSubnet':
+    case 'MeshSubnetMissing':
+    case 'PortInUse':
+    case 'AddressInUse':
       return reason;
     default:
       return 'NotScheduled';
@@ -154,7 +163,32 @@ function deriveImagesReady(view: MicroVMView): DerivedCondition {
   return condition('ImagesReady', 'True', 'FilesPresent', 'kernel, firmware, initramfs and disks are on the host');
 }
 
+/** None without networks. */
+function deriveNetworks(view: MicroVMView): DerivedCondition[] {
+  const { object, record, obstacle, observation } = view;
+  const isAsked = (object.spec.networks ?? []).length > 0 || (record?.desired?.networks ?? []).length > 0;
+  if (!isAsked || object.metadata.deletionTimestamp !== undefined) return [];
+  const networks = (status: DerivedCondition['status'], reason: MicroVMConditionReason<'NetworksReady'>, message: string): DerivedCondition[] => [condition('NetworksReady', status, reason, message)];
+  if (obstacle?.condition === 'NetworksReady') return networks('False', obstacle.reason, `the guest goes on with its old spec: ${obstacle.message}`);
+  const binding = record?.binding ?? null;
+  if (binding === null) return networks('False', 'NotScheduled', obstacle?.message ?? 'it is not bound to a host yet');
+  if (!view.isHeard) return networks('Unknown', 'HostSilent', `host ${binding.hostName} is silent, ${lastHeard(view)}`);
+  const problem = problemOf(observation) ?? refusalOf(view);
+  if (problem !== null) return networks(networkFailures.has(problem.reason) ? 'False' : 'Unknown', problem.reason, problem.message);
+  const [warning] = observation?.warnings ?? [];
+  if (warning !== undefined) return networks('False', warning.code === 'DHCP_UNAVAILABLE' ? 'DHCPUnavailable' : 'HostWarning', `on host ${binding.hostName}: ${warning.message.slice(0, hostMessageMax)}`);
+  if (observation?.state === 'running' || observation?.state === 'paused') return networks('True', 'NetworksMade', `host ${binding.hostName} has made them`);
+  if (isUnderWay(observation)) return networks('Unknown', 'WaitingForHost', `host ${binding.hostName} makes them`);
+  return networks('Unknown', 'NotRunning', 'the guest does not run; they are made sure of with its next start');
+}
+
+const networkFailures: ReadonlySet<HostFailureReason> = new Set(['NetworkUnavailable', 'NetworkUnsupported', 'NetworkFailed', 'PortInUse', 'AddressInUse']);
+
 function deriveProvisioned(view: MicroVMView, hostName: string): DerivedCondition {
+  if (view.obstacle?.condition === 'NetworksReady') {
+    const { reason, message } = view.obstacle;
+    if (isProvisionedReason(reason)) return condition('Provisioned', 'False', reason, message);
+  }
   const problem = problemOf(view.observation) ?? refusalOf(view);
   if (problem !== null) {
     const remedy = problem.remedy === '' ? '' : `; ${problem.remedy}`;
@@ -164,6 +198,10 @@ function deriveProvisioned(view: MicroVMView, hostName: string): DerivedConditio
   if (isCancelled(view)) return condition('Provisioned', 'False', 'OperationCancelled', 'the plan that wrote this spec was cancelled: it is carried out with the next change of the spec');
   if (isUnderWay(view.observation)) return condition('Provisioned', 'False', 'Provisioning', `host ${hostName} takes it over`);
   return condition('Provisioned', 'True', 'Provisioned', `host ${hostName} has taken it over`);
+}
+
+function isProvisionedReason(reason: string): reason is MicroVMConditionReason<'Provisioned'> {
+  return microvmConditions.Provisioned.reasons.some((known) => known === reason);
 }
 
 /** The host will not be told of this generation. */

@@ -3,25 +3,20 @@
  * row, and the row with binding, plan and operation is one commit. What the host makes of it comes back as
  * rows, which the projection of the status shows.
  */
-import { siteId, type HostId, type SiteId } from '#api/model/ids.ts';
-import type { DesiredMicroVM } from '#api/model/microvm.ts';
+import { siteId } from '#api/model/ids.ts';
 import { AppError } from '#api/model/error-codes.ts';
 import { deriveDesired } from '#controller/domain/derive-desired.ts';
-import { placeMicroVM, type CandidateHost, type Placement } from '#controller/domain/placement/place-microvm.ts';
 import { decideOperation, retryDelayMs } from '#controller/domain/planning/decide-operation.ts';
-import type { HostRecord } from '#controller/ports/host-store.ts';
 import { done, failed, stalled, waiting, type Outcome } from '#controller/runtime/outcome.ts';
 import { writeFinalizers } from '#controller/runtime/status-patch.ts';
 import { durably, writerFor } from '../deps.ts';
-import { hasHypervisor } from '../host/status.ts';
 import { microvmFinalizer, microvmResource, parseMicroVM } from '../kinds.ts';
 import { sourceOf } from '../plan/spec-hash.ts';
 import { createReplaceLost, deriveLeaseTerms } from '../replacement/replace-lost.ts';
+import { followHost } from './leaving.ts';
 import { obstacleOf, publishWithNetworks } from './networks.ts';
+import { chooseHost, placeOnHost, unplacedRetryMs } from './placing.ts';
 import { hasFinalizer, type MicroVMDeps, type MicroVMScope, type MicroVMStep, type Obstacle } from './scope.ts';
-
-/** Changes of hosts wake what waits for room; this covers a change that nobody told. */
-const unplacedRetryMs = 60_000;
 
 const resolveSite: MicroVMStep = async (scope, deps) => {
   // What is bound stays where it is, whatever became of its Site.
@@ -53,32 +48,6 @@ const deriveDesiredState: MicroVMStep = async (scope) => {
   return null;
 };
 
-/** A host of the site; `without` those that it is to leave or that can't give it its networks. */
-async function chooseHost(scope: MicroVMScope, deps: MicroVMDeps, site: SiteId, desired: DesiredMicroVM, without: ReadonlySet<HostId>): Promise<Placement> {
-  const hosts = await deps.stores.hosts.listBySite(scope.tenantId, site);
-  const { placement } = scope.object.spec;
-  return placeMicroVM(
-    {
-      cpuCount: desired.cpuCount,
-      memoryBytes: desired.memoryBytes,
-      hostName: placement?.hostName ?? null,
-      matchLabels: placement?.hostSelector?.matchLabels ?? {},
-    },
-    hosts.filter((host) => !without.has(host.hostId)).map((host) => candidate(host, deps)),
-  );
-}
-
-const placeOnHost: MicroVMStep = async (scope, deps) => {
-  if (scope.record?.binding != null || scope.site === null || scope.desired === null) return null;
-  const decision = await chooseHost(scope, deps, siteId(scope.site.metadata.uid), scope.desired, new Set());
-  if (decision.outcome === 'placed') {
-    scope.chosenHost = decision;
-    return null;
-  }
-  const reason = decision.code === 'HOST_NOT_FOUND' ? 'HostNotFound' : 'NoHostFits';
-  return blocked(scope, { condition: 'Scheduled', reason, message: decision.message }, unplacedRetryMs);
-};
-
 const ensureFinalizer: MicroVMStep = async (scope, deps) => {
   if (hasFinalizer(scope.object)) return null;
   const kind = { resource: microvmResource, parse: parseMicroVM, cache: deps.caches.microvms };
@@ -99,8 +68,8 @@ const publishPlan: MicroVMStep = async (scope, deps) => {
   const { generation, name } = object.metadata;
   const decision = decideOperation(desired, generation, record);
   if (decision.action === 'none') return null;
-  const { kind, tryNumber } = decision;
-  const delayMs = deps.retryGate.delayMs(`${id}/${generation}/${tryNumber}`, retryDelayMs(tryNumber));
+  const { kind, tryNumber, isFresh } = decision;
+  const delayMs = deps.retryGate.delayMs(`${id}/${generation}/${tryNumber}`, isFresh === true ? 0 : retryDelayMs(tryNumber));
   if (delayMs > 0) return done(delayMs);
   const result = await publishWithNetworks(scope, deps, {
     publish: ({ placeOn, networks }) =>
@@ -116,9 +85,12 @@ const publishPlan: MicroVMStep = async (scope, deps) => {
     },
   });
   if (result.outcome === 'networkRefused') return blocked(scope, obstacleOf(scope, result.problem), unplacedRetryMs);
+  // A change of the Site, or the end of another of its microVMs, wakes it.
+  if (result.outcome === 'quotaDenied') return blocked(scope, { condition: 'QuotaDenied', reason: 'QuotaExceeded', message: result.message });
   // Somebody took the room between the choice and the commit; the next look chooses anew.
   if (result.outcome === 'hostUnavailable') return failed(new AppError('HOST_FULL'));
   scope.record = result.record;
+  deps.placement.bound(object, result.record);
   if (result.record.binding !== null) deps.hints.publish({ kind: 'operations', hostId: result.record.binding.hostId });
   return null;
 };
@@ -128,33 +100,9 @@ const replaceLost = createReplaceLost(async (scope, deps, without) => {
   return chooseHost(scope, deps, scope.record.siteId, scope.desired, new Set([without]));
 });
 
-export const convergenceSteps: readonly MicroVMStep[] = [resolveSite, deriveDesiredState, deriveLeaseTerms, placeOnHost, ensureFinalizer, publishPlan, replaceLost];
+export const convergenceSteps: readonly MicroVMStep[] = [resolveSite, deriveDesiredState, deriveLeaseTerms, followHost, placeOnHost, ensureFinalizer, publishPlan, replaceLost];
 
 function blocked(scope: MicroVMScope, obstacle: Obstacle, retryAfterMs?: number): Outcome {
   scope.obstacle = obstacle;
   return waiting(obstacle.reason, obstacle.message, retryAfterMs);
-}
-
-function candidate(host: HostRecord, deps: MicroVMDeps): CandidateHost {
-  const object = deps.caches.hosts.get({ namespace: host.namespace, name: host.name });
-  deps.silence.note(host.hostId, host.lastBeatAtMs);
-  return {
-    hostId: host.hostId,
-    name: host.name,
-    labels: object?.metadata.labels ?? {},
-    isRevoked: host.isRevoked,
-    isDeleting: object?.metadata.deletionTimestamp !== undefined,
-    isQuarantined: host.isQuarantined,
-    isApproved: !host.requireApproval || host.isApproved,
-    isUnschedulable: host.isUnschedulable,
-    isOnline: deps.silence.of(host.hostId).reachability === 'online',
-    hasHypervisor: hasHypervisor(host),
-    capacity: {
-      cpuCount: host.facts.cpuCount,
-      memoryBytes: host.facts.memoryBytes,
-      reservedCpus: host.reservedCpus,
-      reservedMemoryBytes: host.reservedMemoryBytes,
-    },
-    allocated: host.allocated,
-  };
 }

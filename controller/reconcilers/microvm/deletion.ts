@@ -30,7 +30,8 @@ const forceIfAsked: MicroVMStep = async (scope, deps) => {
 const publishTeardown: MicroVMStep = async (scope, deps) => {
   const { record, tenantId, id } = scope;
   if (record === null || record.isTornDown) return null;
-  const decision = decideDeletion(record);
+  // A teardown of before, to leave the host, was no deletion.
+  const decision = decideDeletion(record.isDeleting ? record : { ...record, newestOperation: null });
   if (decision.action === 'none') return null;
   const { tryNumber } = decision;
   const { generation } = scope.object.metadata;

@@ -22,7 +22,21 @@ export async function reconcileMicroVM(key: ObjectKey, deps: MicroVMDeps): Promi
   // A fault is nobody's state: what was shown stays until it is known better.
   if (outcome.kind === 'failed' || scope.isReleased) return outcome;
   await writeStatus(scope, deps);
-  return outcome;
+  return lookAgain(outcome, scope.lookAgainMs);
+}
+
+/** The earlier of what the outcome says and the given time. */
+function lookAgain(outcome: Outcome, afterMs: number | null): Outcome {
+  if (afterMs === null) return outcome;
+  switch (outcome.kind) {
+    case 'done':
+      return done(Math.min(outcome.requeueAfterMs ?? Infinity, afterMs));
+    case 'waiting':
+      return { ...outcome, retryAfterMs: Math.min(outcome.retryAfterMs ?? Infinity, afterMs) };
+    case 'stalled':
+    case 'failed':
+      return outcome;
+  }
 }
 
 async function writeStatus(scope: MicroVMScope, deps: MicroVMDeps): Promise<void> {

@@ -1,6 +1,6 @@
 /** What one reconcile of one MicroVM knows. Read once at its start; steps fill in what they found out. */
 import { microVMId, type HostId, type MicroVMId, type TenantId } from '#api/model/ids.ts';
-import type { DesiredMicroVM } from '#api/model/microvm.ts';
+import type { DesiredMicroVM, NetworkRequest } from '#api/model/microvm.ts';
 import type { MicroVM } from '#crds/gen/microvm.ts';
 import type { Site } from '#crds/gen/site.ts';
 import type { MicroVMConditionReason } from '#crds/conditions.ts';
@@ -12,12 +12,17 @@ import { findSite, type ReconcilerDeps } from '../deps.ts';
 import { microvmFinalizer } from '../kinds.ts';
 import type { LeaseReadings } from '../replacement/lease-readings.ts';
 import type { ReplacementFinding } from '../replacement/replace-lost.ts';
+import type { EvictionFinding } from './leaving.ts';
 import type { RetryGate } from './retry-gate.ts';
 
 /** Why it can not be handed to a host, under the condition that says so. */
 export type Obstacle =
   | { readonly condition: 'Accepted'; readonly reason: MicroVMConditionReason<'Accepted'>; readonly message: string }
-  | { readonly condition: 'Scheduled'; readonly reason: MicroVMConditionReason<'Scheduled'>; readonly message: string };
+  | { readonly condition: 'Scheduled'; readonly reason: MicroVMConditionReason<'Scheduled'>; readonly message: string }
+  /** The quota of the site has no room for it; when it is bound, it goes on with its old spec. */
+  | { readonly condition: 'QuotaDenied'; readonly reason: 'QuotaExceeded'; readonly message: string }
+  /** It is bound, and its new spec asks the host for something that it can not give. */
+  | { readonly condition: 'NetworksReady'; readonly reason: MicroVMConditionReason<'NetworksReady'>; readonly message: string };
 
 export interface MicroVMDeps extends ReconcilerDeps {
   readonly retryGate: RetryGate;
@@ -34,10 +39,16 @@ export interface MicroVMScope {
   record: MicroVMRecord | null;
   /** Set by deriveDesiredState. */
   desired: DesiredMicroVM | null;
+  /** What the spec asks of its host; set by deriveDesiredState. */
+  networks: readonly NetworkRequest[];
   /** Set by placeOnHost when there is no binding yet. */
   chosenHost: { readonly hostId: HostId; readonly hostName: string } | null;
   /** What the status shows of replacement; null while it is not asked for. */
   replacement: ReplacementFinding | null;
+  /** What the status shows while its host is being emptied; null while it is not. */
+  eviction: EvictionFinding | null;
+  /** To be looked at again then, whatever happens; null: only when something changes. */
+  lookAgainMs: number | null;
   /** Set by the step that found it. */
   obstacle: Obstacle | null;
   /** The finalizer is off: there is nothing to write to any more. */
@@ -55,7 +66,7 @@ export async function loadScope(key: ObjectKey, deps: MicroVMDeps): Promise<Micr
   const id = microVMId(object.metadata.uid);
   // The finalizer is written before anything is published.
   const record = hasFinalizer(object) ? await deps.stores.microvms.load(tenantId, id) : null;
-  return { object, id, tenantId, site, record, desired: null, chosenHost: null, replacement: null, obstacle: null, isReleased: false };
+  return { object, id, tenantId, site, record, desired: null, networks: [], chosenHost: null, replacement: null, eviction: null, lookAgainMs: null, obstacle: null, isReleased: false };
 }
 
 export function hasFinalizer(object: MicroVM): boolean {

@@ -25,6 +25,7 @@ export function projectMicroVMStatus(object: MicroVM, facts: MicroVMFacts): Micr
     ...(binding === null ? {} : { binding: { hostName: binding.hostName, hostID: binding.hostId, epoch: binding.epoch } }),
     ...(isSilent && view.lastBeatAtMs !== null ? { lastObservedTime: formatTime(view.lastBeatAtMs) } : {}),
     ...(observation?.bootedAtMs === undefined ? {} : { bootedTime: formatTime(observation.bootedAtMs) }),
+    ...projectAddresses(view),
     ...(binding === null ? {} : { restarts: projectRestarts(observation) }),
     ...optional('plan', derivePlan(view)),
     conditions: stampConditions(deriveConditions(view), object.status?.conditions, {
@@ -57,6 +58,21 @@ function agrees({ record, observation }: MicroVMView, revision: number): boolean
   if (desired === null || observation === null || observation.revision < revision || observation.problem !== undefined) return false;
   if (desired.runPolicy === 'Halted') return observation.state === 'stopped';
   return observation.state === (desired.paused ? 'paused' : 'running');
+}
+
+const addressTypes = { nat: 'NAT', bridge: 'Bridge', mesh: 'Mesh' } as const;
+
+/** As they were given, from the binding on: they do not depend on what the host does. */
+function projectAddresses({ record }: MicroVMView): Pick<MicroVMStatus, 'addresses' | 'meshAddress'> {
+  if (record?.binding == null) return {};
+  const addresses = (record.desired?.networks ?? []).flatMap(({ name, kind, address, ports }) => {
+    const bare = address?.split('/')[0];
+    if (bare === undefined || kind === 'macvtap') return [];
+    const shown = ports.map(({ name: port, protocol, hostPort, guestPort }) => ({ name: port, protocol: protocol === 'udp' ? 'UDP' as const : 'TCP' as const, hostPort, guestPort }));
+    return [{ network: name, address: bare, type: addressTypes[kind], ...(shown.length === 0 ? {} : { ports: shown }) }];
+  });
+  const mesh = addresses.find(({ type }) => type === 'Mesh');
+  return { ...(addresses.length === 0 ? {} : { addresses }), ...(mesh === undefined ? {} : { meshAddress: mesh.address }) };
 }
 
 function projectRestarts(observation: MicroVMObservation | null): NonNullable<MicroVMStatus['restarts']> {
