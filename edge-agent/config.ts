@@ -60,6 +60,9 @@ export interface MeshConfig {
   readonly commandDeadlineMs: number;
 }
 
+/** Below the state directory. */
+export const guardDirectory = 'guard';
+
 const bootsAtOnceDefault = 4;
 const runtimeDirectoryDefault = '/run/nkudo-edge';
 /** What NetBird calls its interface unless told otherwise. */

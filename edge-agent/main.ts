@@ -49,6 +49,15 @@ program
   });
 
 program
+  .command('guard')
+  .description('be the process that ends microVMs whose lease ran out, for a unit of its own; the agent starts one where there is none')
+  .addOption(stateDirOption())
+  .action(async (flags: { stateDir: string }) => {
+    const { runGuard } = await import('./commands/guard.ts');
+    runGuard(flags.stateDir);
+  });
+
+program
   .command('status')
   .description('what this host knows of itself; works without a control plane and without a running agent')
   .addOption(stateDirOption())

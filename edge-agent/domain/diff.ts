@@ -33,8 +33,10 @@ export type Note =
   /** `over`: the ended process that still shows in the directory and has nothing to do with this run. */
   | { readonly kind: 'runBegun'; readonly over?: ProcessKey }
   | { readonly kind: 'guestBooted' }
-  | { readonly kind: 'runEnded'; readonly exit: SeenExit }
-  | { readonly kind: 'stopBegun'; readonly cause: StopCause }
+  /** `isFenced`: it was ended because its lease ran out, by whoever saw to that. */
+  | { readonly kind: 'runEnded'; readonly exit: SeenExit; readonly isFenced?: boolean }
+  /** `notAfterBootMs`: the wait for the guest ends then at the latest. */
+  | { readonly kind: 'stopBegun'; readonly cause: StopCause; readonly notAfterBootMs?: number }
   | { readonly kind: 'startAbandoned' };
 
 export type Decision =
@@ -47,14 +49,16 @@ export type Decision =
 
 /**
  * restart: the back-off of the restart policy. guest: it was asked to power off. vmm: its API or its
- * start. retry: a step failed. fence: the directory knows a later operation than the journal (an
+ * start. retry: a step failed. lease: the host has none that was confirmed. fence: the directory knows a later operation than the journal (an
  * older journal was put back), so only a still later one may touch the microVM.
  */
-export type WaitReason = 'restart' | 'guest' | 'vmm' | 'retry' | 'fence';
+export type WaitReason = 'restart' | 'guest' | 'vmm' | 'retry' | 'lease' | 'fence';
 
 /** How soon a VMM that is busy or under way is looked at again, milliseconds. */
 export const vmmRecheckMs = 500;
 const fenceRecheckMs = 60_000;
+/** A confirmed lease wakes what waits for it; this covers a wake that was lost. */
+const leaseRecheckMs = 60_000;
 
 export function decideNext(view: View): Decision {
   const { attempt, now } = view;
@@ -102,13 +106,18 @@ function decide(view: View): Decision {
     case 'live':
       return decideLive(view, vmm.api);
     case 'exited':
-      if (isNewEnd(record, vmm.exit)) return { kind: 'note', note: { kind: 'runEnded', exit: vmm.exit } };
+      if (isNewEnd(record, vmm.exit)) return { kind: 'note', note: { kind: 'runEnded', exit: vmm.exit, ...(isFenced(view, vmm.exit) ? { isFenced: true } : {}) } };
       return decideDown(view);
     case 'absent':
       // The directory lost its traces while the journal says that a guest ran: somebody removed it.
       if (record.run.phase === 'started' || record.run.stop !== undefined) return { kind: 'note', note: { kind: 'runEnded', exit: { reason: 'Unknown' } } };
       return decideDown(view);
   }
+}
+
+/** The guard's kill looks like any other; without a lease it is no failure of the guest. */
+function isFenced({ record, lease }: View, exit: SeenExit): boolean {
+  return lease?.mustStop === true && exit.signal === 'SIGKILL' && record.run.stop === undefined;
 }
 
 /** Whether an end that was seen still has to be counted; each process is counted once. */
@@ -127,7 +136,7 @@ function decideLive(view: View, api: 'none' | 'created' | 'running' | 'paused' |
   // Also a guest that no journal knows, and one whose boot call got no answer: adopted, never doubled.
   if (isGuestUp && run.phase !== 'started') return { kind: 'note', note: { kind: 'guestBooted' } };
   const cause = stopCause(view, isGuestUp);
-  if (cause !== undefined) return { kind: 'note', note: { kind: 'stopBegun', cause } };
+  if (cause !== undefined) return { kind: 'note', note: stopBegun(view, cause) };
   if (!isGuestUp) return decideUnbooted(view, api);
   if (needsIdentity(view)) return step('writeIdentity');
   const { desired } = record;
@@ -141,7 +150,7 @@ function decideUnreachable(view: View): Decision {
   const { phase } = view.record.run;
   if (phase === 'abandoned') return endOfVmm(view);
   const cause = stopCause(view, phase === 'started');
-  return cause === undefined ? waitForVmm(view.now.bootMs + vmmRecheckMs) : { kind: 'note', note: { kind: 'stopBegun', cause } };
+  return cause === undefined ? waitForVmm(view.now.bootMs + vmmRecheckMs) : { kind: 'note', note: stopBegun(view, cause) };
 }
 
 function waitForVmm(untilBootMs: number): Decision {
@@ -153,10 +162,16 @@ function endOfVmm({ attempt }: View): Decision {
   return step(attempt.isShutdownFailed ? 'killVmm' : 'shutdownVmm');
 }
 
+function stopBegun({ lease }: View, cause: StopCause): Note {
+  const endsAt = lease?.endsAtBootMs ?? undefined;
+  return { kind: 'stopBegun', cause, ...(cause === 'lease' && endsAt !== undefined ? { notAfterBootMs: endsAt } : {}) };
+}
+
 function stopCause(view: View, isGuestUp: boolean): StopCause | undefined {
-  const { record, now } = view;
+  const { record, lease, now } = view;
   const { desired, run } = record;
   if (record.isDeleting || desired === null) return 'deleted';
+  if (lease?.mustStop === true) return 'lease';
   if (!isGuestUp) return run.phase === 'starting' && !shouldRun(record) ? 'halted' : undefined;
   if (!shouldRun(record)) return 'halted';
   if (isRestartAsked(record)) return 'restart';
@@ -218,6 +233,7 @@ function decideDown(view: View): Decision {
     const next = decideDirectory(view);
     return next ?? done(view);
   }
+  if (waitsForLease(view)) return { kind: 'wait', for: 'lease', untilBootMs: now.bootMs + leaseRecheckMs };
   if (run.phase !== 'starting') {
     if (run.restartDue !== undefined && !isPast(run.restartDue, now) && !isRestartAsked(record)) {
       return { kind: 'wait', for: 'restart', untilBootMs: run.restartDue.ms };
@@ -225,6 +241,11 @@ function decideDown(view: View): Decision {
     return { kind: 'note', note: { kind: 'runBegun', ...overOf(view) } };
   }
   return decideDirectory(view) ?? step(!isChecked(view) ? 'checkFiles' : hasNetworks(view) ? 'spawnVmm' : 'ensureNetworks');
+}
+
+/** It is to run, and no lease allows it to be started. */
+export function waitsForLease({ record, vmm, lease }: View): boolean {
+  return lease?.mayStart === false && vmm.kind !== 'live' && vmm.kind !== 'starting' && shouldRun(record);
 }
 
 /** The directory goes last: as long as it is there, a later agent knows that something may be left. */
@@ -258,9 +279,11 @@ function isChecked(view: View): boolean {
 }
 
 function done(view: View): Decision {
-  const { record, now } = view;
-  const at = record.desired === null ? undefined : crashLoopEndsAtMs(record.run, record.desired.restart, now);
-  return at === undefined ? { kind: 'done' } : { kind: 'done', recheckAtBootMs: at };
+  const { record, lease, vmm, now } = view;
+  const loopEnds = record.desired === null ? undefined : crashLoopEndsAtMs(record.run, record.desired.restart, now);
+  const leaseEnds = vmm.kind === 'live' ? (lease?.stopsAtBootMs ?? undefined) : undefined;
+  const at = Math.min(loopEnds ?? Infinity, leaseEnds ?? Infinity);
+  return at === Infinity ? { kind: 'done' } : { kind: 'done', recheckAtBootMs: at };
 }
 
 function step(name: StepName): Decision {

@@ -29,7 +29,7 @@ export interface BootMoment {
 export type RunPhase = 'idle' | 'starting' | 'started' | 'ended' | 'abandoned';
 
 /** Why a running microVM is being stopped; decides what follows its exit. */
-export type StopCause = 'halted' | 'restart' | 'deleted' | 'crashLoop' | 'once';
+export type StopCause = 'halted' | 'restart' | 'deleted' | 'crashLoop' | 'once' | 'lease';
 
 export interface StopRecord {
   readonly cause: StopCause;

@@ -4,7 +4,7 @@
  */
 import type { LastExit } from '#api/model/microvm.ts';
 import type { Note } from './diff.ts';
-import { machineKey, type MicroVMRecord, type Now, type RunRecord, type StopCause } from './microvm-record.ts';
+import { machineKey, type MicroVMRecord, type Now, type RunRecord } from './microvm-record.ts';
 import { omit } from './omit.ts';
 import type { SeenExit } from './observed-state.ts';
 import { failuresKeptMax, isRestartAsked, recentFailures, restartDelayMs, shouldRun } from './restart-policy.ts';
@@ -19,9 +19,9 @@ export function applyNote(record: MicroVMRecord, note: Note, now: Now): MicroVMR
     case 'guestBooted':
       return { ...record, run: markBooted(record, now) };
     case 'runEnded':
-      return { ...record, run: endRun(record, note.exit, now) };
+      return { ...record, run: endRun(record, note, now) };
     case 'stopBegun':
-      return { ...record, run: beginStop(record, note.cause, now) };
+      return { ...record, run: beginStop(record, note, now) };
     case 'startAbandoned':
       return { ...record, run: { ...record.run, phase: 'abandoned' } };
   }
@@ -54,11 +54,11 @@ function markBooted(record: MicroVMRecord, now: Now): RunRecord {
   };
 }
 
-function endRun(record: MicroVMRecord, exit: SeenExit, now: Now): RunRecord {
+function endRun(record: MicroVMRecord, { exit, isFenced }: Note & { kind: 'runEnded' }, now: Now): RunRecord {
   const { stop } = record.run;
   const run = omit(record.run, 'stop', 'restartDue', 'bootedAtMs', 'startedWith');
   const counted = exit.process === undefined ? {} : { countedExit: exit.process };
-  if (stop !== undefined && stop.cause !== 'crashLoop' && stop.cause !== 'once') {
+  if (isFenced === true || (stop !== undefined && stop.cause !== 'crashLoop' && stop.cause !== 'once')) {
     return { ...run, ...counted, phase: 'idle', lastExit: lastExitOf({ ...exit, reason: exit.reason === 'HostReboot' ? 'HostReboot' : 'Operator' }, now) };
   }
   const ended: RunRecord = { ...run, ...counted, phase: 'ended', lastExit: lastExitOf(stop === undefined ? exit : { ...exit, reason: 'GuestReboot' }, now) };
@@ -79,9 +79,10 @@ function lastExitOf(exit: SeenExit, now: Now): LastExit {
   };
 }
 
-function beginStop(record: MicroVMRecord, cause: StopCause, now: Now): RunRecord {
-  const isGraceful = cause === 'halted' || cause === 'restart' || cause === 'deleted';
-  const graceMs = isGraceful ? (record.desired?.terminationGracePeriodMs ?? graceWithoutSpecMs) : 0;
+function beginStop(record: MicroVMRecord, { cause, notAfterBootMs }: Note & { kind: 'stopBegun' }, now: Now): RunRecord {
+  const isGraceful = cause === 'halted' || cause === 'restart' || cause === 'deleted' || cause === 'lease';
+  const askedMs = isGraceful ? (record.desired?.terminationGracePeriodMs ?? graceWithoutSpecMs) : 0;
+  const graceMs = Math.max(0, Math.min(askedMs, (notAfterBootMs ?? Infinity) - now.bootMs));
   return { ...record.run, stop: { cause, usesButton: graceMs > 0, deadline: { bootId: now.bootId, ms: now.bootMs + graceMs } } };
 }
 

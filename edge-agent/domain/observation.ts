@@ -4,12 +4,14 @@
  */
 import { errorCatalogue, isErrorCode } from '#api/model/error-codes.ts';
 import type { MicroVMObservation, ObservedState } from '#api/model/microvm.ts';
-import { isBehindDirectory, type Decision } from './diff.ts';
+import { isBehindDirectory, waitsForLease, type Decision } from './diff.ts';
 import { machineKey } from './microvm-record.ts';
 import type { View } from './observed-state.ts';
 import { isCrashLooping } from './restart-policy.ts';
 
 const behindDirectory = { code: 'STALE_OPERATION', message: 'the directory of the microVM knows a later operation than the journal; a new change of the specification resolves it' } as const;
+
+const withoutLease = { code: 'WAITING_FOR_LEASE', message: 'it may be replaced elsewhere, so it is started only under a lease of this host, and none was confirmed' } as const;
 
 export type ObservationContent = Omit<MicroVMObservation, 'sequence' | 'observedAtMs'>;
 
@@ -37,7 +39,7 @@ function classifyDown(view: View, decision: Decision): ObservedState {
     const code = view.attempt.failed?.problem.code ?? '';
     return isErrorCode(code) && errorCatalogue[code].retry === 'backoff' ? 'backoff' : 'failed';
   }
-  if (decision.kind === 'done') return 'stopped';
+  if (decision.kind === 'done' || (decision.kind === 'wait' && decision.for === 'lease')) return 'stopped';
   // An end that is about to be counted, or a restart that is due now.
   return view.record.run.phase === 'starting' || view.record.run.phase === 'idle' ? 'preparing' : 'backoff';
 }
@@ -46,7 +48,7 @@ export function projectObservation(view: View, state: ObservedState): Observatio
   const { record, vmm, attempt, now } = view;
   const { run, desired } = record;
   const isUp = vmm.kind === 'live' && (vmm.api === 'running' || vmm.api === 'paused');
-  const problem = isBehindDirectory(view) ? behindDirectory : (attempt.failed?.problem ?? record.problem);
+  const problem = isBehindDirectory(view) ? behindDirectory : waitsForLease(view) ? withoutLease : (attempt.failed?.problem ?? record.problem);
   return {
     microvmId: record.microvmId,
     epoch: record.epoch,

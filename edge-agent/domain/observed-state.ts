@@ -3,6 +3,7 @@
  * The decision and the report are both made from this and nothing else.
  */
 import type { ExitReason } from '#api/model/microvm.ts';
+import type { LeaseView } from './lease.ts';
 import type { DirectoryIdentity, MicroVMRecord, Now, Problem, ProcessKey } from './microvm-record.ts';
 
 export type SeenApiState = 'none' | 'created' | 'running' | 'paused' | 'unreachable';
@@ -52,5 +53,7 @@ export interface View {
   readonly vmm: SeenVmm;
   readonly directory: SeenDirectory;
   readonly attempt: Attempt;
+  /** Present for a microVM that runs under a lease of the host only. */
+  readonly lease?: LeaseView | undefined;
   readonly now: Now;
 }

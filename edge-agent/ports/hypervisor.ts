@@ -135,8 +135,9 @@ export interface Hypervisor {
    * Makes sure that the directory has a live VMM whose API answers, and returns its identity.
    * Idempotent: a live VMM is adopted, a spawn that is under way is waited for. Blocks until the
    * first ping. The directory must exist. The VMM outlives this process.
+   * `guardDirectory`: the VMM gets a watcher that ends it when the guard there is gone.
    */
-  spawn(vmDirectory: string, signal: AbortSignal): Promise<ProcessIdentity>;
+  spawn(vmDirectory: string, signal: AbortSignal, options?: { readonly guardDirectory?: string }): Promise<ProcessIdentity>;
 
   /**
    * Looks, changes nothing. `live` is true of the moment of looking: pid, start time and boot id

@@ -5,6 +5,11 @@ export const spawnVmm: Step = {
   name: 'spawnVmm',
   faultStep: 'vmm.spawn',
   isNeeded: (view) => view.vmm.kind !== 'live',
-  perform: async ({ hypervisor, directories, record, signal }) => void (await hypervisor.spawn(directories.path(record.microvmId), signal)),
+  perform: async ({ hypervisor, directories, leases, record, signal }) => {
+    // The guard knows of it before it exists.
+    await leases.prepare(record);
+    const guardDirectory = leases.guardDirectoryOf(record);
+    await hypervisor.spawn(directories.path(record.microvmId), signal, guardDirectory === undefined ? {} : { guardDirectory });
+  },
   verify: (view) => view.vmm.kind === 'live',
 };

@@ -11,12 +11,21 @@ import type { Hypervisor } from '../ports/hypervisor.ts';
 import type { GuestNetworks } from '../ports/network.ts';
 import type { VmDirectories } from '../ports/vm-directories.ts';
 
+/** What has to be there before a VMM is started that may be replaced elsewhere. */
+export interface StartGuard {
+  /** @throws AppError GUARD_FAILED */
+  prepare(record: MicroVMRecord): Promise<void>;
+  /** Undefined for a microVM that needs no guard. */
+  guardDirectoryOf(record: MicroVMRecord): string | undefined;
+}
+
 export interface StepContext {
   readonly record: MicroVMRecord;
   readonly hypervisor: Hypervisor;
   readonly directories: VmDirectories;
   readonly files: HostFiles;
   readonly networks: GuestNetworks;
+  readonly leases: StartGuard;
   /** Something the guest has to do without although the step succeeded. */
   readonly warn: (code: string, message: string) => void;
   /** Memory of the host, bytes. */

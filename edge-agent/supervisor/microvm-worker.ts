@@ -28,6 +28,7 @@ import type { Logger } from '../ports/logger.ts';
 import type { GuestNetworks } from '../ports/network.ts';
 import type { VmDirectories } from '../ports/vm-directories.ts';
 import { steps } from '../steps/steps.ts';
+import type { LeaseKeeper } from './lease-keeper.ts';
 import { followReboots, type RebootFollower } from './reboot-follower.ts';
 import type { Slots } from './slots.ts';
 
@@ -37,6 +38,7 @@ export interface WorkerDeps {
   readonly directories: VmDirectories;
   readonly files: HostFiles;
   readonly networks: GuestNetworks;
+  readonly leases: Pick<LeaseKeeper, 'viewOf' | 'prepare' | 'noticed' | 'guardDirectoryOf'>;
   readonly hostMemoryBytes: number;
   readonly clock: Clock;
   readonly entropy: Entropy;
@@ -165,7 +167,10 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
     const [vmm, seenDirectory] = await Promise.all([hypervisor.observe(directory, stopping.signal), directories.look(microvmId)]);
     isLive = vmm.kind === 'live';
     if (vmm.kind === 'live') follow();
-    return { record, vmm, directory: seenDirectory, attempt, now: clock.now() };
+    const now = clock.now();
+    deps.leases.noticed(record, vmm);
+    const lease = deps.leases.viewOf(record, now);
+    return { record, vmm, directory: seenDirectory, attempt, ...(lease === undefined ? {} : { lease }), now };
   }
 
   function follow(): void {
@@ -215,7 +220,7 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
     const warn = (code: string, message: string): void => logger.warn({ step: name, code, reason: message }, 'a guest has to do without something');
     const perform = (): Promise<void> =>
       withDeadline(stopping.signal, stepDeadlineMs, (signal) =>
-        step.perform({ record: view.record, hypervisor, directories, files: deps.files, networks: deps.networks, warn, hostMemoryBytes: deps.hostMemoryBytes, signal }),
+        step.perform({ record: view.record, hypervisor, directories, files: deps.files, networks: deps.networks, leases: deps.leases, warn, hostMemoryBytes: deps.hostMemoryBytes, signal }),
       );
     const guarded = () => (step.faultStep === undefined ? perform() : around(faults, step.faultStep, perform));
     try {

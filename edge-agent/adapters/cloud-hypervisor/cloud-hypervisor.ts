@@ -117,7 +117,7 @@ export function createCloudHypervisor(options: CloudHypervisorOptions): Hypervis
     return { reason, process, atMs: record.atMs, ...splitStatus(record.status, osConstants.signals) };
   }
 
-  async function spawn(vmDirectory: string, signal: AbortSignal): Promise<ProcessIdentity> {
+  async function spawn(vmDirectory: string, signal: AbortSignal, { guardDirectory }: { readonly guardDirectory?: string } = {}): Promise<ProcessIdentity> {
     const deadline = AbortSignal.timeout(deadlines.spawnMs);
     let reaper: LaunchedReaper | null = null;
     for (;;) {
@@ -132,14 +132,14 @@ export function createCloudHypervisor(options: CloudHypervisorOptions): Hypervis
           return presence.process;
         }
       } else if (presence.kind !== 'starting') {
-        if (reaper === null || reaper.status === claimHeldStatus) reaper = launch(vmDirectory);
+        if (reaper === null || reaper.status === claimHeldStatus) reaper = launch(vmDirectory, guardDirectory);
         else if (reaper.failure !== null || reaper.status !== null) throw await spawnError(vmDirectory, reaper.failure);
       }
       await delay(pollMs, undefined, { signal });
     }
   }
 
-  function launch(vmDirectory: string): LaunchedReaper {
+  function launch(vmDirectory: string, guardDirectory: string | undefined): LaunchedReaper {
     const command = [
       options.binaryPath,
       '--api-socket',
@@ -150,7 +150,7 @@ export function createCloudHypervisor(options: CloudHypervisorOptions): Hypervis
       '--log-file',
       vmFiles.log,
     ];
-    const started = startReaper({ vmDirectory, command, environment: options.environment });
+    const started = startReaper({ vmDirectory, guardDirectory, command, environment: options.environment });
     const reaper: LaunchedReaper = { pid: started.pid, status: null, failure: null };
     started.ended.then(
       (status) => (reaper.status = status),

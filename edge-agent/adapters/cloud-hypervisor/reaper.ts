@@ -16,6 +16,7 @@
 import { spawn } from 'node:child_process';
 import { link, open, stat, unlink, writeFile } from 'node:fs/promises';
 import type { ProcessIdentity } from '../../ports/hypervisor.ts';
+import { watcherScript } from '../guard/guard-scripts.ts';
 import { isErrno } from './errno.ts';
 import { vmFile, vmFiles } from './vm-files.ts';
 
@@ -23,7 +24,7 @@ import { vmFile, vmFiles } from './vm-files.ts';
 export const claimHeldStatus = 75;
 
 /**
- * Arguments: $1 VM directory, then the command to run. It doesn't wait for the claim: a reaper that
+ * Arguments: $1 VM directory, $2 directory of the guard or nothing, $3 script of the watcher, then the command to run. It doesn't wait for the claim: a reaper that
  * waited would start a VMM that nobody asked for when the other one ends.
  *
  * Stale sockets of an earlier VMM are removed here, under the claim: a VMM before v53 refuses to
@@ -35,7 +36,10 @@ const reaperScript = `
 set -u
 umask 077
 cd -- "$1" || exit 70
-shift
+vm=$1
+guard=$2
+watch=$3
+shift 3
 exec 9>>${vmFiles.claim}
 flock -n 9 || exit ${claimHeldStatus}
 rm -f -- ${vmFiles.process} ${vmFiles.exit} ${vmFiles.apiSocket} ${vmFiles.events} serial.sock vsock.sock
@@ -50,11 +54,17 @@ fi
 read -r boot </proc/sys/kernel/random/boot_id
 identity="\\"pid\\":$child,\\"startTime\\":\\"$start\\",\\"bootId\\":\\"$boot\\""
 printf '{%s,"reaperPid":%d}\\n' "$identity" "$$" >${vmFiles.process}.tmp && mv -f ${vmFiles.process}.tmp ${vmFiles.process}
+watcher=
+if [ -n "$guard" ]; then
+  /bin/sh -c "$watch" nkudo-vmm-watcher "$guard" "$vm" "$child" "$start" </dev/null >/dev/null 2>&1 9>&- &
+  watcher=$!
+fi
 while :; do
   wait "$child"
   status=$?
   kill -0 "$child" 2>/dev/null || break
 done
+[ -n "$watcher" ] && kill "$watcher" 2>/dev/null
 printf '{%s,"status":%d}\\n' "$identity" "$status" >${vmFiles.exit}.tmp
 sync ${vmFiles.exit}.tmp 2>/dev/null || sync
 mv -f ${vmFiles.exit}.tmp ${vmFiles.exit}
@@ -66,10 +76,11 @@ mv -f ${vmFiles.exit}.tmp ${vmFiles.exit}
  */
 export function startReaper(options: {
   vmDirectory: string;
+  guardDirectory?: string | undefined;
   command: readonly string[];
   environment: Readonly<Record<string, string>>;
 }): { readonly pid: number | undefined; readonly ended: Promise<number> } {
-  const args = ['-c', reaperScript, 'nkudo-vmm-reaper', options.vmDirectory, ...options.command];
+  const args = ['-c', reaperScript, 'nkudo-vmm-reaper', options.vmDirectory, options.guardDirectory ?? '', options.guardDirectory === undefined ? '' : watcherScript, ...options.command];
   const child = spawn('/bin/sh', args, { cwd: '/', env: { ...options.environment }, detached: true, stdio: 'ignore' });
   child.unref();
   const ended = new Promise<number>((resolve, reject) => {
