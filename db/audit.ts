@@ -7,9 +7,9 @@ import { contentHash } from './canonical-json.ts';
 import type { Tx } from './tx.ts';
 
 export type SubjectKind =
-  | 'meshSite' | 'meshHost'
+  | 'meshSite' | 'meshHost' | 'guestHold'
   | 'tenant' | 'site' | 'host' | 'agent' | 'certificate' | 'enrollmentToken' | 'microvm' | 'binding' | 'plan' | 'operation'
-  | 'planAction' | 'leadership' | 'displacement';
+  | 'planAction' | 'leadership' | 'apiKey' | 'displacement';
 
 export interface AuditEntry {
   /** A past participle, such as `published`. */

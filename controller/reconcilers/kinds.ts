@@ -1,4 +1,5 @@
 /** The kinds that are reconciled here, and the one place where the API server's JSON becomes their type. */
+import type { APIKey } from '#crds/gen/apikey.ts';
 import type { EnrollmentToken } from '#crds/gen/enrollmenttoken.ts';
 import type { Host } from '#crds/gen/host.ts';
 import type { MicroVM } from '#crds/gen/microvm.ts';
@@ -11,6 +12,7 @@ export const siteResource = custom('Site', 'sites');
 export const hostResource = custom('Host', 'hosts');
 export const microvmResource = custom('MicroVM', 'microvms');
 export const tokenResource = custom('EnrollmentToken', 'enrollmenttokens');
+export const apiKeyResource = custom('APIKey', 'apikeys');
 export const secretResource: Resource = { group: '', version: 'v1', plural: 'secrets', kind: 'Secret', isNamespaced: true };
 export const namespaceResource: Resource = { group: '', version: 'v1', plural: 'namespaces', kind: 'Namespace', isNamespaced: false };
 
@@ -23,14 +25,21 @@ export const parseSite = (object: KubernetesObject): Site | null => parse(object
 export const parseHost = (object: KubernetesObject): Host | null => parse(object);
 export const parseMicroVM = (object: KubernetesObject): MicroVM | null => parse(object);
 export const parseToken = (object: KubernetesObject): EnrollmentToken | null => parse(object);
+export const parseApiKeyObject = (object: KubernetesObject): APIKey | null => parse(object);
 
 export const siteFinalizer = 'nkudo.dev/site-cleanup';
 export const hostFinalizer = 'nkudo.dev/host-cleanup';
 export const microvmFinalizer = 'nkudo.dev/microvm-teardown';
 export const tokenFinalizer = 'nkudo.dev/token-revocation';
+export const apiKeyFinalizer = 'nkudo.dev/key-revocation';
 
 /** Its value is the UID of the object that may go without its host's confirmation. */
 export const forceDeleteAnnotation = 'nkudo.dev/force-delete';
+
+/** Its value is the id of the claim to a quarantined identity that is to be let in again. */
+export const acceptClaimAnnotation = 'nkudo.dev/accept-claim';
+/** Its value is the identity (`status.hostID`) that is to be withdrawn; a later one of the same Host is not meant by it. */
+export const revokeAnnotation = 'nkudo.dev/revoke';
 
 /** True when a person asked to give this very object up. */
 export function isForced(object: KubernetesObject): boolean {

@@ -4,7 +4,9 @@
  */
 import { siteId, type TenantId } from '#api/model/ids.ts';
 import { isAppError } from '#api/model/error-codes.ts';
+import type { SiteQuota } from '#api/model/quota.ts';
 import type { Site } from '#crds/gen/site.ts';
+import { parseWholeQuantity } from '#crds/scalar-values.ts';
 import { done, runSteps, waiting, type Outcome, type Step } from '#controller/runtime/outcome.ts';
 import type { ObjectKey } from '#controller/runtime/kubernetes-api.ts';
 import { patchStatus, writeFinalizers } from '#controller/runtime/status-patch.ts';
@@ -57,11 +59,25 @@ const saveRow: SiteStep = async ({ object, tenantId }, deps) => {
   const { uid, generation, name, namespace } = object.metadata;
   if (deps.savedSites.generationOf(uid) === generation) return null;
   const requireApproval = object.spec.enrollment?.requireApproval ?? false;
-  await deps.stores.sites.save({ tenantId, namespace, siteId: siteId(uid), name, generation, requireApproval }, deps.epoch, deps.actor);
+  await deps.stores.sites.save({ tenantId, namespace, siteId: siteId(uid), name, generation, requireApproval, quota: quotaOf(object) }, deps.epoch, deps.actor);
   deps.savedSites.set(uid, generation);
   deps.onSaved(object);
   return null;
 };
+
+/** The API server checked the quantities. */
+function quotaOf({ spec }: Site): SiteQuota | null {
+  const { quota } = spec;
+  if (quota === undefined) return null;
+  const memoryBytes = quota.memory === undefined ? null : parseWholeQuantity(quota.memory);
+  const diskBytes = quota.disk === undefined ? null : parseWholeQuantity(quota.disk);
+  return {
+    ...(quota.microvms === undefined ? {} : { microvms: quota.microvms }),
+    ...(quota.vcpus === undefined ? {} : { vcpus: quota.vcpus }),
+    ...(memoryBytes === null ? {} : { memoryBytes }),
+    ...(diskBytes === null ? {} : { diskBytes }),
+  };
+}
 
 const convergenceSteps: readonly SiteStep[] = [ensureFinalizer, saveRow];
 
