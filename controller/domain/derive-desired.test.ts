@@ -16,6 +16,7 @@ describe('deriving the desired state', () => {
         restart: { initialBackoffMs: 1_000, maxBackoffMs: 300_000, maxRetries: 5, windowMs: 600_000 },
         cpuCount: 2, memoryBytes: 67_108_864, boot: { kind: 'kernel', path: '/k', cmdline: '' }, disks: [], serialLog: true, terminationGracePeriodMs: 30_000,
       },
+      networks: [],
     });
   });
 
@@ -32,6 +33,22 @@ describe('deriving the desired state', () => {
     });
   });
 
+  it('asks for networks as the spec does, with a hardware address of each, and leaves open what the spec leaves open', () => {
+    const networks: MicroVMSpec['networks'] = [
+      { name: 'lan', nat: {}, ports: [{ name: 'web', guestPort: 80 }, { name: 'dns', protocol: 'UDP', hostPort: 53, guestPort: 5353 }] },
+      { name: 'site', mesh: {}, mac: '52:54:00:00:00:01', address: '10.96.0.9/24' },
+      { name: 'plant', bridge: { name: 'br0', vlan: 7 } },
+    ];
+    expect(deriveDesired({ metadata: { ...metadata, uid: '0190c9a3-0000-7000-8000-000000000001' }, spec: { ...spec, networks } })).toMatchObject({
+      ok: true,
+      networks: [
+        { name: 'lan', kind: 'nat', mac: expect.stringMatching(/^[0-9a-f][26ae](:[0-9a-f]{2}){5}$/), ports: [{ name: 'web', protocol: 'tcp', guestPort: 80 }, { name: 'dns', protocol: 'udp', hostPort: 53, guestPort: 5353 }] },
+        { name: 'site', kind: 'mesh', mac: '52:54:00:00:00:01', address: '10.96.0.9/24', ports: [] },
+        { name: 'plant', kind: 'bridge', bridgeName: 'br0', vlan: 7, ports: [] },
+      ],
+    });
+  });
+
   it('refuses a class, whatever else is there', () => {
     expect(deriveDesired({ metadata, spec: { ...spec, className: 'gold' } })).toMatchObject({ ok: false, problem: { code: 'CLASS_NOT_FOUND', message: expect.stringContaining('gold') } });
   });
@@ -42,6 +59,8 @@ describe('deriving the desired state', () => {
     [{ terminationGracePeriod: 'soon' }, 'terminationGracePeriod'],
     [{ boot: {} }, 'boot'],
     [{ disks: [{ name: 'd' }] }, 'disks[d]'],
+    [{ networks: [{ name: 'n', macvtap: { parent: 'eth0' } }] }, 'networks[n].macvtap'],
+    [{ networks: [{ name: 'n' }] }, 'networks[n]'],
   ] as const)('names the field of %j that an older object may hold', (change, field) => {
     const derived = deriveDesired({ metadata, spec: { ...spec, ...change } as MicroVMSpec }); // As stored under older rules.
     expect(derived).toMatchObject({ ok: false, problem: { code: 'SPEC_REFUSED', message: expect.stringContaining(field) } });

@@ -6,8 +6,10 @@
  * Invariant: pure and total; equal specs give equal desired states.
  */
 import type { ErrorCode } from '#api/model/error-codes.ts';
-import type { BootSource, DesiredMicroVM, DiskSpec, RestartSpec } from '#api/model/microvm.ts';
-import type { MicroVM, MicroVMDisk, MicroVMSpec } from '#crds/gen/microvm.ts';
+import { microVMId } from '#api/model/ids.ts';
+import { deriveMac } from '#api/model/mac.ts';
+import type { BootSource, DesiredMicroVM, DiskSpec, NetworkRequest, RestartSpec } from '#api/model/microvm.ts';
+import type { MicroVM, MicroVMDisk, MicroVMNetwork, MicroVMSpec } from '#crds/gen/microvm.ts';
 import { parseDurationMs, parseWholeQuantity } from '#crds/scalar-values.ts';
 
 export interface SpecProblem {
@@ -16,7 +18,8 @@ export interface SpecProblem {
 }
 
 export type DerivedMicroVM =
-  | { readonly ok: true; readonly desired: DesiredMicroVM }
+  /** The desired state is without networks: their addresses and ports are given where the microVM is bound. */
+  | { readonly ok: true; readonly desired: DesiredMicroVM; readonly networks: readonly NetworkRequest[] }
   | { readonly ok: false; readonly problem: SpecProblem };
 
 /** Defaults as in crds/v1alpha1/microvm.yaml; the API server fills them in, and an older object may lack them. */
@@ -35,7 +38,9 @@ class Refusal extends Error {
 
 export function deriveDesired(microvm: Pick<MicroVM, 'metadata' | 'spec'>): DerivedMicroVM {
   try {
-    return { ok: true, desired: derive(microvm) };
+    const desired = derive(microvm);
+    const { metadata, spec } = microvm;
+    return { ok: true, desired, networks: (spec.networks ?? []).map((network) => deriveNetwork(network, metadata.uid)) };
   } catch (error) {
     if (error instanceof Refusal) return { ok: false, problem: error.problem };
     throw error;
@@ -85,6 +90,24 @@ function deriveBoot({ boot }: MicroVMSpec): BootSource {
 function deriveDisk(disk: MicroVMDisk): DiskSpec {
   if (disk.path === undefined) throw refused(`disks[${disk.name}] has no path`);
   return { name: disk.name, path: disk.path, readOnly: disk.readOnly ?? false };
+}
+
+function deriveNetwork(network: MicroVMNetwork, uid: string): NetworkRequest {
+  const { name, bridge, address } = network;
+  if (network.macvtap !== undefined) throw refused(`networks[${name}].macvtap is not there yet: connect the network with bridge`);
+  const kinds = (['nat', 'bridge', 'mesh'] as const).filter((kind) => network[kind] !== undefined);
+  const [kind] = kinds;
+  if (kind === undefined || kinds.length > 1) throw refused(`networks[${name}] is to have exactly one of nat, bridge and mesh`);
+  return {
+    name,
+    kind,
+    mac: network.mac ?? deriveMac(microVMId(uid), name),
+    ...(address === undefined ? {} : { address }),
+    ...(bridge === undefined ? {} : { bridgeName: bridge.name, ...(bridge.vlan === undefined ? {} : { vlan: bridge.vlan }) }),
+    ports: (network.ports ?? []).map(({ name: port, protocol, hostPort, guestPort }) => ({
+      name: port, protocol: protocol === 'UDP' ? 'udp' : 'tcp', ...(hostPort === undefined ? {} : { hostPort }), guestPort,
+    })),
+  };
 }
 
 function refused(message: string): Refusal {

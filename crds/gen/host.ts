@@ -27,6 +27,10 @@ export interface HostSpec {
    */
   approved?: boolean;
   /**
+   * Range of the addresses that guests with nat networks get on this host; that of the Site when left out. Guests keep the addresses that they have when it changes.
+   */
+  natSubnet?: string;
+  /**
    * true: no new microVM is placed here; those that run stay.
    *
    * Default: false.

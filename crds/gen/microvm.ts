@@ -50,7 +50,7 @@ export interface MicroVMSpec {
    */
   disks?: MicroVMDisk[];
   /**
-   * Network interfaces, attached in this order. Reserved.
+   * Network interfaces, attached in this order. Addresses and ports of the host that are left out are chosen by n-kudo and shown in the status.
    */
   networks?: MicroVMNetwork[];
   cloudInit?: MicroVMCloudInit;
@@ -458,7 +458,7 @@ export interface MicroVMNetwork {
    */
   mac?: string;
   /**
-   * Address of the guest with its prefix; given by n-kudo when left out.
+   * IPv4 address of the guest with its prefix length. With nat and mesh it is of the subnet that the host has for such guests, and given by n-kudo when left out. With bridge nobody gives one; a guest that has one here can use no other.
    */
   address?: string;
   /**
@@ -467,7 +467,7 @@ export interface MicroVMNetwork {
   ports?: MicroVMNetworkPort[];
 }
 /**
- * Behind the address of the host.
+ * Behind the address of the host, apart from all other guests.
  */
 export interface MicroVMNetworkNat {}
 /**
@@ -484,7 +484,7 @@ export interface MicroVMNetworkBridge {
   vlan?: number;
 }
 /**
- * Directly on an interface of the host.
+ * Directly on an interface of the host. Reserved.
  */
 export interface MicroVMNetworkMacvtap {
   /**
@@ -497,11 +497,11 @@ export interface MicroVMNetworkMacvtap {
   mode?: 'Bridge' | 'Private' | 'VEPA';
 }
 /**
- * On the mesh of the site.
+ * On the mesh of the site (spec.mesh of the Site), in the subnet that the host has for such guests.
  */
 export interface MicroVMNetworkMesh {
   /**
-   * Mesh groups of the guest.
+   * Mesh groups of the guest. Reserved.
    */
   groups?: string[];
 }
@@ -520,7 +520,7 @@ export interface MicroVMNetworkPort {
    */
   protocol?: 'TCP' | 'UDP';
   /**
-   * Port on the host; chosen by n-kudo when left out.
+   * Port on the host, once for each protocol; one from 20000 to 29999 is chosen when left out.
    */
   hostPort?: number;
   /**
@@ -887,7 +887,11 @@ export interface MicroVMStatus {
    */
   bootedTime?: string;
   /**
-   * Addresses of the guest.
+   * Address of the guest that peers of the mesh reach it by.
+   */
+  meshAddress?: string;
+  /**
+   * Addresses of the guest, in the order of spec.networks, and the ports of the host that lead to them.
    */
   addresses?: MicroVMStatusAddress[];
   restarts?: MicroVMStatusRestarts;
@@ -926,6 +930,35 @@ export interface MicroVMStatusAddress {
    * IP address.
    */
   address: string;
+  /**
+   * How the network is connected.
+   */
+  type?: 'NAT' | 'Bridge' | 'Mesh';
+  /**
+   * Ports of the host that lead to the guest.
+   */
+  ports?: MicroVMStatusAddressPort[];
+}
+/**
+ * One port.
+ */
+export interface MicroVMStatusAddressPort {
+  /**
+   * Name of the port in the spec.
+   */
+  name: string;
+  /**
+   * Protocol.
+   */
+  protocol?: 'TCP' | 'UDP';
+  /**
+   * Port on the host.
+   */
+  hostPort: number;
+  /**
+   * Port in the guest.
+   */
+  guestPort?: number;
 }
 /**
  * Restarts under the restart policy.

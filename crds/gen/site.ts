@@ -20,6 +20,10 @@ export interface Site {
  */
 export interface SiteSpec {
   /**
+   * Range of the addresses that guests with nat networks get. Each host has all of it for itself, since such guests are behind the host's address; it must not be a network that the hosts or their guests use. 10.87.0.0/20 when left out; a Host can have its own.
+   */
+  natSubnet?: string;
+  /**
    * IANA name of the time zone of the site, such as Europe/Berlin; maintenance windows are in it. Reserved.
    */
   timeZone?: string;
@@ -167,7 +171,7 @@ export interface SiteMeshPolicie {
   ports?: number[];
 }
 /**
- * The most that the microVMs of the site may ask for together; no limit for what is left out. Reserved.
+ * The most that the microVMs of the site may ask for together; no limit for what is left out. It is asked when a microVM is bound to a host or grows; what is there already stays when a quota is lowered.
  */
 export interface SiteQuota {
   /**
@@ -183,7 +187,7 @@ export interface SiteQuota {
    */
   memory?: number | string;
   /**
-   * Sum of the sizes of the disks that n-kudo makes.
+   * Sum of the sizes of the disks that n-kudo makes; files that are on the host already do not count.
    */
   disk?: number | string;
 }

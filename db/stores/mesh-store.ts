@@ -176,6 +176,8 @@ function isSaved(row: Row | undefined, change: MeshHostChange): boolean {
 async function saveHost(tx: Tx, change: MeshHostChange, actor: Actor): Promise<true> {
   const found = await readRow(tx, change, 'for no key update');
   if (isSaved(found, change)) return true;
+  // Guests have addresses in it: another host that got it would route their packets to itself.
+  if (change.subnet === null && (await hasMeshGuests(tx, change))) return saveHost(tx, withoutSubnet(change), actor);
   const after = changed(found ?? nobody, change);
   const values = [change.tenantId, change.hostId, after.is_joined, after.management_url, after.host_name, Math.max(1, after.revision), after.subnet, after.group_id, after.peer_id];
   if (found === undefined) {
@@ -200,6 +202,18 @@ async function saveHost(tx: Tx, change: MeshHostChange, actor: Actor): Promise<t
   }
   await appendAudit(tx, change.tenantId, actor, [{ action: 'saved', subject: 'meshHost', id: change.hostId, before: found ?? null, after }]);
   return true;
+}
+
+function withoutSubnet({ subnet: _kept, ...change }: MeshHostChange): MeshHostChange {
+  return change;
+}
+
+async function hasMeshGuests(tx: Tx, host: MeshHost): Promise<boolean> {
+  const { rowCount } = await tx.query(
+    { name: 'find-mesh-guests', text: 'select from nkudo.guest_holds where tenant_id = $1 and host_id = $2 and is_mesh and released_at is null limit 1' },
+    [host.tenantId, host.hostId],
+  );
+  return rowCount === 1;
 }
 
 async function readSite(tx: Tx, tenant: TenantId, site: SiteId): Promise<MeshSiteRecord | null> {

@@ -7,6 +7,7 @@ import type { ReportOutcome } from '#controller/ports/dispatch-store.ts';
 import { appendAudit, type AuditEntry } from '../audit.ts';
 import { rollUpPlans, writeOperationChanges, type OperationChange, type OperationError } from '../operation-status.ts';
 import type { Tx } from '../tx.ts';
+import { confirmDisplaced } from './displacements.ts';
 
 interface ReportInput {
   readonly tenantId: TenantId;
@@ -62,7 +63,8 @@ async function recordExecutions(tx: Tx, input: ReportInput): Promise<Recorded> {
   const all = [...changes, ...outrun.changes];
   const entries = [...(await writeSteps(tx, input.tenantId, all))];
   entries.push(...(await rollUpPlans(tx, input.tenantId, all.map((change) => change.planId))));
-  entries.push(...(await markTornDown(tx, input.tenantId, [...operations.values()].filter((row) => row.kind === 'Delete' && ended.includes(row.id)))));
+  const deletions = [...operations.values()].filter((row) => row.kind === 'Delete' && ended.includes(row.id));
+  entries.push(...(await markTornDown(tx, input.tenantId, deletions)), ...(await confirmDisplaced(tx, input, deletions)));
   const changed = new Set([
     ...written.map(({ operation }) => operation.microvm_id),
     ...changes.flatMap((change) => operations.get(change.operationId)?.microvm_id ?? []),
@@ -252,10 +254,14 @@ async function markTornDown(tx: Tx, tenantId: TenantId, deletions: readonly Oper
   const { rows } = await tx.query<{ id: string }>(
     {
       name: 'mark-torn-down',
-      text: `update nkudo.microvms set torn_down_at = now(), changed_at = now()
-        where tenant_id = $1 and id = any($2) and is_deleting and torn_down_at is null returning id`,
+      // What is gone from a host that was given up says nothing of the one that has it now.
+      text: `update nkudo.microvms m set torn_down_at = now(), changed_at = now()
+        from unnest($2::uuid[], $3::uuid[]) as d (microvm_id, host_id)
+        where m.tenant_id = $1 and m.id = d.microvm_id and m.is_deleting and m.torn_down_at is null
+          and not exists (select from nkudo.bindings b where b.tenant_id = $1 and b.microvm_id = m.id and b.released_at is null and b.host_id <> d.host_id)
+        returning m.id`,
     },
-    [tenantId, deletions.map((row) => row.microvm_id)],
+    [tenantId, deletions.map((row) => row.microvm_id), deletions.map((row) => row.host_id)],
   );
   return rows.map((row) => ({ action: 'tornDown', subject: 'microvm', id: row.id, before: { isTornDown: false }, after: { isTornDown: true } }));
 }
@@ -293,16 +299,16 @@ async function writeObservations(tx: Tx, input: ReportInput, seen: readonly Micr
       name: 'write-observations',
       isHot: true,
       text: `insert into nkudo.observations as o (tenant_id, host_id, microvm_id, epoch, revision, generation, sequence, state,
-          observed_at, booted_at, restarts, is_crash_looping, is_restart_required, last_exit, problem)
+          observed_at, booted_at, restarts, is_crash_looping, is_restart_required, last_exit, problem, warnings)
         select $1, $2, r.* from unnest($3::uuid[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::text[],
-          $9::timestamptz[], $10::timestamptz[], $11::bigint[], $12::boolean[], $13::boolean[], $14::jsonb[], $15::jsonb[]) as r
+          $9::timestamptz[], $10::timestamptz[], $11::bigint[], $12::boolean[], $13::boolean[], $14::jsonb[], $15::jsonb[], $16::jsonb[]) as r
         order by 3
         on conflict (tenant_id, microvm_id) do update
         set host_id = excluded.host_id, epoch = excluded.epoch, revision = excluded.revision, generation = excluded.generation,
           sequence = excluded.sequence, state = excluded.state, observed_at = excluded.observed_at, booted_at = excluded.booted_at,
           restarts = excluded.restarts, is_crash_looping = excluded.is_crash_looping,
           is_restart_required = excluded.is_restart_required, last_exit = excluded.last_exit,
-          problem = excluded.problem, received_at = now()
+          problem = excluded.problem, warnings = excluded.warnings, received_at = now()
         where excluded.epoch > o.epoch or (excluded.epoch = o.epoch and excluded.sequence > o.sequence)
         returning microvm_id`,
     },
@@ -322,6 +328,7 @@ async function writeObservations(tx: Tx, input: ReportInput, seen: readonly Micr
       seen.map((item) => item.isRestartRequired),
       seen.map((item) => (item.lastExit === undefined ? null : JSON.stringify(item.lastExit))),
       seen.map((item) => (item.problem === undefined ? null : JSON.stringify(item.problem))),
+      seen.map((item) => (item.warnings === undefined ? null : JSON.stringify(item.warnings))),
     ],
   );
   return rows.map((row) => row.microvm_id);

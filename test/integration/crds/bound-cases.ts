@@ -85,9 +85,9 @@ export const boundCases: readonly BoundCase[] = [
     [matchLabels(Object.fromEntries(many(17, (index) => [`k${index}`, 'v']))), matchLabels({ zone: 'a b' }), matchLabels({ zone: 1 })],
   ),
   shipped('MicroVM', 'spec.evictionStrategy', [], [microvmSpec({ evictionStrategy: 'Live' })]),
-  unlocked('MicroVM', 'spec.networks', [networks(8)], [networks(9)]),
-  unlocked('MicroVM', 'spec.networks[0].ports', [ports(32)], [ports(33)]),
-  unlocked('MicroVM', 'spec.networks[0].bridge.name', [], [microvmSpec({ networks: [{ name: 'lan', bridge: { name: 'br0,mac=x' } }] })]),
+  shipped('MicroVM', 'spec.networks', [networks(8)], [networks(9)]),
+  shipped('MicroVM', 'spec.networks[0].ports', [ports(32)], [ports(33)]),
+  shipped('MicroVM', 'spec.networks[0].bridge.name', [], [microvmSpec({ networks: [{ name: 'lan', bridge: { name: 'br0,mac=x' } }] })]),
   unlocked('MicroVM', 'spec.vsock.cid', [microvmSpec({ vsock: { cid: 3 } })], [microvmSpec({ vsock: { cid: 2 } }), microvmSpec({ vsock: { cid: 4294967295 } })]),
   unlocked('MicroVM', 'spec.disks[0].digest', [], [microvmSpec({ disks: [{ name: 'a', path: '/srv/a', digest: 'sha256:abc' }] })]),
   unlocked(

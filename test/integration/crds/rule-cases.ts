@@ -254,8 +254,17 @@ const meshCases: RuleCase[] = [
   },
 ];
 
+const natSubnetRule = (kind: 'Site' | 'Host', place: Place): RuleCase => ({
+  kind,
+  variant: 'shipped',
+  rule: 'write natSubnet as an IPv4 range',
+  accepted: samples(place, ['10.87.0.0/20', '192.168.0.0/16', '172.30.5.16/28']),
+  refused: samples(place, ['10.87.0.1/20', '10.0.0.0/15', '10.87.0.0/29', '100.64.0.0/16', '127.0.0.0/16', '169.254.0.0/16', '224.0.0.0/16', '300.1.1.0/24', 'fd00::/16']),
+});
+
 const siteCases: RuleCase[] = [
   nameRule('Site'),
+  natSubnetRule('Site', (natSubnet) => siteSpec({ natSubnet })),
   reserved('Site', 'timeZone', siteSpec({ timeZone: 'Europe/Berlin' })),
   reserved('Site', 'maintenanceWindows', siteSpec({ maintenanceWindows: [{ name: 'night', start: '02:00', duration: '2h' }] })),
   reserved('Site', 'hold', siteSpec({ hold: true })),
@@ -289,6 +298,7 @@ const siteCases: RuleCase[] = [
 
 const hostCases: RuleCase[] = [
   nameRule('Host'),
+  natSubnetRule('Host', (natSubnet) => hostSpec({ natSubnet })),
   reserved('Host', 'taints', hostSpec({ taints: [] })),
   reserved('Host', 'overcommit', hostSpec({ overcommit: { cpuPercent: 200 } })),
   reserved('Host', 'drain', hostSpec({ drain: { mode: 'Evict' } })),
@@ -375,7 +385,8 @@ const microvmCases: RuleCase[] = [
   reserved('MicroVM', 'memory.max', microvmSpec({ memory: { size: '512Mi', max: '1Gi' } })),
   reserved('MicroVM', 'memory.shared', microvmSpec({ memory: { size: '512Mi', shared: false } })),
   reserved('MicroVM', 'memory.hugepages', microvmSpec({ memory: { size: '512Mi', hugepages: '2Mi' } })),
-  reserved('MicroVM', 'networks', microvmSpec({ networks: [] })),
+  reserved('MicroVM', 'networks[].macvtap', network({ macvtap: { parent: 'eth0' } }), { accepted: network({ bridge: { name: 'br0', vlan: 7 } }) }),
+  reserved('MicroVM', 'networks[].mesh.groups', network({ mesh: { groups: ['staff'] } }), { accepted: network({ mesh: {} }) }),
   reserved('MicroVM', 'cloudInit', microvmSpec({ cloudInit: {} })),
   reserved('MicroVM', 'vsock', microvmSpec({ vsock: {} })),
   reserved('MicroVM', 'probes', microvmSpec({ probes: {} })),
@@ -630,12 +641,11 @@ const microvmCases: RuleCase[] = [
   // Networks
   {
     kind: 'MicroVM',
-    variant: 'unlocked',
+    variant: 'shipped',
     rule: 'write exactly one of nat, bridge, macvtap and mesh',
     accepted: [
       { title: 'nat', spec: network({ nat: {} }) },
       { title: 'bridge', spec: network({ bridge: { name: 'br0' } }) },
-      { title: 'macvtap', spec: network({ macvtap: { parent: 'eth0' } }) },
       { title: 'mesh', spec: network({ mesh: {} }) },
     ],
     refused: [
@@ -645,14 +655,14 @@ const microvmCases: RuleCase[] = [
   },
   {
     kind: 'MicroVM',
-    variant: 'unlocked',
+    variant: 'shipped',
     rule: 'remove ports, or connect the network with nat',
     accepted: [{ title: 'with nat', spec: network({ nat: {}, ports: [{ name: 'web', guestPort: 80 }] }) }],
     refused: [{ title: 'with bridge', spec: network({ bridge: { name: 'br0' }, ports: [{ name: 'web', guestPort: 80 }] }) }],
   },
   {
     kind: 'MicroVM',
-    variant: 'unlocked',
+    variant: 'shipped',
     rule: 'write every hostPort of a network once',
     accepted: [
       {
@@ -693,17 +703,17 @@ const microvmCases: RuleCase[] = [
   },
   {
     kind: 'MicroVM',
-    variant: 'unlocked',
+    variant: 'shipped',
     rule: 'write networks[].mac as a unicast address',
     accepted: samples((mac) => network({ nat: {}, mac }), ['52:54:00:12:34:56']),
     refused: samples((mac) => network({ nat: {}, mac }), ['53:54:00:12:34:56', '52-54-00-12-34-56', '52:54:00:12:34', '52:54:00:AB:34:56']),
   },
   {
     kind: 'MicroVM',
-    variant: 'unlocked',
-    rule: 'write networks[].address with its prefix length',
-    accepted: samples((address) => network({ nat: {}, address }), ['10.0.0.5/24', 'fd00::5/64']),
-    refused: samples((address) => network({ nat: {}, address }), ['10.0.0.5', '10.0.0.256/24', 'dhcp']),
+    variant: 'shipped',
+    rule: 'write networks[].address as an IPv4 address with its prefix length',
+    accepted: samples((address) => network({ nat: {}, address }), ['10.0.0.5/24', '192.168.7.9/32']),
+    refused: samples((address) => network({ nat: {}, address }), ['10.0.0.5', '10.0.0.256/24', 'dhcp', 'fd00::5/64']),
   },
   {
     kind: 'MicroVM',

@@ -110,7 +110,7 @@ export function publishInput(fleet: Fleet, host: TestHost | null, overrides: Par
 /** Publishes and returns the record. */
 export async function publish(fleet: Fleet, input: PublishInput): Promise<MicroVMRecord> {
   const result = await fleet.db.microvms.publish(input, fleet.epoch, actor);
-  if (result.outcome === 'hostUnavailable') throw new Error('the host was expected to take it');
+  if (!('record' in result)) throw new Error(`the host was expected to take it: ${JSON.stringify(result)}`);
   return result.record;
 }
 

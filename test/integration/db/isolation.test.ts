@@ -37,6 +37,7 @@ async function makeTwoTenants(at: TestDatabase, stores: Database): Promise<{ rea
       insert into nkudo.api_keys (tenant_id, id, name, key_hash, access) values ('${fleet.tenantId}', gen_random_uuid(), 'ci', sha256('key'), 'read');
       insert into nkudo.plan_actions (tenant_id, id, plan_id, position, kind, name) select tenant_id, gen_random_uuid(), id, 0, 'Create', 'web' from nkudo.plans where tenant_id = '${fleet.tenantId}' limit 1;
       insert into nkudo.adoptions (tenant_id, id, object_uid, generation_base) select tenant_id, id, gen_random_uuid(), 1 from nkudo.microvms where tenant_id = '${fleet.tenantId}' limit 1;
+      insert into nkudo.guest_holds (tenant_id, id, host_id, network, port, space, value, is_mesh) values ('${fleet.tenantId}', '${record.microvmId}', '${host.hostId}', 'lan', 'web', 'tcp', '80', false);
       insert into nkudo.mesh_sites (tenant_id, id, management_url, secret_name, group_ids) values ('${fleet.tenantId}', '${fleet.siteId}', 'https://mesh', 'mesh', '{}');
       insert into nkudo.mesh_hosts (tenant_id, id, site_id, is_joined, management_url, host_name) values ('${fleet.tenantId}', '${host.hostId}', '${fleet.siteId}', false, '', '');
       insert into nkudo.mesh_reports (tenant_id, id, report) values ('${fleet.tenantId}', '${host.hostId}', '{}');
