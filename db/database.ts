@@ -36,7 +36,7 @@ import { createSiteStore } from './stores/site-store.ts';
 import { createTransactions } from './tx.ts';
 
 /** Most connections of one replica under each role; Postgres' default limit is 100 for all. */
-const appConnections = 10;
+const appConnections = 12;
 const systemConnections = 4;
 
 export interface DatabaseOptions {

@@ -8,6 +8,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type pg from 'pg';
 import { AppError } from '#api/model/error-codes.ts';
 import { isUuid, type TenantId } from '#api/model/ids.ts';
+import { createFairQueue } from './fair-queue.ts';
 import { isConnectionLost, isRetryable, translateDatabaseError } from './pool.ts';
 
 /** Times that a transaction is run when Postgres undoes it for a deadlock or a serialisation failure. */
@@ -63,7 +64,13 @@ export interface Transactions {
   close(): Promise<void>;
 }
 
+/** A transaction waits so long for its tenant's turn at the connections. */
+const turnWaitMaxMs = 5_000;
+
 export function createTransactions(pools: { readonly app: pg.Pool; readonly system: pg.Pool }): Transactions {
+  const { max } = pools.app.options;
+  // A third stays for others, however much one tenant asks for.
+  const fair = createFairQueue({ slots: max, perKey: Math.max(1, Math.ceil((max * 2) / 3)), waitMaxMs: turnWaitMaxMs });
   const refusals = new Set<() => void>();
   const commits: (() => void)[] = [];
   const run = async <Result>(pool: pg.Pool, begin: string, work: (client: pg.PoolClient) => Promise<Result>): Promise<Result> => {
@@ -74,19 +81,19 @@ export function createTransactions(pools: { readonly app: pg.Pool; readonly syst
   /** Newest audit row that a committed leader transaction of this process has seen; a database without it is an older one. */
   let seenAuditId = 0;
   return {
-    tenant: (tenantId, work) => run(pools.app, `begin; ${tenantSetting(tenantId)}`, (client) => work(txOf(client))),
+    tenant: (tenantId, work) => fair.run(tenantId, () => run(pools.app, `begin; ${tenantSetting(tenantId)}`, (client) => work(txOf(client)))),
     leader: async (tenantId, epoch, { settled, work }) => {
       if (!Number.isSafeInteger(epoch) || epoch < 0) throw new RangeError('a leadership epoch is a whole number from 0');
       let auditId = 0;
       try {
-        const result = await run(pools.app, `begin; ${leaderIdleTimeout}; ${tenantSetting(tenantId)}`, async (client) => {
+        const result = await fair.run(tenantId, () => run(pools.app, `begin; ${leaderIdleTimeout}; ${tenantSetting(tenantId)}`, async (client) => {
           const tx = txOf(client);
           const found = await settled?.(tx);
           if (found !== undefined) return found;
           const held = await fence(tx, { epoch, seenAuditId });
           auditId = held.auditId;
           return work({ ...tx, incarnation: held.incarnation });
-        });
+        }));
         // Not before the commit: a number that was only handed out can be handed out again after a crash of the server.
         seenAuditId = Math.max(seenAuditId, auditId);
         return result;

@@ -24,7 +24,7 @@ beforeAll(async () => {
   await db.dispatch.recordReports({ tenantId: fleet.tenantId, hostId: host.hostId, executions: [execution(operationId)], observations: [observation(record)] }, actor);
   await server.query(`do $$ begin
     set local session_replication_role = replica;
-    insert into nkudo.api_keys (tenant_id, id, name, key_hash, access) values ('${fleet.tenantId}', gen_random_uuid(), 'ci', sha256('key'), 'read');
+    insert into nkudo.api_keys (tenant_id, id, name, key_hash, access, expires_at) values ('${fleet.tenantId}', gen_random_uuid(), 'ci', sha256('key'), 'read', now());
     insert into nkudo.plan_actions (tenant_id, id, plan_id, position, kind, name) select tenant_id, gen_random_uuid(), id, 0, 'Create', 'web' from nkudo.plans limit 1;
     insert into nkudo.adoptions (tenant_id, id, object_uid, generation_base) select tenant_id, id, gen_random_uuid(), 1 from nkudo.microvms where tenant_id = '${fleet.tenantId}' limit 1;
     insert into nkudo.mesh_sites (tenant_id, id, management_url, secret_name, group_ids) values ('${fleet.tenantId}', '${fleet.siteId}', 'https://mesh', 'mesh', '{}');
