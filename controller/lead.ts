@@ -40,7 +40,8 @@ function start(core: Core, epoch: number): Manager {
   const { config, database } = core;
   return startReconcilers({
     kube: core.kubernetes,
-    stores: { sites: database.sites, hosts: database.hosts, microvms: database.microvms, enrollment: database.enrollment, plans: database.plans, evictions: database.evictions, apiKeys: database.apiKeys, leases: database.leases, replacements: database.replacements },
+    stores: { sites: database.sites, hosts: database.hosts, microvms: database.microvms, enrollment: database.enrollment, plans: database.plans, evictions: database.evictions, apiKeys: database.apiKeys, leases: database.leases, replacements: database.replacements, recovery: database.recovery },
+    onAwaitedHosts: (count) => core.metrics.recovery.setAwaitedHosts(count),
     hints: core.hints,
     changes: database.changes,
     time: core.time,

@@ -63,7 +63,7 @@ const restReasons = [
 ] as const;
 
 /** Why the control plane could not hand a microVM to a host. */
-const placementReasons = ['NotAccepted', 'SiteNotFound', 'HostNotFound', 'NoHostFits', 'Preempting', 'QuotaExceeded', 'DatabaseUnavailable'] as const;
+const placementReasons = ['NotAccepted', 'SiteNotFound', 'HostNotFound', 'NoHostFits', 'Preempting', 'QuotaExceeded', 'DatabaseUnavailable', 'RecoveryUnderWay'] as const;
 
 /** Why a host has no such address or port to give. */
 const networkReasons = ['AddressesExhausted', 'PortsExhausted', 'AddressOutsideSubnet', 'MeshSubnetMissing'] as const;
@@ -207,7 +207,7 @@ export const microvmConditions = {
     ...microvm,
     polarity: 'negative',
     meaning: 'it is being deleted and something has to happen first; the message says what',
-    reasons: ['HostSilent', 'TeardownRunning', 'DeletionHeld', 'NotBlocked', ...hostFailureReasons],
+    reasons: ['HostSilent', 'TeardownRunning', 'DeletionHeld', 'RecoveryUnderWay', 'NotBlocked', ...hostFailureReasons],
   },
 } as const satisfies Record<string, ConditionDefinition>;
 
@@ -272,6 +272,12 @@ export const hostConditions = {
     meaning: 'microVMs run on it that belong to no object; they are listed in status.orphans',
     reasons: ['OrphanedVM', 'NoOrphans', 'HostSilent'],
   },
+  ReportAwaited: {
+    ...host,
+    polarity: 'negative',
+    meaning: 'the database was restored and the host has not said since what it has; there is none of it where nothing was restored',
+    reasons: ['NotReported', 'Reported'],
+  },
   MeshConnected: {
     ...host,
     polarity: 'positive',
@@ -334,6 +340,12 @@ export const siteConditions = {
     polarity: 'positive',
     meaning: 'no policy of the account that n-kudo did not make lets every peer reach every other',
     reasons: ['NoOpenPolicy', 'DefaultPolicyOpen'],
+  },
+  RecoveryUnderWay: {
+    ...site,
+    polarity: 'negative',
+    meaning: 'the database was restored and hosts have not reported since: nothing that may run somewhere is placed, replaced or let go; there is none of it where nothing was restored',
+    reasons: ['HostsAwaited', 'HostsReported'],
   },
   MassDisconnect: {
     ...site,

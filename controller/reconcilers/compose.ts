@@ -13,7 +13,6 @@ import { createSilenceObserver } from '#controller/domain/silence.ts';
 import type { ProcessFaultPoints } from '#controller/fault-points.ts';
 import type { ChangeReader, HintBus, Unsubscribe } from '#controller/ports/hints.ts';
 import type { IdSource } from '#controller/ports/ids.ts';
-import { noRecovery, type RecoveryGate } from '#controller/ports/lease-store.ts';
 import { createEventRecorder } from '#controller/runtime/events.ts';
 import { formatKey, keyOf, parseKey, type KubernetesApi, type KubernetesObject, type ObjectKey, type Resource } from '#controller/runtime/kubernetes-api.ts';
 import { errorFields, type Log } from '#controller/runtime/log.ts';
@@ -34,6 +33,7 @@ import { createPlacementCache, type PlacementCache } from './microvm/placement-c
 import { createRetryGate } from './microvm/retry-gate.ts';
 import { createPlanDriver, type PlanDriver } from './plan/driver.ts';
 import { createLeaseReadings, releaseAnnotation, type LeaseReadings } from './replacement/lease-readings.ts';
+import { createRecoveryBoard, type RecoveryBoard } from './recovery/board.ts';
 import { reconcileSite } from './site/reconciler.ts';
 import { createTenants } from './tenants.ts';
 
@@ -65,8 +65,8 @@ export interface ReconcilersOptions {
     readonly aggregateIntervalMs: number;
   };
   readonly pki: { endpoints(): readonly string[]; pins(): readonly string[] };
-  /** Left out: nothing was restored. */
-  readonly recovery?: RecoveryGate;
+  /** Called with how many hosts have not reported since the last recovery of the database. */
+  readonly onAwaitedHosts?: (count: number) => void;
   /** Left out: no Site gets a mesh. */
   readonly mesh?: MeshOptions;
 }
@@ -106,7 +106,16 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
     siteByUid: (uid) => caches.sites.findByUid(uid),
     onMassChanged: (siteId) => wake.siteAndMicroVMs(siteId),
   });
-  const queues = createQueues(options, { caches, wake, placement, leases, signal: ending.signal });
+  const board = createRecoveryBoard({
+    store: stores.recovery, log,
+    onAwaited: options.onAwaitedHosts ?? (() => {}),
+    onChanged: ({ siteIds, hosts, microvmIds }) => {
+      for (const siteId of siteIds) wake.siteAndMicroVMs(siteId);
+      for (const { namespace, name } of hosts) queues.hosts.add(formatKey({ namespace, name }));
+      for (const id of microvmIds) wake.microvm(id);
+    },
+  });
+  const queues = createQueues(options, { caches, wake, placement, leases, board, signal: ending.signal });
   const plans = startPlanDriver(options, ending.signal);
   wireCaches(caches, wake, queues);
   caches.microvms.onChange(({ before, after }) => {
@@ -125,12 +134,12 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
       { queue: plans.queue, keys: () => plans.keys() },
     ],
     before: async () => {
-      await Promise.all([wake.readLiveness(ending.signal), plans.readOpen(), leases.read()]);
+      await Promise.all([wake.readLiveness(ending.signal), plans.readOpen(), leases.read(), board.read()]);
     },
     resyncIntervalMs: options.settings.resyncIntervalMs,
     time,
   });
-  const loops = manager.ready.then(() => Promise.all([leases.run(ending.signal), watchSilence(options, wake, ending.signal), readMissedHints(options, { wake, plans }, ending.signal)]));
+  const loops = manager.ready.then(() => Promise.all([leases.run(ending.signal), watchSilence(options, wake, ending.signal), readMissedHints(options, { wake, plans, board }, ending.signal)]));
   return {
     ready: manager.ready,
     isReady: () => manager.isReady(),
@@ -162,7 +171,7 @@ function startPlanDriver(options: ReconcilersOptions, signal: AbortSignal): Plan
   return driver;
 }
 
-function createQueues(options: ReconcilersOptions, parts: { readonly caches: Caches; readonly wake: Waking; readonly placement: PlacementCache; readonly leases: LeaseReadings; readonly signal: AbortSignal }): Queues {
+function createQueues(options: ReconcilersOptions, parts: { readonly caches: Caches; readonly wake: Waking; readonly placement: PlacementCache; readonly leases: LeaseReadings; readonly board: RecoveryBoard; readonly signal: AbortSignal }): Queues {
   const { caches, wake, signal } = parts;
   const { kube, stores, time, log, ids, settings, pki } = options;
   const deps: ReconcilerDeps = {
@@ -173,6 +182,7 @@ function createQueues(options: ReconcilersOptions, parts: { readonly caches: Cac
     tenants: createTenants(kube),
     silence: wake.silence,
     placement: parts.placement,
+    recoveryBoard: parts.board,
     events: createEventRecorder({ api: kube, controller: 'nkudo.dev/controller', instance: options.replica, time, log, uuid: () => ids.uuid() }),
     hints: options.hints,
     faults: options.faults,
@@ -191,7 +201,7 @@ function createQueues(options: ReconcilersOptions, parts: { readonly caches: Cac
       : createMeshQueue(meshOptions, { deps, sites: caches.sites, log, signal, onFinding: ({ namespace, name }) => wake.siteFigures(namespace, name) });
   const siteDeps = { ...deps, aggregateIntervalMs, onSaved: (site: Site) => wake.siteSaved(site), meshOf: (uid: string) => mesh?.board.of(uid) ?? null };
   const hostDeps = { ...deps, aggregateIntervalMs, onReachabilityChanged: (hostId: HostId) => wake.microvmsOf(hostId), mesh: meshOptions?.store ?? null };
-  const microvmDeps = { ...deps, retryGate: createRetryGate(time), leases: parts.leases, recovery: options.recovery ?? noRecovery };
+  const microvmDeps = { ...deps, retryGate: createRetryGate(time), leases: parts.leases, recovery: stores.recovery };
   const sha256 = (bytes: Uint8Array): Uint8Array => createHash('sha256').update(bytes).digest();
   const keyDeps = { ...deps, newKeySecret: () => randomBytes(32), sha256 };
   const tokenDeps = {
@@ -405,7 +415,7 @@ function until(signal: AbortSignal, unsubscribe: Unsubscribe): void {
 }
 
 /** Hints of this process wake keys at once; those of others, and lost ones, are read from the rows. */
-async function readMissedHints(options: ReconcilersOptions, { wake, plans }: { readonly wake: Waking; readonly plans: PlanDriver }, signal: AbortSignal): Promise<void> {
+async function readMissedHints(options: ReconcilersOptions, { wake, plans, board }: { readonly wake: Waking; readonly plans: PlanDriver; readonly board: RecoveryBoard }, signal: AbortSignal): Promise<void> {
   const { hints, changes, time, log, settings } = options;
   const wakeHost = (tenantId: TenantId, hostId: HostId): void => {
     wake.host(tenantId, hostId).catch((error: unknown) => log.warn({ hostId, ...errorFields(error) }, 'a hint could not be followed'));
@@ -415,7 +425,10 @@ async function readMissedHints(options: ReconcilersOptions, { wake, plans }: { r
     signal,
     hints.onHint((hint) => {
       if (hint.kind === 'microvm') wake.microvm(hint.microvmId);
-      if (hint.kind === 'host') wakeHost(hint.tenantId, hint.hostId);
+      if (hint.kind === 'host') {
+        void board.read();
+        wakeHost(hint.tenantId, hint.hostId);
+      }
     }),
   );
   until(signal, hints.onRemoteChange(() => early.resolve()));
@@ -427,7 +440,7 @@ async function readMissedHints(options: ReconcilersOptions, { wake, plans }: { r
     waited.abort();
     early = Promise.withResolvers<void>();
     if (signal.aborted) return;
-    await plans.readOpen();
+    await Promise.all([plans.readOpen(), board.read()]);
     try {
       const changed = await changes.changedSince(cursorMs, seen);
       ({ cursorMs, seen } = changed);

@@ -15,6 +15,7 @@ import type { HostStore } from '#controller/ports/host-store.ts';
 import type { LeaseStore, ReplacementStore } from '#controller/ports/lease-store.ts';
 import type { MicroVMStore } from '#controller/ports/microvm-store.ts';
 import type { PlanStore } from '#controller/ports/plan-store.ts';
+import type { RecoveryStore } from '#controller/ports/recovery.ts';
 import type { SiteStore } from '#controller/ports/site-store.ts';
 import type { EventRecorder } from '#controller/runtime/events.ts';
 import type { KubernetesApi, KubernetesObject, Resource } from '#controller/runtime/kubernetes-api.ts';
@@ -23,6 +24,7 @@ import type { StatusWriter } from '#controller/runtime/status-patch.ts';
 import type { Time } from '#controller/runtime/time.ts';
 import type { Coalescer } from './coalescer.ts';
 import type { PlacementCache } from './microvm/placement-cache.ts';
+import type { RecoveryBoard } from './recovery/board.ts';
 import type { Tenants } from './tenants.ts';
 
 export interface Stores {
@@ -35,6 +37,7 @@ export interface Stores {
   readonly apiKeys: Pick<ApiKeyStore, 'register' | 'load' | 'revoke'>;
   readonly leases: Pick<LeaseStore, 'list'>;
   readonly replacements: ReplacementStore;
+  readonly recovery: RecoveryStore;
 }
 
 export interface Caches {
@@ -52,6 +55,7 @@ export interface ReconcilerDeps {
   readonly tenants: Tenants;
   readonly silence: SilenceObserver;
   readonly placement: PlacementCache;
+  readonly recoveryBoard: RecoveryBoard;
   readonly events: EventRecorder;
   readonly hints: Pick<HintBus, 'publish'>;
   readonly faults: ControllerFaultPoints;

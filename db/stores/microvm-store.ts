@@ -321,7 +321,8 @@ async function insertDeletion(
 ): Promise<readonly AuditEntry[]> {
   const { input, counters } = from;
   const { tenantId, microvmId } = input;
-  const chosen = await currentBinding(tx, { tenantId, microvmId, counters, found: from.found });
+  const sighted = await findSightedHost(tx, input, { counters, found: from.found });
+  const chosen = await currentBinding(tx, { tenantId, microvmId, counters, found: from.found, movedTo: sighted });
   const revision = counters.revision + 1;
   await saveCounters(tx, tenantId, microvmId, { epoch: Math.max(counters.epoch, chosen.binding.epoch), revision });
   const plan = await insertPlan(tx, ids, {

@@ -15,7 +15,9 @@ export async function findSightedHost(tx: Tx, input: { readonly tenantId: Tenant
   const { counters, found } = known;
   if (counters.epoch === 0 || (found !== null && found.epoch >= counters.epoch)) return null;
   const [first] = await readSightings(tx, input.tenantId, input.microvmId);
-  return first === undefined || (found !== null && first.epoch <= found.epoch) ? null : first.hostId;
+  // Below the highest number that any host reported, it is what has left that host since.
+  if (first === undefined || first.epoch < counters.epoch) return null;
+  return found !== null && first.epoch <= found.epoch ? null : first.hostId;
 }
 
 export interface AdoptInput {

@@ -47,7 +47,7 @@ interface ReportedHost {
  * Takes the word of a host that connects: it has reported under this incarnation, and sees these microVMs without a binding
  * to it. A host speaks for a microVM that is bound elsewhere only in its first report after a recovery, when the binding
  * may be the older one, and only with a higher epoch. Raises the counters of those. Writes nothing when nothing changed.
- * Returns ids that the database knows nothing of.
+ * Returns ids of what runs there and the database knows nothing of.
  */
 export async function recordKnown(tx: Tx, input: ReportedHost): Promise<readonly string[]> {
   const { rows } = await tx.query<{ is_awaited: boolean; incarnation: number; sightings: readonly StoredSighting[] }>(
@@ -96,11 +96,13 @@ async function sort(tx: Tx, input: ReportedHost, host: { readonly is_awaited: bo
   const sightings = known.filter(({ microvmId, epoch }) => {
     const row = found.get(microvmId);
     if (row === undefined || row.is_here || row.is_over) return false;
-    return row.bound_epoch === null || ((host.is_awaited || kept.has(microvmId)) && epoch > row.bound_epoch);
+    if (!row.is_row) return true;
+    // A journal also remembers what has left the host.
+    return (host.is_awaited || kept.has(microvmId)) && (row.bound_epoch === null || epoch > row.bound_epoch);
   });
   return {
     sightings: sightings.slice(0, sightingsMax).map(({ microvmId, epoch, revision, isLive }) => ({ microvmId, epoch, revision, isLive })),
-    unknownIds: known.filter(({ microvmId }) => found.get(microvmId)?.is_row === false).map(({ microvmId }) => microvmId),
+    unknownIds: known.filter(({ microvmId, isLive }) => isLive && found.get(microvmId)?.is_row === false).map(({ microvmId }) => microvmId),
   };
 }
 

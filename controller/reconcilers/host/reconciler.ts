@@ -18,6 +18,7 @@ import { patchStatus, writeFinalizers } from '#controller/runtime/status-patch.t
 import { durably, findSite, writerFor, type ReconcilerDeps } from '../deps.ts';
 import { acceptClaimAnnotation, hostFinalizer, hostResource, isForced, parseHost, revokeAnnotation } from '../kinds.ts';
 import { isMeshed } from '../mesh/desired.ts';
+import { confirmAnnotation } from '../recovery/hold.ts';
 import { projectHostStatus } from './status.ts';
 
 /** Facts that people read and no decision needs: one write in this time is enough. */
@@ -160,7 +161,16 @@ async function withdraw({ record, tenantId }: HostScope, deps: HostDeps, force: 
   deps.hints.publish({ kind: 'host', tenantId, hostId: record.hostId });
 }
 
-const convergenceSteps: readonly HostStep[] = [ensureObject, ensureFinalizer, saveObject, revokeIfAsked, acceptClaim];
+const confirmReport: HostStep = async (scope, deps) => {
+  const { object, record, tenantId } = scope;
+  const incarnation = deps.recoveryBoard.incarnation();
+  if (record === null || !deps.recoveryBoard.isAwaited(record.hostId) || object?.metadata.annotations?.[confirmAnnotation] !== String(incarnation)) return null;
+  await deps.stores.recovery.confirmHost({ tenantId, hostId: record.hostId, incarnation }, deps.epoch, deps.actor);
+  await deps.recoveryBoard.read();
+  return null;
+};
+
+const convergenceSteps: readonly HostStep[] = [ensureObject, ensureFinalizer, saveObject, revokeIfAsked, acceptClaim, confirmReport];
 
 const revoke: HostStep = async (scope, deps) => {
   const { object, record } = scope;
@@ -200,6 +210,7 @@ async function writeStatus(object: Host, scope: HostScope, deps: HostDeps): Prom
     record,
     silence: record === null ? ({ reachability: 'silent', lastBeatAtMs: null } as const) : deps.silence.of(record.hostId),
     mesh: scope.mesh,
+    recovery: { isAwaited: record !== null && deps.recoveryBoard.isAwaited(record.hostId), incarnation: deps.recoveryBoard.incarnation() },
     nowMs: deps.time.nowMs(),
   };
   const project = (host: Host) => projectHostStatus(host, facts);

@@ -12,6 +12,7 @@ import { acceptClaimAnnotation } from '../kinds.ts';
 import { formatTime, stampConditions, type DerivedCondition } from '#controller/runtime/status-patch.ts';
 import { overcommitOf } from '../microvm/placement-cache.ts';
 import { deriveHostMesh } from '../mesh/status.ts';
+import { deriveHostRecovery, type HostRecovery } from '../recovery/status.ts';
 
 const mebibyte = 2 ** 20;
 
@@ -22,6 +23,7 @@ export interface HostFactsForStatus {
   readonly silence: HostSilence;
   /** Null when its site has no mesh. */
   readonly mesh: MeshHostRecord | null;
+  readonly recovery: HostRecovery;
   readonly nowMs: number;
 }
 
@@ -49,7 +51,7 @@ export function projectHostStatus(host: Host, facts: HostFactsForStatus): HostSt
     ...(record === null ? {} : projectRecord(record)),
     ...(record === null || isHeard || record.lastBeatAtMs === null ? {} : { lastObservedTime: formatTime(record.lastBeatAtMs) }),
     ...mesh.fields,
-    conditions: stampConditions([...deriveConditions(view), ...mesh.conditions], host.status?.conditions, { generation: host.metadata.generation, nowMs: facts.nowMs }),
+    conditions: stampConditions([...deriveConditions(view), ...mesh.conditions, ...deriveHostRecovery(facts.recovery, host.status?.conditions)], host.status?.conditions, { generation: host.metadata.generation, nowMs: facts.nowMs }),
   };
 }
 

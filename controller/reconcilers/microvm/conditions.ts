@@ -68,6 +68,7 @@ function readyReason(reason: string | undefined): MicroVMConditionReason<'Ready'
     case 'SiteNotFound':
     case 'HostNotFound':
     case 'NoHostFits':
+    case 'RecoveryUnderWay':
     case 'QuotaExceeded':
     case 'DatabaseUnavailable':
     case 'SpecRefused':
@@ -266,6 +267,7 @@ function lastHeard({ lastBeatAtMs }: MicroVMView): string {
 function deriveDeletionBlocked(view: MicroVMView): DerivedCondition {
   const { record, object } = view;
   const binding = record?.binding ?? null;
+  if (view.obstacle?.reason === 'RecoveryUnderWay') return condition('DeletionBlocked', 'True', 'RecoveryUnderWay', `${view.obstacle.message}; to give up, annotate it with nkudo.dev/force-delete=${object.metadata.uid}`);
   if (record === null || record.isTornDown || binding === null) return condition('DeletionBlocked', 'False', 'NotBlocked', 'nothing is left of it');
   const who = `waiting for host ${binding.hostName} to confirm the teardown`;
   if (!view.isHeard) {

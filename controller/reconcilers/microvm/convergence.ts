@@ -12,6 +12,7 @@ import { writeFinalizers } from '#controller/runtime/status-patch.ts';
 import { durably, writerFor } from '../deps.ts';
 import { microvmFinalizer, microvmResource, parseMicroVM } from '../kinds.ts';
 import { sourceOf } from '../plan/spec-hash.ts';
+import { awaitReports } from '../recovery/hold.ts';
 import { createReplaceLost, deriveLeaseTerms } from '../replacement/replace-lost.ts';
 import { followHost } from './leaving.ts';
 import { obstacleOf, publishWithNetworks } from './networks.ts';
@@ -100,7 +101,7 @@ const replaceLost = createReplaceLost(async (scope, deps, without) => {
   return chooseHost(scope, deps, scope.record.siteId, scope.desired, new Set([without]));
 });
 
-export const convergenceSteps: readonly MicroVMStep[] = [resolveSite, deriveDesiredState, deriveLeaseTerms, followHost, placeOnHost, ensureFinalizer, publishPlan, replaceLost];
+export const convergenceSteps: readonly MicroVMStep[] = [resolveSite, deriveDesiredState, deriveLeaseTerms, awaitReports, followHost, placeOnHost, ensureFinalizer, publishPlan, replaceLost];
 
 function blocked(scope: MicroVMScope, obstacle: Obstacle, retryAfterMs?: number): Outcome {
   scope.obstacle = obstacle;

@@ -8,6 +8,7 @@ import { done, waiting } from '#controller/runtime/outcome.ts';
 import { writeFinalizers } from '#controller/runtime/status-patch.ts';
 import { durably, writerFor } from '../deps.ts';
 import { isForced, microvmFinalizer, microvmResource, parseMicroVM } from '../kinds.ts';
+import { findBeforeDeletion } from '../recovery/hold.ts';
 import { hasFinalizer, type MicroVMStep } from './scope.ts';
 
 const skipWithoutFinalizer: MicroVMStep = async (scope) => {
@@ -70,6 +71,7 @@ const removeFinalizer: MicroVMStep = async (scope, deps) => {
 export const deletionSteps: readonly MicroVMStep[] = [
   skipWithoutFinalizer,
   forceIfAsked,
+  findBeforeDeletion,
   publishTeardown,
   awaitTeardown,
   releaseBinding,

@@ -36,6 +36,8 @@ export async function findElsewhere(scope: MicroVMScope, deps: MicroVMDeps, inpu
 
 export const placeOnHost: MicroVMStep = async (scope, deps) => {
   const { desired, record } = scope;
+  // A host has it already.
+  if (scope.chosenHost !== null) return null;
   if (record?.binding != null || scope.site === null || desired === null) return null;
   const index = await indexOf(scope, deps, siteId(scope.site.metadata.uid));
   const decision = place(scope, deps, { index, desired, without: new Set() });

@@ -116,6 +116,7 @@ function gather(site: Site, deps: SiteDeps): SiteFacts {
     hosts: deps.caches.hosts.list(namespace).filter((host) => host.spec.siteRef.name === name),
     microvms: deps.caches.microvms.list(namespace).filter((microvm) => microvm.spec.siteRef.name === name),
     mesh: deps.meshOf(site.metadata.uid),
+    recovery: { awaited: deps.recoveryBoard.awaitedAt(site.metadata.uid), incarnation: deps.recoveryBoard.incarnation() },
     nowMs: deps.time.nowMs(),
   };
 }
@@ -127,7 +128,16 @@ async function writeStatus({ object }: SiteScope, deps: SiteDeps): Promise<numbe
   const figures = { hosts: deps.aggregateIntervalMs, microvms: deps.aggregateIntervalMs, usedQuota: deps.aggregateIntervalMs };
   const delayMs = deps.coalescer.delayMs(uid, object.status, project(object), figures);
   if (delayMs > 0) return delayMs;
-  const { isWritten } = await patchStatus(writerFor(deps, kindOf(deps), 'k8s.status'), object, project);
-  if (isWritten) deps.coalescer.wrote(uid);
+  const written = await patchStatus(writerFor(deps, kindOf(deps), 'k8s.status'), object, project);
+  if (!written.isWritten) return 0;
+  deps.coalescer.wrote(uid);
+  if (written.object !== null) await tellRecovery(object, written.object, deps);
   return 0;
+}
+
+/** The one transition of a Site that an operator has to act on. */
+async function tellRecovery(before: Site, after: Site, deps: SiteDeps): Promise<void> {
+  const [was, is] = [before, after].map((site) => site.status?.conditions?.find(({ type }) => type === 'RecoveryUnderWay'));
+  if (is === undefined || is.status === was?.status) return;
+  await deps.events.record(siteResource, after, { type: is.status === 'True' ? 'Warning' : 'Normal', reason: is.reason, action: 'Observed', note: is.message });
 }

@@ -7,12 +7,14 @@ import { formatQuantity, parseWholeQuantity } from '#crds/scalar-values.ts';
 import { stampConditions, type DerivedCondition } from '#controller/runtime/status-patch.ts';
 import type { MeshFinding } from '../mesh/board.ts';
 import { deriveSiteMesh } from '../mesh/status.ts';
+import { deriveSiteRecovery, type SiteRecovery } from '../recovery/status.ts';
 
 export interface SiteFacts {
   readonly hosts: readonly Host[];
   readonly microvms: readonly MicroVM[];
   /** What was found in the mesh account; null while it was not looked at. */
   readonly mesh: MeshFinding | null;
+  readonly recovery: SiteRecovery;
   readonly nowMs: number;
 }
 
@@ -43,7 +45,7 @@ export function projectSiteStatus(site: Site, facts: SiteFacts): SiteStatus {
 
 function deriveConditions(site: Site, facts: SiteFacts, readyHosts: number): DerivedCondition[] {
   const conditions = [condition('Accepted', 'True', 'Accepted', 'the control plane has taken the site over'), deriveReady(facts, readyHosts)];
-  conditions.push(...deriveSiteMesh(site, facts.mesh));
+  conditions.push(...deriveSiteMesh(site, facts.mesh), ...deriveSiteRecovery(facts.recovery, site.status?.conditions));
   if (site.metadata.deletionTimestamp !== undefined) conditions.push(deriveDeletionBlocked(facts));
   return conditions;
 }

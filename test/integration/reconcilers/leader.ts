@@ -69,7 +69,7 @@ export async function startLeader(options: LeaderOptions = {}): Promise<Leader> 
   const start = async (): Promise<void> => {
     await running?.stop();
     ({ epoch } = await database.leadership.acquire({ kind: 'controller', name: 'test', from: '' }));
-    const stores = { sites: database.sites, hosts: database.hosts, microvms: database.microvms, enrollment: database.enrollment, plans: database.plans, evictions: database.evictions, apiKeys: database.apiKeys, leases: database.leases, replacements: database.replacements };
+    const stores = { sites: database.sites, hosts: database.hosts, microvms: database.microvms, enrollment: database.enrollment, plans: database.plans, evictions: database.evictions, apiKeys: database.apiKeys, leases: database.leases, replacements: database.replacements, recovery: database.recovery };
     running = startReconcilers({
       kube,
       stores: options.stores?.(stores) ?? stores,
