@@ -7,7 +7,7 @@ import type { Epoch } from '#api/model/epoch.ts';
 import type { HostId, MicroVMId, SessionId, SiteId, TenantId } from '#api/model/ids.ts';
 import type { DesiredMicroVM } from '#api/model/microvm.ts';
 import type { Actor } from './audit.ts';
-import type { MicroVMRecord } from './microvm-store.ts';
+import type { MicroVMRecord, NetworkProblem, PublishInput } from './microvm-store.ts';
 import type { RecoveryStore } from './recovery.ts';
 
 export interface LeaseRequest {
@@ -61,7 +61,9 @@ export interface ReplaceInput {
   readonly siteId: SiteId;
   readonly microvmId: MicroVMId;
   readonly generation: number;
+  /** Without networks: those are given anew, from the host that it goes to. */
   readonly desired: DesiredMicroVM;
+  readonly networks?: NonNullable<PublishInput['networks']>;
   /** What the decision was made from; anything else in the rows undoes it. */
   readonly from: { readonly hostId: HostId; readonly epoch: Epoch; readonly lastBeatAtMs: number | null; readonly leaseEpoch: number | null };
   readonly placeOn: HostId;
@@ -73,6 +75,8 @@ export type ReplaceResult =
   | { readonly outcome: 'replaced'; readonly record: MicroVMRecord }
   /** The chosen host can not take it any more: place again. */
   | { readonly outcome: 'hostUnavailable' }
+  /** The chosen host has no such address or port to give; nothing was written. */
+  | { readonly outcome: 'networkRefused'; readonly problem: NetworkProblem }
   /** The rows say something else than the decision was made from. */
   | { readonly outcome: 'changed' }
   /** The old host may run it without a lease: it has not confirmed that it follows the terms. */

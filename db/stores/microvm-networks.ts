@@ -22,7 +22,7 @@ export interface PlannedNetworks {
 }
 
 interface Planning {
-  readonly input: PublishInput;
+  readonly input: Pick<PublishInput, 'tenantId' | 'microvmId' | 'networks'>;
   readonly hostId: HostId;
   /** Of the intent before; undefined when there was none. */
   readonly published: DesiredMicroVM | null | undefined;
@@ -34,7 +34,7 @@ export async function planNetworks(tx: Tx, { input, hostId, published }: Plannin
   const requests = input.networks?.requests ?? [];
   if (requests.length === 0 && (published?.networks ?? []).length === 0) return { ok: true, plan: { networks: undefined, before: [], after: [], hostId }, entries: [] };
   const hostName = await lockHost(tx, tenantId, hostId);
-  const entries = await releaseGivenUp(tx, tenantId, hostId);
+  const entries = await releaseGivenUp(tx, { tenantId, hostId, microvmId });
   const before = await readOwn(tx, tenantId, microvmId);
   const allocation = allocate({
     requests,
@@ -107,19 +107,27 @@ async function lockHost(tx: Tx, tenantId: TenantId, hostId: HostId): Promise<str
   return rows[0]?.name ?? '';
 }
 
-/** What was retired ends once its host runs by a spec without it, or has no such microVM bound any more. */
-async function releaseGivenUp(tx: Tx, tenantId: TenantId, hostId: HostId): Promise<readonly AuditEntry[]> {
+interface Place {
+  readonly tenantId: TenantId;
+  readonly hostId: HostId;
+  readonly microvmId: MicroVMId;
+}
+
+/** What was retired ends once its host runs by a spec without it; what others held, once the microVM has left the host. */
+async function releaseGivenUp(tx: Tx, { tenantId, hostId, microvmId }: Place): Promise<readonly AuditEntry[]> {
   const { rows } = await tx.query<{ id: string; space: string; value: string }>(
     {
       name: 'release-retired-holds',
       text: `update nkudo.guest_holds g set released_at = now()
-        where g.tenant_id = $1 and g.host_id = $2 and g.released_at is null and g.retired_revision is not null and (
-          exists (select from nkudo.observations o where o.tenant_id = g.tenant_id and o.microvm_id = g.id and o.host_id = g.host_id
+        where g.tenant_id = $1 and g.host_id = $2 and g.released_at is null and (
+          g.retired_revision is not null and exists (select from nkudo.observations o where o.tenant_id = g.tenant_id and o.microvm_id = g.id and o.host_id = g.host_id
             and o.revision >= g.retired_revision and not o.is_restart_required and o.problem is null and o.state in ('running', 'paused', 'stopped'))
-          or not exists (select from nkudo.bindings b where b.tenant_id = g.tenant_id and b.microvm_id = g.id and b.host_id = g.host_id and b.released_at is null))
+          or g.id <> $3
+            and not exists (select from nkudo.bindings b where b.tenant_id = g.tenant_id and b.microvm_id = g.id and b.host_id = g.host_id and b.released_at is null)
+            and not exists (select from nkudo.displacements d where d.tenant_id = g.tenant_id and d.microvm_id = g.id and d.host_id = g.host_id and d.stopped_at is null))
         returning g.id, g.space, g.value`,
     },
-    [tenantId, hostId],
+    [tenantId, hostId, microvmId],
   );
   return [...new Set(rows.map(({ id }) => id))].map((id) => ({ action: 'released', subject: 'guestHold', id, before: rows.filter((row) => row.id === id), after: null }));
 }
@@ -136,7 +144,7 @@ async function readOwn(tx: Tx, tenantId: TenantId, microvmId: MicroVMId): Promis
   return rows.map(({ host_id: hostId, is_mesh: isMesh, is_retired: isRetired, network, port, space, value, subnet, gateway }) => ({ hostId, network, port, space, value, isMesh, subnet, gateway, isRetired }));
 }
 
-async function readOthers(tx: Tx, at: { readonly tenantId: TenantId; readonly hostId: HostId; readonly microvmId: MicroVMId }): Promise<readonly { readonly space: HeldThing['space']; readonly value: string; readonly gateway: string | null; readonly holder: string }[]> {
+async function readOthers(tx: Tx, at: Place): Promise<readonly { readonly space: HeldThing['space']; readonly value: string; readonly gateway: string | null; readonly holder: string }[]> {
   const { rows } = await tx.query<{ space: HeldThing['space']; value: string; gateway: string | null; holder: string }>(
     {
       name: 'read-holds-of-others',

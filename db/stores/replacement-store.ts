@@ -12,6 +12,7 @@ import { supersedePending } from '../operation-status.ts';
 import type { LeaderTx, Transactions, Tx } from '../tx.ts';
 import { insertDisplacement, readDisplaced } from './displacements.ts';
 import { hostTakes, insertBinding, lockCounters, nextEpoch, readBinding, releaseBinding, saveCounters, type Counters, type LiveBinding } from './microvm-binding.ts';
+import { planNetworks, saveNetworks } from './microvm-networks.ts';
 import { insertPlan, loadExisting, planKey, readState } from './microvm-store.ts';
 
 export function createReplacementStore(deps: { readonly transactions: Transactions; readonly ids: IdSource }): ReplacementStore {
@@ -31,12 +32,26 @@ async function replace(tx: LeaderTx, ids: IdSource, input: ReplaceInput, actor: 
   if (!isSame || !(await isStillLost(tx, input))) return { outcome: 'changed' };
   if (!(await followsTerms(tx, input))) return { outcome: 'unconfirmed' };
   if (!(await hostTakes(tx, { ...input, hostId: input.placeOn }))) return { outcome: 'hostUnavailable' };
-  const entries = await move(tx, ids, { input, counters, found });
+  const given = await planNetworks(tx, { input, hostId: input.placeOn, published: state.desired });
+  if (!given.ok) return { outcome: 'networkRefused', problem: given.problem };
+  const desired = given.plan.networks === undefined ? input.desired : { ...input.desired, networks: given.plan.networks };
+  const entries = await move(tx, ids, { input: { ...input, desired }, counters, found });
+  entries.push(...given.entries, ...(await saveNetworks(tx, { tenantId, microvmId, revision: counters.revision + 2, plan: given.plan })));
+  if (desired.networks !== undefined) entries.push(await saveDesired(tx, { ...input, desired }, state.desired));
   if (input.releasedBy !== null) {
     entries.push({ action: 'massDisconnectReleased', subject: 'site', id: input.siteId, before: null, after: { releasedBy: input.releasedBy, microvmId } });
   }
   await appendAudit(tx, tenantId, actor, entries);
   return { outcome: 'replaced', record: await loadExisting(tx, tenantId, microvmId) };
+}
+
+/** Its networks are others on another host. */
+async function saveDesired(tx: Tx, { tenantId, microvmId, desired }: ReplaceInput, before: DesiredMicroVM | null): Promise<AuditEntry> {
+  await tx.query(
+    { name: 'save-desired', text: 'update nkudo.microvms set desired = $3, changed_at = now() where tenant_id = $1 and id = $2' },
+    [tenantId, microvmId, JSON.stringify(desired)],
+  );
+  return { action: 'readdressed', subject: 'microvm', id: microvmId, before, after: desired };
 }
 
 /** Locks the lease of the old host. Any beat or grant since the leader looked undoes the decision. */

@@ -40,7 +40,8 @@ export async function publishWithNetworks(
   }
 }
 
-function networksFor(scope: MicroVMScope, deps: MicroVMDeps, host: ChosenHost | null): Pick<PublishInput, 'networks'> {
+/** What the spec asks of that host. */
+export function networksFor(scope: MicroVMScope, deps: Pick<MicroVMDeps, 'caches'>, host: ChosenHost | null): Pick<PublishInput, 'networks'> {
   if (scope.networks.length === 0) return {};
   const object = host === null ? undefined : deps.caches.hosts.get({ namespace: scope.object.metadata.namespace, name: host.hostName });
   return { networks: { requests: scope.networks, natSubnet: natSubnetOf(scope.site, object) } };

@@ -6,7 +6,9 @@ import { AppError } from '#api/model/error-codes.ts';
 import type { HostId } from '#api/model/ids.ts';
 import { decideReplacement } from '#controller/domain/leases/decide-replacement.ts';
 import { deriveReplacePolicy, type ReplacePolicy } from '#controller/domain/leases/replace-policy.ts';
+import type { MicroVMRecord } from '#controller/ports/microvm-store.ts';
 import { done, failed } from '#controller/runtime/outcome.ts';
+import { networksFor } from '../microvm/networks.ts';
 import type { MicroVMDeps, MicroVMScope, MicroVMStep } from '../microvm/scope.ts';
 
 /** What holds a replacement has no event of its own in every case. */
@@ -18,7 +20,7 @@ export interface ReplacementFinding {
   readonly message: string;
 }
 
-export type ChooseHost = (scope: MicroVMScope, deps: MicroVMDeps, without: HostId) => Promise<{ readonly outcome: 'placed'; readonly hostId: HostId } | { readonly outcome: 'unplaced'; readonly message: string }>;
+export type ChooseHost = (scope: MicroVMScope, deps: MicroVMDeps, without: HostId) => Promise<{ readonly outcome: 'placed'; readonly hostId: HostId; readonly hostName: string } | { readonly outcome: 'unplaced'; readonly message: string }>;
 
 /** Of the Site as it is now; without it, what was published last stays. */
 export function policyOf(scope: MicroVMScope): ReplacePolicy {
@@ -37,6 +39,12 @@ export const deriveLeaseTerms: MicroVMStep = async (scope) => {
   return null;
 };
 
+/** The host has said that it took the newest intent over, or it was never told of any. */
+function isConfirmed({ binding, newestOperation, observation }: MicroVMRecord): boolean {
+  if (observation === null || observation.epoch !== binding?.epoch) return true;
+  return newestOperation === null || observation.revision >= newestOperation.revision;
+}
+
 export function createReplaceLost(chooseHost: ChooseHost): MicroVMStep {
   return async (scope, deps) => {
     const { record, desired, tenantId, id } = scope;
@@ -45,7 +53,8 @@ export function createReplaceLost(chooseHost: ChooseHost): MicroVMStep {
     if (record === null || binding === null || desired === null || policy.kind !== 'on') return null;
     const watch = deps.leases.of(binding.hostId);
     const mass = deps.leases.mass(record.siteId);
-    const found = { policy, watch, silenceLimitMs: deps.leases.silenceLimitMs, mass };
+    const termsKnownForMs = deps.terms.knownForMs(id, { epoch: binding.epoch, stopOnHostAfterMs: policy.stopOnHostAfterMs, isConfirmed: isConfirmed(record) });
+    const found = { policy, watch, termsKnownForMs, silenceLimitMs: deps.leases.silenceLimitMs, mass };
     const hasLost = ['held', 'replace'].includes(decideReplacement({ ...found, isRecovering: false }).action);
     const decision = decideReplacement({ ...found, isRecovering: hasLost && (await deps.recovery.isReplacementHeld({ tenantId, siteId: record.siteId })) });
     switch (decision.action) {
@@ -66,7 +75,7 @@ export function createReplaceLost(chooseHost: ChooseHost): MicroVMStep {
     const { generation } = scope.object.metadata;
     const result = await deps.stores.replacements.replace(
       {
-        tenantId, siteId: record.siteId, microvmId: id, generation, desired, placeOn: placement.hostId,
+        tenantId, siteId: record.siteId, microvmId: id, generation, desired, placeOn: placement.hostId, ...networksFor(scope, deps, placement),
         from: { hostId: binding.hostId, epoch: binding.epoch, lastBeatAtMs: watch?.lastBeatAtMs ?? null, leaseEpoch: watch?.leaseEpoch ?? null },
         releasedBy: deps.leases.releaseOf(record.siteId),
       },
@@ -75,6 +84,9 @@ export function createReplaceLost(chooseHost: ChooseHost): MicroVMStep {
     switch (result.outcome) {
       case 'hostUnavailable':
         return failed(new AppError('HOST_FULL'));
+      case 'networkRefused':
+        scope.replacement = { reason: 'NoHostFits', message: result.problem.message };
+        return done(heldRetryMs);
       case 'changed':
         // The host was heard or the row moved since the reading: the next one decides anew.
         return done(heldRetryMs);
@@ -83,6 +95,8 @@ export function createReplaceLost(chooseHost: ChooseHost): MicroVMStep {
         return done(heldRetryMs);
       case 'replaced':
         scope.record = result.record;
+        deps.placement.bound(scope.object, result.record);
+        deps.terms.forget(id);
         if (result.record.binding !== null) deps.hints.publish({ kind: 'operations', hostId: result.record.binding.hostId });
         deps.hints.publish({ kind: 'host', tenantId, hostId: binding.hostId });
         return null;

@@ -4,7 +4,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { microVMId } from '#api/model/ids.ts';
+import { microVMId, operationId } from '#api/model/ids.ts';
 import type { MicroVMObservation, NetworkRequest, PortRequest } from '#api/model/microvm.ts';
 import type { MicroVMRecord, PublishInput } from '#controller/ports/microvm-store.ts';
 import type { Database } from '#db/database.ts';
@@ -41,6 +41,14 @@ async function report(host: TestHost, record: MicroVMRecord, sequence: number, c
   const operationId = record.newestOperation?.id;
   const executions = operationId === undefined ? [] : [execution(operationId, { status: 'Succeeded', isFinal: true, finishedAtMs: 1 })];
   await db.dispatch.recordReports({ tenantId: fleet.tenantId, hostId: host.hostId, executions, observations: [observation(record, { sequence, ...changes })] }, actor);
+}
+
+/** The host carries out the order to remove it. */
+async function confirmGone(host: TestHost, microvmId: string): Promise<void> {
+  await db.dispatch.claim({ tenantId: fleet.tenantId, hostId: host.hostId, sessionId: host.sessionId, includeDispatched: false });
+  const [row] = await server.query(`select id from nkudo.operations where microvm_id = $1 and host_id = $2 and kind = 'Delete'`, [microvmId, host.hostId]);
+  const executions = [execution(operationId(String(row?.['id'])), { status: 'Succeeded', isFinal: true, finishedAtMs: 1 })];
+  await db.dispatch.recordReports({ tenantId: fleet.tenantId, hostId: host.hostId, executions, observations: [] }, actor);
 }
 
 const live = async (host: TestHost): Promise<readonly string[]> =>
@@ -145,6 +153,28 @@ describe('networks of microVMs in Postgres', () => {
     await db.microvms.forceDelete(fleet.tenantId, input.microvmId, fleet.epoch, actor);
     await db.mesh.saveHost({ ...place, subnet: null, groupId: null, peerId: null }, fleet.epoch, actor);
     expect(await subnet()).toBeNull();
+  });
+
+  it('are given anew by another host when theirs is lost, and stay held there until it confirmed that the guest is gone', async () => {
+    const [lost, other] = [await newHost(), await newHost()];
+    const input = publishInput(fleet, lost, asks(nat({ ...web, hostPort: 443 })));
+    await publish(fleet, publishInput(fleet, other, asks(nat())));
+    const before = await publish(fleet, input);
+    if (before.binding === null) throw new Error('it is bound');
+    const reading = (await db.leases.list()).hosts.find(({ hostId }) => hostId === lost.hostId);
+    if (reading === undefined) throw new Error('the host is listed');
+    const from = { hostId: lost.hostId, epoch: before.binding.epoch, lastBeatAtMs: reading.lastBeatAtMs, leaseEpoch: reading.leaseEpoch };
+    const { tenantId, siteId } = fleet;
+    const { microvmId, generation, desired, networks } = input;
+    if (networks === undefined) throw new Error('it has networks');
+    const replaced = await db.replacements.replace({ tenantId, siteId, microvmId, generation, desired, networks, from, placeOn: other.hostId, releasedBy: null }, fleet.epoch, actor);
+    expect(replaced).toMatchObject({ outcome: 'replaced', record: { binding: { hostId: other.hostId }, desired: { networks: [{ address: '10.87.0.3/28', ports: [{ hostPort: 443 }] }] } } });
+    const told = await server.query(`select desired -> 'networks' -> 0 ->> 'address' as address from nkudo.operations where microvm_id = $1 and host_id = $2`, [microvmId, other.hostId]);
+    expect(told).toEqual([{ address: '10.87.0.3/28' }]);
+    const wanted = publishInput(fleet, lost, asks(nat({ ...web, hostPort: 443 })));
+    expect(await db.microvms.publish(wanted, fleet.epoch, actor)).toMatchObject({ outcome: 'networkRefused', problem: { code: 'PORT_IN_USE' } });
+    await confirmGone(lost, microvmId);
+    expect(await db.microvms.publish(wanted, fleet.epoch, actor)).toMatchObject({ outcome: 'published' });
   });
 
   it('can not be held twice, whoever writes the rows', async () => {
