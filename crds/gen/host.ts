@@ -38,7 +38,7 @@ export interface HostSpec {
   unschedulable?: boolean;
   reserved?: HostReserved;
   /**
-   * Keeps microVMs away that do not tolerate it. Reserved.
+   * Keeps microVMs away that do not tolerate it.
    */
   taints?: HostTaint[];
   overcommit?: HostOvercommit;
@@ -80,25 +80,25 @@ export interface HostTaint {
    */
   value?: string;
   /**
-   * NoSchedule: none is placed here. NoExecute: also those that run are moved away.
+   * NoSchedule: none is placed here. NoExecute: those that run are also stopped or moved away, each by its evictionStrategy.
    */
   effect: 'NoSchedule' | 'NoExecute';
 }
 /**
- * How much more than the host has may be promised to microVMs, in percent; 100 is exactly what it has. Reserved.
+ * How much more than the host has may be promised to microVMs, in percent; 100 is exactly what it has.
  */
 export interface HostOvercommit {
   /**
-   * CPUs.
+   * CPUs; 1600 when left out.
    */
   cpuPercent?: number;
   /**
-   * Memory.
+   * Memory; 100 when left out.
    */
   memoryPercent?: number;
 }
 /**
- * Empties the host. Reserved.
+ * Empties the host, and keeps it empty until the field is removed.
  */
 export interface HostDrain {
   /**
@@ -106,7 +106,7 @@ export interface HostDrain {
    */
   deadline?: string;
   /**
-   * Evict: each microVM is handled by its evictionStrategy. StopAll: every one is stopped and stays bound to this host.
+   * Evict, also when left out: each microVM is handled by its evictionStrategy. StopAll: every one is stopped and stays bound to this host.
    */
   mode?: 'Evict' | 'StopAll';
 }

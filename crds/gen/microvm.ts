@@ -21,7 +21,7 @@ export interface MicroVM {
 export interface MicroVMSpec {
   siteRef: MicroVMSiteRef;
   /**
-   * Name of a MicroVMClass that gives the sizes. There are no classes in this version, so that any name gives Accepted=False with reason ClassNotFound.
+   * Name of a MicroVMClass of this namespace that gives what cpu and memory leave out.
    */
   className?: string;
   placement?: MicroVMPlacement;
@@ -65,13 +65,13 @@ export interface MicroVMSpec {
   terminationGracePeriod?: string;
   disconnect?: MicroVMDisconnect;
   /**
-   * What a drain does with it. Stop: it is shut down and started again on the same host afterwards. Move: it is shut down and started on another host. None: the drain waits for an operator. Reserved other than Stop.
+   * What a drain does with it. Stop: it is shut down and started again on the same host afterwards. Move: it is shut down and started on another host, or as with Stop when it keeps data on its host. None: the drain waits for an operator.
    *
    * Default: "Stop".
    */
   evictionStrategy?: 'None' | 'Stop' | 'Move';
   /**
-   * When a change that a running microVM can not take over takes effect. OnRestart: at its next start, and RestartRequired is True until then. Recreate: it is restarted at once. Window: it is restarted in the next maintenance window of the Site. Reserved other than OnRestart.
+   * When a change that a running microVM can not take over takes effect. OnRestart: at its next start, and RestartRequired is True until then. Recreate: it is restarted at once. Window: it is restarted in the next maintenance window of the Site. While hold of the Site is true neither restarts it.
    *
    * Default: "OnRestart".
    */
@@ -96,16 +96,16 @@ export interface MicroVMPlacement {
   hostName?: string;
   hostSelector?: MicroVMPlacementHostSelector;
   /**
-   * Higher goes first when there is not room for all. Reserved.
+   * Higher goes first when there is not room for all, and may have microVMs of a lower priority moved away that keep no data on their host; 0 when left out.
    */
   priority?: number;
   /**
-   * Taints of hosts that do not keep it away. Reserved.
+   * Taints of hosts that do not keep it away.
    */
   tolerations?: MicroVMPlacementToleration[];
   affinity?: MicroVMPlacementAffinity;
   /**
-   * Spread such microVMs evenly. Reserved.
+   * Spread such microVMs evenly. Read when the microVM is placed, not afterwards.
    */
   topologySpread?: MicroVMPlacementTopologySpread[];
 }
@@ -142,7 +142,7 @@ export interface MicroVMPlacementToleration {
   effect?: 'NoSchedule' | 'NoExecute';
 }
 /**
- * Nearness to other microVMs. Reserved.
+ * Nearness to other microVMs of the site. Read when the microVM is placed, not afterwards.
  */
 export interface MicroVMPlacementAffinity {
   /**
@@ -160,7 +160,7 @@ export interface MicroVMPlacementAffinity {
 export interface MicroVMPlacementAffinityTogether {
   labelSelector: MicroVMPlacementAffinityTogetherLabelSelector;
   /**
-   * Label of hosts; hosts with the same value are one place.
+   * Label of hosts; hosts with the same value are one place. nkudo.dev/hostname makes each host a place.
    */
   topologyKey: string;
   /**
@@ -185,7 +185,7 @@ export interface MicroVMPlacementAffinityTogetherLabelSelector {
 export interface MicroVMPlacementAffinityApart {
   labelSelector: MicroVMPlacementAffinityApartLabelSelector;
   /**
-   * Label of hosts; hosts with the same value are one place.
+   * Label of hosts; hosts with the same value are one place. nkudo.dev/hostname makes each host a place.
    */
   topologyKey: string;
   /**
@@ -209,7 +209,7 @@ export interface MicroVMPlacementAffinityApartLabelSelector {
  */
 export interface MicroVMPlacementTopologySpread {
   /**
-   * Label of hosts; hosts with the same value are one place.
+   * Label of hosts; hosts with the same value are one place. nkudo.dev/hostname makes each host a place.
    */
   topologyKey: string;
   /**

@@ -24,15 +24,15 @@ export interface SiteSpec {
    */
   natSubnet?: string;
   /**
-   * IANA name of the time zone of the site, such as Europe/Berlin; maintenance windows are in it. Reserved.
+   * IANA name of the time zone of the site, such as Europe/Berlin; maintenance windows are in it. UTC when left out.
    */
   timeZone?: string;
   /**
-   * When disruptive changes may be made. Reserved.
+   * When n-kudo may restart microVMs whose updateStrategy is Window; never when left out.
    */
   maintenanceWindows?: SiteMaintenanceWindow[];
   /**
-   * true: nothing at this site is changed until it is false again. Reserved.
+   * true: n-kudo restarts, moves and stops nothing at this site unasked (updates, preemption, taints) until it is false again; what a user asks of a microVM or a host is done.
    */
   hold?: boolean;
   disconnect?: SiteDisconnect;
@@ -40,7 +40,7 @@ export interface SiteSpec {
   mesh?: SiteMesh;
   quota?: SiteQuota;
   /**
-   * Enabled: a deletion of many microVMs at once waits for a confirmation on the Site. Reserved.
+   * Enabled, also when left out: a deletion of many microVMs at once (more than a fifth and at least 10 within 5 minutes), and of their namespace, waits for the annotation nkudo.dev/confirm-delete on the Site. Disabled: it does not.
    */
   massDeletionGuard?: 'Enabled' | 'Disabled';
   enrollment?: SiteEnrollment;

@@ -44,6 +44,7 @@ const plurals: Readonly<Record<Kind, string>> = {
   Host: 'hosts',
   MicroVM: 'microvms',
   EnrollmentToken: 'enrollmenttokens',
+  MicroVMClass: 'microvmclasses',
 };
 
 /** The shared API server with a namespace of its own for the calling file. */

@@ -61,6 +61,7 @@ const shown: readonly Shown[] = [
     header: 'NAME STATUS READY SITE SECRET USED BY AGE',
     line: 'shown Used False shop-1 edge-1-token edge-1',
   },
+  { kind: 'MicroVMClass', status: {}, header: 'NAME CPUS MEMORY AGE', line: 'shown 1 512Mi' },
 ];
 
 let server: CrdServer;
@@ -94,13 +95,14 @@ describe('kubectl get', () => {
     ['nkhost', 'host'],
     ['mvm', 'microvm'],
     ['nktoken', 'enrollmenttoken'],
+    ['mvmclass', 'microvmclass'],
   ])('knows %s as the short name of %s', async (shortName, singular) => {
     expect((await get(shortName, '--output=name')).flat()).toEqual([`${singular}.nkudo.dev/shown`]);
   });
 
   it('lists every kind by the category nkudo', async () => {
     const names = (await get('nkudo', '--output=name')).flat();
-    expect(names.toSorted()).toEqual(['enrollmenttoken.nkudo.dev/shown', 'host.nkudo.dev/shown', 'microvm.nkudo.dev/shown', 'site.nkudo.dev/shown']);
+    expect(names.toSorted()).toEqual(['enrollmenttoken.nkudo.dev/shown', 'host.nkudo.dev/shown', 'microvm.nkudo.dev/shown', 'microvmclass.nkudo.dev/shown', 'site.nkudo.dev/shown']);
   });
 
   it('shows the reason with --output=wide', async () => {

@@ -35,11 +35,13 @@ export const microvmSpec = (fields: Spec = {}): Spec => ({
   boot: { kernel: { path: '/var/lib/nkudo/images/guest.elf', cmdline: 'tick' } },
   ...fields,
 });
+export const classSpec = (fields: Spec = {}): Spec => ({ cpu: { count: 1 }, memory: { size: '512Mi' }, ...fields });
 export const baseSpecs: Readonly<Record<Kind, Spec>> = {
   Site: siteSpec(),
   Host: hostSpec(),
   MicroVM: microvmSpec(),
   EnrollmentToken: tokenSpec(),
+  MicroVMClass: classSpec(),
 };
 
 const without = (spec: Spec, field: string): Spec =>
@@ -171,7 +173,7 @@ function nameRule(kind: Kind): RuleCase {
 function labelKeyRule(label: string, place: Place): RuleCase {
   return {
     kind: 'MicroVM',
-    variant: 'unlocked',
+    variant: 'shipped',
     rule: `write the keys of ${label}.matchLabels as label keys`,
     accepted: [{ title: 'a key', spec: place({ matchLabels: { 'nkudo.dev/zone': 'front' } }) }],
     refused: [{ title: 'a key of 318 characters', spec: place({ matchLabels: { ['k'.repeat(318)]: 'front' } }) }],
@@ -265,18 +267,14 @@ const natSubnetRule = (kind: 'Site' | 'Host', place: Place): RuleCase => ({
 const siteCases: RuleCase[] = [
   nameRule('Site'),
   natSubnetRule('Site', (natSubnet) => siteSpec({ natSubnet })),
-  reserved('Site', 'timeZone', siteSpec({ timeZone: 'Europe/Berlin' })),
-  reserved('Site', 'maintenanceWindows', siteSpec({ maintenanceWindows: [{ name: 'night', start: '02:00', duration: '2h' }] })),
-  reserved('Site', 'hold', siteSpec({ hold: true })),
   reserved('Site', 'images', siteSpec({ images: {} })),
   reserved('Site', 'quota', siteSpec({ quota: { microvms: 1 } })),
-  reserved('Site', 'massDeletionGuard', siteSpec({ massDeletionGuard: 'Enabled' })),
   ...meshCases,
   ...disconnectRules('Site', siteSpec),
   durationRule(
     {
       kind: 'Site',
-      variant: 'unlocked',
+      variant: 'shipped',
       label: 'maintenanceWindows[].duration',
       place: (duration) => siteSpec({ maintenanceWindows: [{ name: 'night', start: '02:00', duration }] }),
     },
@@ -299,9 +297,6 @@ const siteCases: RuleCase[] = [
 const hostCases: RuleCase[] = [
   nameRule('Host'),
   natSubnetRule('Host', (natSubnet) => hostSpec({ natSubnet })),
-  reserved('Host', 'taints', hostSpec({ taints: [] })),
-  reserved('Host', 'overcommit', hostSpec({ overcommit: { cpuPercent: 200 } })),
-  reserved('Host', 'drain', hostSpec({ drain: { mode: 'Evict' } })),
   reserved('Host', 'agent', hostSpec({ agent: { pinned: true } })),
   {
     kind: 'Host',
@@ -318,6 +313,11 @@ const hostCases: RuleCase[] = [
 
 const tokenCases: RuleCase[] = [
   nameRule('EnrollmentToken'),
+  nameRule('MicroVMClass'),
+  ...quantityRules(
+    { kind: 'MicroVMClass', variant: 'shipped', label: 'memory.size', place: (size) => classSpec({ memory: { size } }) },
+    { smallest: '8Mi', largest: '4Ti', tooSmall: '7Mi', tooLarge: '5Ti', isPaged: true },
+  ),
   {
     kind: 'EnrollmentToken',
     variant: 'shipped',
@@ -377,10 +377,6 @@ const probeCases: RuleCase[] = probeNames.flatMap((name) => {
 const microvmCases: RuleCase[] = [
   nameRule('MicroVM'),
   // Reserved fields
-  reserved('MicroVM', 'placement.priority', microvmSpec({ placement: { priority: 1 } }), { accepted: microvmSpec({ placement: {} }) }),
-  reserved('MicroVM', 'placement.tolerations', microvmSpec({ placement: { tolerations: [] } })),
-  reserved('MicroVM', 'placement.affinity', microvmSpec({ placement: { affinity: {} } })),
-  reserved('MicroVM', 'placement.topologySpread', microvmSpec({ placement: { topologySpread: [] } })),
   reserved('MicroVM', 'cpu.max', microvmSpec({ cpu: { count: 1, max: 2 } })),
   reserved('MicroVM', 'memory.max', microvmSpec({ memory: { size: '512Mi', max: '1Gi' } })),
   reserved('MicroVM', 'memory.shared', microvmSpec({ memory: { size: '512Mi', shared: false } })),
@@ -392,12 +388,6 @@ const microvmCases: RuleCase[] = [
   reserved('MicroVM', 'probes', microvmSpec({ probes: {} })),
   reserved('MicroVM', 'console.serial other than Log', microvmSpec({ console: { serial: 'Off' } }), {
     accepted: microvmSpec({ console: { serial: 'Log' } }),
-  }),
-  reserved('MicroVM', 'evictionStrategy other than Stop', microvmSpec({ evictionStrategy: 'Move' }), {
-    accepted: microvmSpec({ evictionStrategy: 'Stop' }),
-  }),
-  reserved('MicroVM', 'updateStrategy other than OnRestart', microvmSpec({ updateStrategy: 'Recreate' }), {
-    accepted: microvmSpec({ updateStrategy: 'OnRestart' }),
   }),
   reserved('MicroVM', 'disks[].bootIndex', pathDisk({ bootIndex: 0 }), { accepted: pathDisk({}) }),
   reserved('MicroVM', 'disks[].oci', disk({ oci: { image: 'registry.example/app:1' } })),
