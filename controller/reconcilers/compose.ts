@@ -9,6 +9,7 @@ import type { HostId, TenantId } from '#api/model/ids.ts';
 import type { Host } from '#crds/gen/host.ts';
 import type { MicroVM } from '#crds/gen/microvm.ts';
 import type { Site } from '#crds/gen/site.ts';
+import { createTermsMemory } from '#controller/domain/leases/terms-memory.ts';
 import { createSilenceObserver } from '#controller/domain/silence.ts';
 import type { ProcessFaultPoints } from '#controller/fault-points.ts';
 import type { ChangeReader, HintBus, Unsubscribe } from '#controller/ports/hints.ts';
@@ -201,7 +202,7 @@ function createQueues(options: ReconcilersOptions, parts: { readonly caches: Cac
       : createMeshQueue(meshOptions, { deps, sites: caches.sites, log, signal, onFinding: ({ namespace, name }) => wake.siteFigures(namespace, name) });
   const siteDeps = { ...deps, aggregateIntervalMs, onSaved: (site: Site) => wake.siteSaved(site), meshOf: (uid: string) => mesh?.board.of(uid) ?? null };
   const hostDeps = { ...deps, aggregateIntervalMs, onReachabilityChanged: (hostId: HostId) => wake.microvmsOf(hostId), mesh: meshOptions?.store ?? null };
-  const microvmDeps = { ...deps, retryGate: createRetryGate(time), leases: parts.leases, recovery: stores.recovery };
+  const microvmDeps = { ...deps, retryGate: createRetryGate(time), leases: parts.leases, terms: createTermsMemory(() => time.monotonicMs()), recovery: stores.recovery };
   const sha256 = (bytes: Uint8Array): Uint8Array => createHash('sha256').update(bytes).digest();
   const keyDeps = { ...deps, newKeySecret: () => randomBytes(32), sha256 };
   const tokenDeps = {

@@ -10,6 +10,8 @@ export interface ReplacementInput {
   readonly policy: ReplacePolicy;
   /** Of the host that it is bound to; null while it was not read yet. */
   readonly watch: HostWatch | null;
+  /** How long it is known here that the host follows the terms, milliseconds. */
+  readonly termsKnownForMs: number;
   /** A host is silent after this, milliseconds. */
   readonly silenceLimitMs: number;
   readonly mass: MassDisconnect | null;
@@ -24,11 +26,12 @@ export type ReplacementDecision =
   | { readonly action: 'held'; readonly reason: 'MassDisconnect' | 'RecoveryUnderWay'; readonly message: string }
   | { readonly action: 'replace' };
 
-export function decideReplacement({ policy, watch, silenceLimitMs, mass, isRecovering }: ReplacementInput): ReplacementDecision {
+export function decideReplacement({ policy, watch, termsKnownForMs, silenceLimitMs, mass, isRecovering }: ReplacementInput): ReplacementDecision {
   if (policy.kind !== 'on' || watch === null || watch.silentMs < silenceLimitMs) return { action: 'none' };
   // The last grant may have been under longer terms than those of now, which the host has not heard of.
   const untilLeaseIsOverMs = watch.leaseMs === null ? 0 : shortestLostAfterMs(watch.leaseMs) - watch.leaselessMs;
-  const forMs = Math.max(policy.lostAfterMs - watch.silentMs, untilLeaseIsOverMs);
+  const untilTermsAreOverMs = shortestLostAfterMs(policy.stopOnHostAfterMs) - termsKnownForMs;
+  const forMs = Math.max(policy.lostAfterMs - watch.silentMs, untilLeaseIsOverMs, untilTermsAreOverMs);
   if (forMs > 0) return { action: 'wait', forMs };
   if (isRecovering) {
     return { action: 'held', reason: 'RecoveryUnderWay', message: 'the database was restored or failed over, and it is not sure yet what the hosts hold' };

@@ -4,6 +4,7 @@ import type { DesiredMicroVM, NetworkRequest } from '#api/model/microvm.ts';
 import type { MicroVM } from '#crds/gen/microvm.ts';
 import type { Site } from '#crds/gen/site.ts';
 import type { MicroVMConditionReason } from '#crds/conditions.ts';
+import type { TermsMemory } from '#controller/domain/leases/terms-memory.ts';
 import type { RecoveryGate } from '#controller/ports/lease-store.ts';
 import type { MicroVMRecord } from '#controller/ports/microvm-store.ts';
 import type { ObjectKey } from '#controller/runtime/kubernetes-api.ts';
@@ -27,6 +28,7 @@ export type Obstacle =
 export interface MicroVMDeps extends ReconcilerDeps {
   readonly retryGate: RetryGate;
   readonly leases: Pick<LeaseReadings, 'of' | 'mass' | 'releaseOf' | 'silenceLimitMs'>;
+  readonly terms: TermsMemory;
   readonly recovery: RecoveryGate;
 }
 

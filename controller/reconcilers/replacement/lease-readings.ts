@@ -17,7 +17,7 @@ export const releaseAnnotation = 'nkudo.dev/release-replacements';
 export interface LeaseReadings {
   of(hostId: HostId): HostWatch | null;
   mass(siteId: SiteId): MassDisconnect | null;
-  /** What an operator wrote, when that is why a site is not held. */
+  /** What an operator wrote, when that is why the site is not held. */
   releaseOf(siteId: SiteId): string | null;
   readonly silenceLimitMs: number;
   /** Reads once. Never throws. */
@@ -41,13 +41,14 @@ export function createLeaseReadings(deps: LeaseReadingsDeps): LeaseReadings {
   const watch = createLeaseWatch(() => time.monotonicMs());
   const silenceLimitMs = missedBeatsMax * heartbeatIntervalMs;
   let shown = new Set<SiteId>();
-  const releaseOf = (siteId: SiteId): string | null => deps.siteByUid(siteId)?.metadata.annotations?.[releaseAnnotation] ?? null;
+  const annotationOf = (siteId: SiteId): string | null => deps.siteByUid(siteId)?.metadata.annotations?.[releaseAnnotation] ?? null;
   const releasedUntilMs = (siteId: SiteId): number => {
-    const atMs = Date.parse(releaseOf(siteId) ?? '');
+    const atMs = Date.parse(annotationOf(siteId) ?? '');
     return Number.isNaN(atMs) ? -Infinity : atMs;
   };
-  const masses = (): ReadonlyMap<SiteId, MassDisconnect> =>
-    decideMassDisconnect(watch.all().map((host) => ({ siteId: host.siteId, lastBeatAtMs: host.lastBeatAtMs, isSilent: host.silentMs >= silenceLimitMs })), releasedUntilMs);
+  const massesUnder = (released: (siteId: SiteId) => number): ReadonlyMap<SiteId, MassDisconnect> =>
+    decideMassDisconnect(watch.all().map((host) => ({ siteId: host.siteId, lastBeatAtMs: host.lastBeatAtMs, isSilent: host.silentMs >= silenceLimitMs })), released);
+  const masses = (): ReadonlyMap<SiteId, MassDisconnect> => massesUnder(releasedUntilMs);
 
   async function read(): Promise<void> {
     try {
@@ -67,7 +68,7 @@ export function createLeaseReadings(deps: LeaseReadingsDeps): LeaseReadings {
     of: (hostId) => watch.of(hostId),
     // From the newest annotation, so that a release takes effect with the event that brought it.
     mass: (siteId) => masses().get(siteId) ?? null,
-    releaseOf,
+    releaseOf: (siteId) => (massesUnder(() => -Infinity).has(siteId) && !masses().has(siteId) ? annotationOf(siteId) : null),
     silenceLimitMs,
     read,
     run: async (signal) => {
