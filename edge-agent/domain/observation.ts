@@ -48,6 +48,7 @@ export function projectObservation(view: View, state: ObservedState): Observatio
   const { record, vmm, attempt, now } = view;
   const { run, desired } = record;
   const isUp = vmm.kind === 'live' && (vmm.api === 'running' || vmm.api === 'paused');
+  const warnings = attempt.networkWarnings?.warnings ?? [];
   const problem = isBehindDirectory(view) ? behindDirectory : waitsForLease(view) ? withoutLease : (attempt.failed?.problem ?? record.problem);
   return {
     microvmId: record.microvmId,
@@ -61,6 +62,7 @@ export function projectObservation(view: View, state: ObservedState): Observatio
     isRestartRequired: isUp && desired !== null && run.startedWith !== undefined && run.startedWith !== machineKey(desired),
     ...(run.lastExit === undefined ? {} : { lastExit: run.lastExit }),
     ...(problem === undefined || state === 'absent' ? {} : { problem }),
+    ...(warnings.length === 0 || state === 'absent' || state === 'removing' ? {} : { warnings }),
   };
 }
 

@@ -2,7 +2,7 @@
  * What one look at a microVM found: the VMM, the directory, and the journal's record beside them.
  * The decision and the report are both made from this and nothing else.
  */
-import type { ExitReason } from '#api/model/microvm.ts';
+import type { ExitReason, ObservedWarning } from '#api/model/microvm.ts';
 import type { LeaseView } from './lease.ts';
 import type { DirectoryIdentity, MicroVMRecord, Now, Problem, ProcessKey } from './microvm-record.ts';
 
@@ -37,6 +37,8 @@ export interface Attempt {
   readonly checkedFor?: string;
   /** The networks and the incarnation for which this process has made them; see `networksKey`. */
   readonly networksFor?: string;
+  /** What those networks have to do without, and when to look again whether they still have to. */
+  readonly networkWarnings?: { readonly warnings: readonly ObservedWarning[]; readonly lookAgainAtBootMs: number };
   /** This process has removed the networks of a microVM that is to go. */
   readonly areNetworksRemoved?: boolean;
   /** The intent to press the power button was made durable by this process, and the press has not been tried. */

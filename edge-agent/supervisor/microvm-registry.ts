@@ -10,6 +10,7 @@ import type { DirectoryIdentity, MicroVMRecord } from '../domain/microvm-record.
 import { endUnfinished, repeatReport } from '../domain/operation-progress.ts';
 import { tombstonesMax } from '../ports/journal.ts';
 import type { KnownMicroVM, Receipt } from '../ports/control-plane.ts';
+import { createNetworkSweeper } from './network-sweeper.ts';
 import { createMicroVMWorker, type MicroVMWorker, type WorkerDeps } from './microvm-worker.ts';
 
 export interface MicroVMRegistry {
@@ -28,6 +29,7 @@ export interface MicroVMRegistry {
 export function createMicroVMRegistry(deps: WorkerDeps): MicroVMRegistry {
   const { journal, directories, clock, entropy, faults, reporter } = deps;
   const workers = new Map<MicroVMId, MicroVMWorker>();
+  const sweeper = createNetworkSweeper(deps);
   let onWorker = (_worker: MicroVMWorker): void => {};
 
   function add(record: MicroVMRecord): MicroVMWorker {
@@ -117,21 +119,9 @@ export function createMicroVMRegistry(deps: WorkerDeps): MicroVMRegistry {
     }
   }
 
-  /** What a crash or a removed state left on the host's network. The guests don't wait for a network that can't be looked at. */
-  async function sweepNetworks(): Promise<void> {
-    try {
-      const recorded = journal.loadMicroVMs().filter(({ isTombstone }) => !isTombstone);
-      const kept = new Set([...recorded.map(({ microvmId }) => microvmId), ...(await directories.list())]);
-      const removed = await deps.networks.sweep(kept, AbortSignal.timeout(sweepDeadlineMs));
-      if (removed.length > 0) deps.logger.info({ removed }, 'removed network devices of microVMs that are gone');
-    } catch (error) {
-      deps.logger.warn({ err: error }, 'the networks of guests could not be looked at');
-    }
-  }
-
   return {
     async start() {
-      await sweepNetworks();
+      await sweeper.start();
       for (const record of journal.loadMicroVMs()) {
         const worker = add(record);
         if (!record.isTombstone) worker.wake();
@@ -152,13 +142,12 @@ export function createMicroVMRegistry(deps: WorkerDeps): MicroVMRegistry {
       for (const worker of workers.values()) callback(worker);
     },
     async stop() {
-      await Promise.all([...workers.values()].map((worker) => worker.stop()));
+      await Promise.all([sweeper.stop(), ...[...workers.values()].map((worker) => worker.stop())]);
     },
   };
 }
 
 const orphanLookMs = 5_000;
-const sweepDeadlineMs = 20_000;
 /** The most that a hello may name. */
 const knownMax = 4096;
 /** Bounds memory and the hello; far above what one machine can run. Tombstones do not count. */

@@ -7,7 +7,7 @@ import { transition } from 'xstate';
 import { withDeadline } from '#api/model/deadline.ts';
 import { AppError, isAppError } from '#api/model/error-codes.ts';
 import { executionId } from '#api/model/ids.ts';
-import type { ObservedState } from '#api/model/microvm.ts';
+import type { ObservedState, ObservedWarning } from '#api/model/microvm.ts';
 import type { ExecutionReport } from '#api/model/plan.ts';
 import { isExpired, withdraw } from '../domain/acceptance.ts';
 import { creationKey, decideNext, networksKey, stepGroup, type Decision, type Note, type StepName } from '../domain/diff.ts';
@@ -81,6 +81,8 @@ const changedFileDelayMaxMs = 5_000;
 const safetyLookMs = 60_000;
 /** Turns in one go before others get their chance; a create takes about ten. */
 const turnsMax = 64;
+/** Networks that have to do without something are made sure of again after this time, with the next look, milliseconds. */
+const warnedLookMs = 600_000;
 const passingStates: readonly ObservedState[] = ['preparing', 'booting'];
 
 export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): MicroVMWorker {
@@ -168,6 +170,8 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
     isLive = vmm.kind === 'live';
     if (vmm.kind === 'live') follow();
     const now = clock.now();
+    // What was missing may have been installed: the networks are made sure of again.
+    if (attempt.networkWarnings !== undefined && attempt.networkWarnings.lookAgainAtBootMs <= now.bootMs) attempt = omit(attempt, 'networksFor');
     deps.leases.noticed(record, vmm);
     const lease = deps.leases.viewOf(record, now);
     return { record, vmm, directory: seenDirectory, attempt, ...(lease === undefined ? {} : { lease }), now };
@@ -217,7 +221,11 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
     if (!step.isNeeded(view)) return true;
     lastStep = name;
     if (name === 'pressPowerButton') attempt = { ...attempt, mayPressButton: false };
-    const warn = (code: string, message: string): void => logger.warn({ step: name, code, reason: message }, 'a guest has to do without something');
+    const warnings: ObservedWarning[] = [];
+    const warn = (code: string, message: string): void => {
+      if (!(attempt.networkWarnings?.warnings ?? []).some((known) => known.code === code)) logger.warn({ step: name, code, reason: message }, 'a guest has to do without something');
+      warnings.push({ code, message });
+    };
     const perform = (): Promise<void> =>
       withDeadline(stopping.signal, stepDeadlineMs, (signal) =>
         step.perform({ record: view.record, hypervisor, directories, files: deps.files, networks: deps.networks, leases: deps.leases, warn, hostMemoryBytes: deps.hostMemoryBytes, signal }),
@@ -230,8 +238,8 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
       return failed(name, toAppError(error, name), view.record);
     }
     if (name === 'createVm') attempt = { ...attempt, createdFor: creationKey(view.record) };
-    if (name === 'ensureNetworks') attempt = { ...attempt, networksFor: networksKey(view.record) };
-    if (name === 'removeNetworks') attempt = { ...omit(attempt, 'networksFor'), areNetworksRemoved: true };
+    if (name === 'ensureNetworks') attempt = { ...omit(attempt, 'networkWarnings'), networksFor: networksKey(view.record), ...keepWarnings(warnings, clock.now().bootMs) };
+    if (name === 'removeNetworks') attempt = { ...omit(attempt, 'networksFor', 'networkWarnings'), areNetworksRemoved: true };
     if (name === 'checkFiles') attempt = { ...attempt, checkedFor: creationKey(view.record) };
     return true;
   }
@@ -302,7 +310,8 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
   function settle(): void {
     lastStep = undefined;
     // What was made on the host is still there; a changed key says when it is not enough.
-    attempt = { ...noAttempt, ...(attempt.networksFor === undefined ? {} : { networksFor: attempt.networksFor }) };
+    const { networksFor, networkWarnings } = attempt;
+    attempt = { ...noAttempt, ...(networksFor === undefined ? {} : { networksFor }), ...(networkWarnings === undefined ? {} : { networkWarnings }) };
     cancelFileWatch();
   }
 
@@ -334,7 +343,9 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
   function observe(view: View, decision: Decision): void {
     const state = classify(view, decision);
     see(state);
-    reporter.observed(projectObservation(view, state), !passingStates.includes(state));
+    // Networks that are about to be made sure of may have a warning in a moment.
+    const isPassing = passingStates.includes(state) || (decision.kind === 'step' && decision.step === 'ensureNetworks');
+    reporter.observed(projectObservation(view, state), !isPassing);
   }
 
   function see(state: ObservedState): void {
@@ -375,6 +386,10 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
       await follower?.ended;
     },
   };
+}
+
+function keepWarnings(warnings: readonly ObservedWarning[], bootMs: number): Pick<Attempt, 'networkWarnings'> {
+  return warnings.length === 0 ? {} : { networkWarnings: { warnings, lookAgainAtBootMs: bootMs + warnedLookMs } };
 }
 
 function toAppError(error: unknown, step: StepName): AppError {
