@@ -105,8 +105,11 @@ export async function supersedePending(tx: Tx, tenantId: string, microvmId: stri
     {
       name: 'lock-pending-operations',
       isHot: true,
-      text: `select id, plan_id from nkudo.operations
-        where tenant_id = $1 and microvm_id = $2 and status = 'Pending' order by revision for no key update`,
+      // The removal of a copy that was displaced is owed to its host whatever is published since.
+      text: `select id, plan_id from nkudo.operations o
+        where tenant_id = $1 and microvm_id = $2 and status = 'Pending'
+          and not exists (select from nkudo.displacements d where d.tenant_id = o.tenant_id and d.operation_id = o.id)
+        order by revision for no key update`,
     },
     [tenantId, microvmId],
   );

@@ -64,7 +64,10 @@ async function recordExecutions(tx: Tx, input: ReportInput): Promise<Recorded> {
   const entries = [...(await writeSteps(tx, input.tenantId, all))];
   entries.push(...(await rollUpPlans(tx, input.tenantId, all.map((change) => change.planId))));
   const deletions = [...operations.values()].filter((row) => row.kind === 'Delete' && ended.includes(row.id));
-  entries.push(...(await markTornDown(tx, input.tenantId, deletions)), ...(await confirmDisplaced(tx, input, deletions)));
+  // A host that dropped the removal has accepted a later order for the microVM, so it holds nothing that was displaced.
+  const over = all.filter((change) => isTerminal(change.to) && change.to !== 'Failed').map((change) => change.operationId);
+  entries.push(...(await markTornDown(tx, input.tenantId, deletions)));
+  entries.push(...(await confirmDisplaced(tx, input, [...operations.values()].filter((row) => row.kind === 'Delete' && over.includes(row.id)))));
   const changed = new Set([
     ...written.map(({ operation }) => operation.microvm_id),
     ...changes.flatMap((change) => operations.get(change.operationId)?.microvm_id ?? []),

@@ -98,9 +98,9 @@ async function move(tx: LeaderTx, ids: IdSource, { input, counters, found }: { r
   const entries: AuditEntry[] = [await releaseBinding(tx, tenantId, microvmId, found), await insertBinding(tx, { tenantId, microvmId, binding })];
   entries.push(...(await supersedePending(tx, tenantId, microvmId)));
   const plan = { tenantId, siteId, microvmId, generation, tryNumber: 1, asked: null, specHash: null };
-  // Under its old epoch, above all that the host has accepted: it removes what it has and never starts it again.
+  // Under the new epoch, so above all that the host can have accepted: it removes what it has and never starts it again.
   const removal = await insertPlan(tx, ids, {
-    ...plan, key: `${planKey({ microvmId, generation, tryNumber: 1 }, found.epoch)}/displaced`, kind: 'Delete', binding: found, revision: counters.revision + 1, desired: null,
+    ...plan, key: `${planKey({ microvmId, generation, tryNumber: 1 }, binding.epoch)}/displaced`, kind: 'Delete', binding: { ...binding, hostId: found.hostId }, revision: counters.revision + 1, desired: null,
   });
   entries.push(...removal);
   entries.push(
