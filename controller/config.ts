@@ -29,6 +29,8 @@ export interface ServeConfig {
   /** Longest time that a linked audit row waits for a signed checkpoint while others follow it. */
   readonly auditCheckpointIntervalMs: number;
   readonly logRetentionDays: number;
+  /** Whole months after that of an operation, in which its executions are kept. */
+  readonly executionRetentionMonths: number;
   readonly edgeListen: string;
   readonly fleetListen: string;
   readonly httpListen: string;
@@ -110,11 +112,11 @@ function milliseconds(environment: Environment, name: string, range: { readonly 
   return parsed;
 }
 
-function days(environment: Environment, name: string, range: { readonly fallback: number; readonly min: number; readonly max: number }): number {
+function days(environment: Environment, name: string, range: { readonly fallback: number; readonly min: number; readonly max: number; readonly unit?: string }): number {
   const value = environment[name];
   if (value === undefined || value === '') return range.fallback;
   const parsed = Number(value);
-  if (!/^\d+$/.test(value) || parsed < range.min || parsed > range.max) throw new ConfigError(`${name} must be a whole number of days from ${range.min} to ${range.max}`);
+  if (!/^\d+$/.test(value) || parsed < range.min || parsed > range.max) throw new ConfigError(`${name} must be a whole number of ${range.unit ?? 'days'} from ${range.min} to ${range.max}`);
   return parsed;
 }
 
@@ -181,6 +183,7 @@ export function parseServeConfig(environment: Environment, suffix: string): Serv
     aggregateIntervalMs: milliseconds(environment, 'NKUDO_AGGREGATE_INTERVAL_MS', { fallback: 10_000, min: 50, max: hourMs }),
     meshResyncIntervalMs: milliseconds(environment, 'NKUDO_MESH_RESYNC_INTERVAL_MS', { fallback: 600_000, min: 1_000, max: 24 * hourMs }),
     meshRetryMaxMs: milliseconds(environment, 'NKUDO_MESH_RETRY_MAX_MS', { fallback: 300_000, min: 100, max: 24 * hourMs }),
+    executionRetentionMonths: days(environment, 'NKUDO_EXECUTION_RETENTION_MONTHS', { fallback: 6, min: 1, max: 120, unit: 'months' }),
     meshAbandonAfterMs: milliseconds(environment, 'NKUDO_MESH_ABANDON_AFTER_MS', { fallback: 600_000, min: 0, max: 24 * hourMs }),
     logLevel: logLevel(environment),
     faultSocket: environment['NKUDO_FAULT_SOCKET'],

@@ -15,6 +15,8 @@ import { ensureRoles, maintenanceRole, ownerRole, type LoginPasswords } from './
 const migrationLock = 7_310_022_518;
 /** Daily log partitions made ahead; the store makes further ones as days pass. */
 export const logPartitionDaysAhead = 14;
+/** Monthly partitions of executions made ahead. */
+export const executionPartitionMonthsAhead = 3;
 
 const filePattern = /^(\d{4})_[a-z0-9_]+\.sql$/;
 

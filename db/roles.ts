@@ -1,6 +1,6 @@
 /**
  * The roles of the database. They belong to the whole cluster while migrators may run in several of its
- * databases at once, so that each step here is safe against the same step elsewhere. Owners have no login;
+ * databases at once, so that each step here is safe against the same step elsewhere. The owner has no login;
  * a login role that already exists with more rights than it may have is refused, not repaired.
  */
 import { createHash, createHmac, pbkdf2Sync, randomBytes } from 'node:crypto';
@@ -13,6 +13,8 @@ export const systemRole = 'nkudo_system';
 export const chainerRole = 'nkudo_chainer';
 
 const loginRoles = [appRole, systemRole, chainerRole];
+/** Owns partitions and logs in to drop them; the other owner never logs in. */
+const owners = [ownerRole, maintenanceRole];
 
 /** Times that a statement on a role is tried while another migrator changes the same role. */
 const roleAttempts = 10;
@@ -32,10 +34,19 @@ export interface LoginPasswords {
  * the given string holds no password to derive from.
  */
 export function deriveChainerUrl(systemUrl: string): string | null {
+  return deriveUrl(systemUrl, chainerRole);
+}
+
+/** As {@link deriveChainerUrl}, of the role that owns partitions. */
+export function deriveMaintenanceUrl(systemUrl: string): string | null {
+  return deriveUrl(systemUrl, maintenanceRole);
+}
+
+function deriveUrl(systemUrl: string, role: string): string | null {
   const url = URL.parse(systemUrl);
   if (url === null || url.password === '') return null;
-  url.password = derivePassword(decodeURIComponent(url.password), chainerRole);
-  url.username = chainerRole;
+  url.password = derivePassword(decodeURIComponent(url.password), role);
+  url.username = role;
   return url.href;
 }
 
@@ -46,12 +57,15 @@ function derivePassword(password: string, role: string): string {
 
 /** Makes the roles that are missing and gives the login roles their passwords. Idempotent. */
 export async function ensureRoles(admin: pg.Client, adminUrl: string, passwords: LoginPasswords): Promise<void> {
-  for (const role of [ownerRole, maintenanceRole]) await createRole(admin, role, 'nologin');
+  await createRole(admin, ownerRole, 'nologin');
+  await createRole(admin, maintenanceRole, 'login');
   for (const role of loginRoles) await createRole(admin, role, 'login');
   await refuseStrongRoles(admin);
+  await allowLogin(admin, maintenanceRole);
   await joinOwners(admin);
   await ensurePassword(admin, adminUrl, appRole, passwords.appPassword);
   await ensurePassword(admin, adminUrl, systemRole, passwords.systemPassword);
+  await ensurePassword(admin, adminUrl, maintenanceRole, derivePassword(passwords.systemPassword, maintenanceRole));
   await ensurePassword(admin, adminUrl, chainerRole, passwords.chainerPassword ?? derivePassword(passwords.systemPassword, chainerRole));
 }
 
@@ -70,7 +84,7 @@ async function refuseStrongRoles(admin: pg.Client): Promise<void> {
   const { rows } = await admin.query<{ rolname: string }>(
     `select rolname from pg_roles
      where rolname = any($1) and (rolsuper or rolbypassrls or rolcreaterole or rolcreatedb or rolreplication)`,
-    [[ownerRole, maintenanceRole, ...loginRoles]],
+    [[...owners, ...loginRoles]],
   );
   const [strong] = rows;
   if (strong !== undefined) {
@@ -79,15 +93,21 @@ async function refuseStrongRoles(admin: pg.Client): Promise<void> {
   const members = await admin.query<{ rolname: string }>(
     `select m.rolname from pg_auth_members a join pg_roles m on m.oid = a.member join pg_roles r on r.oid = a.roleid
      where m.rolname = any($1) and r.rolname = any($2)`,
-    [loginRoles, [ownerRole, maintenanceRole]],
+    [loginRoles, owners],
   );
   const [member] = members.rows;
   if (member !== undefined) throw new Error(`the role ${member.rolname} is a member of an owner of the tables: revoke that first`);
 }
 
+/** Earlier versions made the role without a login. */
+async function allowLogin(admin: pg.Client, role: string): Promise<void> {
+  const { rows } = await admin.query<{ rolcanlogin: boolean }>('select rolcanlogin from pg_roles where rolname = $1', [role]);
+  if (rows[0]?.rolcanlogin !== true) await retryWhileChanged(() => admin.query(`alter role ${role} login`));
+}
+
 /** An administrator who is no superuser needs membership to act as an owner. */
 async function joinOwners(admin: pg.Client): Promise<void> {
-  for (const role of [ownerRole, maintenanceRole]) {
+  for (const role of owners) {
     const { rows } = await admin.query<{ can: boolean }>(`select pg_has_role(current_user, $1, 'MEMBER') as can`, [role]);
     if (rows[0]?.can !== true) await retryWhileChanged(() => admin.query(`grant ${role} to current_user`));
   }

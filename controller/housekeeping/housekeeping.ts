@@ -1,4 +1,4 @@
-/** What the leader does beside reconciling: links audit rows, and looks after the partitions of logs. */
+/** What the leader does beside reconciling: links audit rows, and looks after partitions. */
 import { createChainer } from '../audit/chainer.ts';
 import { loadOrCreateSigningKey } from '../audit/signing-key.ts';
 import { createSecrets } from '../adapters/kubernetes/secrets.ts';
@@ -30,7 +30,7 @@ export function createHousekeeping(core: Core): Housekeeping {
   let running: readonly { stop(): Promise<void> }[] = [];
   return {
     start: () => {
-      const retention = startLogRetention({ maintenance: core.maintenance, time, log, metrics: metrics.logRetention, keepDays: config.logRetentionDays });
+      const retention = startLogRetention({ maintenance: core.maintenance, time, log, metrics: metrics.logRetention, keepDays: config.logRetentionDays, keepMonths: config.executionRetentionMonths });
       running = [retention, ...(chainer === null ? [] : [chainer.start()])];
     },
     stop: async () => {

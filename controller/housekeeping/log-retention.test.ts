@@ -16,12 +16,14 @@ function setUp(answers: readonly (LogPartitions | Error)[]) {
         const answer = answers[asked.length - 1] ?? { daysAhead: 14, made: 0, dropped: 0 };
         return answer instanceof Error ? Promise.reject(answer) : Promise.resolve(answer);
       },
+      maintainExecutions: () => Promise.resolve({ monthsAhead: 3, made: 0, dropped: 0 }),
       close: () => Promise.resolve(),
     },
     time,
     log: { info: log('info'), warn: log('warn'), error: log('error') },
-    metrics: { setPartitionsAhead: (days) => void metrics.ahead.push(days), countPartitionsDropped: (count) => (metrics.dropped += count) },
+    metrics: { setPartitionsAhead: (days) => void metrics.ahead.push(days), setExecutionPartitionsAhead: () => {}, countPartitionsDropped: (count) => (metrics.dropped += count) },
     keepDays: 14,
+    keepMonths: 6,
   });
   return { time, asked, logged, metrics, retention };
 }
@@ -45,7 +47,7 @@ it('raises the alarm when fewer than two days are left, and tries again in a min
   await time.advance(0);
   expect(logged).toEqual(['error: logs of the next days have no partition']);
   await time.advance(3_600_000);
-  expect(logged.at(-1)).toBe('warn: log partitions could not be looked after');
+  expect(logged.at(-1)).toBe('warn: partitions could not be looked after');
   await time.advance(60_000);
   expect(asked).toHaveLength(3);
   expect(metrics.ahead).toEqual([1, 14]);

@@ -1,6 +1,7 @@
 /**
- * Keeps log partitions ahead of today and drops those past the retention, while this replica leads. Looks once an hour
- * and writes only when there is something to do: one transaction for the partitions of a week, one for each day dropped.
+ * Keeps partitions of logs and of executions ahead of today and drops those past the retention, while this replica leads.
+ * Looks once an hour and writes only when there is something to do: one transaction for the partitions of a week, a few for
+ * each day or month dropped.
  */
 import type { MaintenanceStore } from '../ports/maintenance.ts';
 import { pause, type Time } from '../runtime/time.ts';
@@ -10,6 +11,7 @@ const lookMs = 3_600_000;
 const retryMs = 60_000;
 /** With fewer days ahead than this somebody must look why no more were made. */
 const alarmBelowDays = 2;
+const alarmBelowMonths = 2;
 
 export interface LogRetentionDeps {
   readonly maintenance: MaintenanceStore;
@@ -21,6 +23,7 @@ export interface LogRetentionDeps {
   };
   readonly metrics: LogRetentionMetrics;
   readonly keepDays: number;
+  readonly keepMonths: number;
 }
 
 export function startLogRetention(deps: LogRetentionDeps): { stop(): Promise<void> } {
@@ -38,16 +41,21 @@ export function startLogRetention(deps: LogRetentionDeps): { stop(): Promise<voi
 }
 
 /** Milliseconds until the next look. */
-async function look({ maintenance, keepDays, metrics, log }: LogRetentionDeps): Promise<number> {
+async function look({ maintenance, keepDays, keepMonths, metrics, log }: LogRetentionDeps): Promise<number> {
   try {
     const { daysAhead, made, dropped } = await maintenance.maintainLogs(keepDays);
     metrics.setPartitionsAhead(daysAhead);
     metrics.countPartitionsDropped(dropped);
     if (made > 0 || dropped > 0) log.info({ made, dropped, keepDays }, 'log partitions were made and dropped');
     if (daysAhead < alarmBelowDays) log.error({ daysAhead }, 'logs of the next days have no partition');
+    const executions = await maintenance.maintainExecutions(keepMonths);
+    metrics.setExecutionPartitionsAhead(executions.monthsAhead);
+    metrics.countPartitionsDropped(executions.dropped);
+    if (executions.made > 0 || executions.dropped > 0) log.info({ made: executions.made, dropped: executions.dropped, keepMonths }, 'partitions of executions were made and dropped');
+    if (executions.monthsAhead < alarmBelowMonths) log.error({ monthsAhead: executions.monthsAhead }, 'executions of the next months have no partition');
     return lookMs;
   } catch (error) {
-    log.warn({ error: error instanceof Error ? error.message : 'unknown' }, 'log partitions could not be looked after');
+    log.warn({ error: error instanceof Error ? error.message : 'unknown' }, 'partitions could not be looked after');
     return retryMs;
   }
 }

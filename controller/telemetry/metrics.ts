@@ -73,7 +73,8 @@ export function createMetrics(): ControllerMetrics {
   const checkpoints = new Counter({ name: 'nkudo_audit_checkpoints_total', help: 'Audit checkpoints signed', registers });
   // Absent until it was counted: 0 would be an alarm.
   let partitionsAhead: Gauge | null = null;
-  const partitionsDropped = new Counter({ name: 'nkudo_log_partitions_dropped_total', help: 'Daily log partitions dropped by retention', registers });
+  let monthsAhead: Gauge | null = null;
+  const partitionsDropped = new Counter({ name: 'nkudo_partitions_dropped_total', help: 'Partitions of logs and executions dropped by retention', registers });
   return {
     registry,
     mesh: createMeshMetrics(registry),
@@ -97,6 +98,10 @@ export function createMetrics(): ControllerMetrics {
         partitionsAhead.set(days);
       },
       countPartitionsDropped: (count) => partitionsDropped.inc(count),
+      setExecutionPartitionsAhead: (months) => {
+        monthsAhead ??= new Gauge({ name: 'nkudo_execution_partitions_ahead', help: 'Monthly execution partitions for months to come; below 2 is an alarm', registers });
+        monthsAhead.set(months);
+      },
     },
     gateway: {
       setSessions: (count) => sessions.set(count),

@@ -132,7 +132,8 @@ describe('logs', () => {
     let written = 0;
     const write = (lines: number): void => {
       let text = '';
-      for (let end = Math.min(lineCount, written + lines); written < end; ) text += numberedLine((written += 1));
+      const end = Math.min(lineCount, written + lines);
+      while (written < end) text += numberedLine((written += 1));
       // In two writes, the first of which ends anywhere in a line.
       const middle = Math.floor(random() * text.length);
       appendFileSync(guest.serialLog, text.slice(0, middle));
@@ -140,10 +141,10 @@ describe('logs', () => {
     };
     for (const [round, name] of plan.entries()) {
       const before = await storedBytes(guest.uid);
-      const until_ = Math.floor(((round + 1) * lineCount) / plan.length);
-      const faultAt = written + Math.floor(random() * (until_ - written));
+      const untilLine = Math.floor(((round + 1) * lineCount) / plan.length);
+      const faultAt = written + Math.floor(random() * (untilLine - written));
       let fault: Promise<void> | undefined;
-      while (written < until_) {
+      while (written < untilLine) {
         write(1 + Math.floor(random() * 150));
         if (written >= faultAt) fault ??= faults[name]?.();
         await new Promise((resolve) => setImmediate(resolve));

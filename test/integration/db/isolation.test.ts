@@ -74,7 +74,7 @@ describe('the roles', () => {
     const roles = await server.query(`select rolname, rolsuper, rolbypassrls, rolcreaterole, rolcreatedb, rolcanlogin from pg_roles where rolname like 'nkudo\\_%' order by 1`);
     const weak = { rolsuper: false, rolbypassrls: false, rolcreaterole: false, rolcreatedb: false };
     expect(roles).toEqual([
-      { rolname: 'nkudo_app', ...weak, rolcanlogin: true }, { rolname: 'nkudo_chainer', ...weak, rolcanlogin: true }, { rolname: 'nkudo_maintenance', ...weak, rolcanlogin: false },
+      { rolname: 'nkudo_app', ...weak, rolcanlogin: true }, { rolname: 'nkudo_chainer', ...weak, rolcanlogin: true }, { rolname: 'nkudo_maintenance', ...weak, rolcanlogin: true },
       { rolname: 'nkudo_owner', ...weak, rolcanlogin: false }, { rolname: 'nkudo_system', ...weak, rolcanlogin: true },
     ]);
     expect(await server.query(`select relname from pg_class where pg_get_userbyid(relowner) in ('nkudo_app', 'nkudo_system', 'nkudo_chainer')`)).toEqual([]);
