@@ -56,6 +56,8 @@ export interface ExecutionFilter {
   readonly microvmId: MicroVMId | null;
   readonly operationId: string | null;
   readonly planId: PlanId | null;
+  /** Host that was to do it, also one that is revoked; absent limits nothing. */
+  readonly hostName?: string | null;
   readonly status: ExecutionStatus | null;
   /** Epoch milliseconds, inclusive and exclusive. */
   readonly startedFromMs: number | null;

@@ -24,6 +24,7 @@ export interface AuditMetrics {
 
 export interface LogRetentionMetrics {
   setPartitionsAhead(days: number): void;
+  setExecutionPartitionsAhead(months: number): void;
   countPartitionsDropped(count: number): void;
 }
 
@@ -97,11 +98,11 @@ export function createMetrics(): ControllerMetrics {
         partitionsAhead ??= new Gauge({ name: 'nkudo_log_partitions_ahead', help: 'Daily log partitions for days to come; below 2 is an alarm', registers });
         partitionsAhead.set(days);
       },
-      countPartitionsDropped: (count) => partitionsDropped.inc(count),
       setExecutionPartitionsAhead: (months) => {
         monthsAhead ??= new Gauge({ name: 'nkudo_execution_partitions_ahead', help: 'Monthly execution partitions for months to come; below 2 is an alarm', registers });
         monthsAhead.set(months);
       },
+      countPartitionsDropped: (count) => partitionsDropped.inc(count),
     },
     gateway: {
       setSessions: (count) => sessions.set(count),

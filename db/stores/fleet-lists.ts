@@ -77,7 +77,7 @@ export function createFleetLists(transactions: Transactions): FleetLists {
       const size = boundedSize(page.size);
       const rows = await read<ExecutionRow>(tenant, executionsPage, [
         tenant, filter.siteName, filter.microvmId, filter.operationId, filter.planId, filter.status,
-        toDate(filter.startedFromMs), toDate(filter.startedBeforeMs), ...numberedKeysOf(page), size + 1,
+        toDate(filter.startedFromMs), toDate(filter.startedBeforeMs), ...numberedKeysOf(page), size + 1, filter.hostName ?? null,
       ]);
       return toPage(rows.map(toExecution), size, (row) => [String(row.startedAtMs), row.id]);
     },

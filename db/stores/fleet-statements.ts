@@ -90,7 +90,7 @@ const executionColumns = `select e.id, e.operation_id, e.microvm_id, o.kind, e.a
 
 /**
  * Parameters: tenant, site name, microVM, operation, plan, status, started from and before, start and id of the last one
- * before, limit. Start times have the precision of a millisecond, as the wire has.
+ * before, limit, host name. Start times have the precision of a millisecond, as the wire has.
  */
 export const executionsPage = varying(
   'fleet-executions-page',
@@ -98,7 +98,8 @@ export const executionsPage = varying(
       and ($2::text is null or exists (
         select from nkudo.microvms m join nkudo.sites s on s.tenant_id = m.tenant_id and s.id = m.site_id
         where m.tenant_id = e.tenant_id and m.id = e.microvm_id and s.name = $2))
-      and ($3::uuid is null or e.microvm_id = $3) and ($4::uuid is null or e.operation_id = $4) and ($5::uuid is null or o.plan_id = $5)
+      and ($3::uuid is null or e.microvm_id = $3) and ($4::uuid is null or e.operation_id = $4) and ($5::uuid is null or e.plan_id = $5)
+      and ($12::text is null or e.host_id = any(array(select h.id from nkudo.hosts h where h.tenant_id = $1 and h.name = $12)))
       and ($6::text is null or e.status = $6) and ($7::timestamptz is null or e.started_at >= $7) and ($8::timestamptz is null or e.started_at < $8)
       and ($9::bigint is null or (e.started_at, e.id) < ('epoch'::timestamptz + $9::bigint * interval '1 millisecond', $10::uuid))
     order by e.started_at desc, e.id desc limit $11`,
