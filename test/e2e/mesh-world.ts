@@ -9,7 +9,7 @@ import type { FaultServer } from '#test/harness/fault-server.ts';
 import { fileScope } from '#test/harness/file-scope.ts';
 import { until } from '#test/harness/until.ts';
 import { startMockNetbird, type MockNetbird } from '#test/simulators/mock-netbird/server.ts';
-import { createWorld, type World } from './world.ts';
+import { createWorld, type AgentExtras, type World } from './world.ts';
 
 const meshToken = 'nbp_e2e_token_canary_0123456789';
 const meshSecret = 'netbird';
@@ -53,6 +53,29 @@ export function reachableFrom(view: AccountView, peer: string): readonly string[
   return view.peers.map(({ name }) => name).filter((name) => name !== peer && isAllowed(name)).toSorted();
 }
 
+/**
+ * Names of the peers that an address leads to for one peer, as a client of NetBird works it out: resources that hold the
+ * address, that an enabled policy lets it reach, through the routers of their network that are connected.
+ */
+export function routesTo(view: AccountView, peer: string, address: string): readonly string[] {
+  const groupsOf = (name: string): readonly string[] => view.peers.find((candidate) => candidate.name === name)?.groups.map(({ id }) => id) ?? [];
+  const rules = view.policies.filter(({ enabled }) => enabled).flatMap((policy) => policy.rules.filter(({ enabled }) => enabled));
+  const reached = new Set(rules.filter(({ sources }) => (sources ?? []).some(({ id }) => groupsOf(peer).includes(id))).flatMap(({ destinations }) => (destinations ?? []).map(({ id }) => id)));
+  const isReached = (resource: string): boolean => view.groups.some((group) => reached.has(group.id) && (group.resources ?? []).some(({ id }) => id === resource));
+  return view.networks
+    .filter(({ resources }) => resources.some((resource) => resource.enabled && isReached(resource.id) && isInside(address, resource.address)))
+    .flatMap(({ routers }) => routers.filter(({ enabled }) => enabled).flatMap((router) => router.peer_groups ?? []))
+    .flatMap((group) => view.peers.filter(({ name, connected }) => connected && groupsOf(name).includes(group)).map(({ name }) => name))
+    .toSorted();
+}
+
+function isInside(address: string, cidr: string): boolean {
+  const [network = '', length = '32'] = cidr.split('/');
+  const number = (text: string): number => text.split('.').reduce((sum, octet) => sum * 256 + Number(octet), 0);
+  const size = 2 ** (32 - Number(length));
+  return Math.floor(number(address) / size) === Math.floor(number(network) / size);
+}
+
 export interface MeshWorld {
   readonly world: World;
   readonly mock: MockNetbird;
@@ -77,7 +100,7 @@ export interface MeshWorld {
   ownNames(view: AccountView): readonly string[];
 }
 
-export async function createMeshWorld(options: { readonly faults?: FaultServer; readonly controllerEnvironment?: Readonly<Record<string, string>> } = {}): Promise<MeshWorld> {
+export async function createMeshWorld(options: { readonly faults?: FaultServer; readonly controllerEnvironment?: Readonly<Record<string, string>>; readonly agent?: (machine: string) => AgentExtras } = {}): Promise<MeshWorld> {
   const scope = fileScope();
   const mock = await startMockNetbird({ tokens: [meshToken] });
   scope.defer(() => mock.close());
@@ -96,7 +119,10 @@ export async function createMeshWorld(options: { readonly faults?: FaultServer; 
       NKUDO_MESH_RETRY_MAX_MS: '2000',
       ...options.controllerEnvironment,
     },
-    agent: (machine) => ({ args: ['--netbird', netbird], environment: { MOCK_NETBIRD_STATE: daemon(machine), NKUDO_MESH_POLL_MS: '250' } }),
+    agent: (machine) => {
+      const extras = options.agent?.(machine) ?? {};
+      return { ...extras, args: ['--netbird', netbird, ...(extras.args ?? [])], environment: { MOCK_NETBIRD_STATE: daemon(machine), NKUDO_MESH_POLL_MS: '250', ...extras.environment } };
+    },
   });
   let testRequests = 0;
   let mark = 0;

@@ -26,10 +26,19 @@ export interface WorldOptions {
   /** A cluster of the file's own, for tests that kill it. */
   readonly postgres?: PostgresAccess;
   readonly faults?: FaultServer;
+  /** How the controller reaches the database: through something that can be cut, say. */
+  readonly databaseUrl?: (url: string) => string;
   /** Added to the controller's environment. */
   readonly controllerEnvironment?: Readonly<Record<string, string>>;
   /** Added to what the agent of that machine is started with. */
-  readonly agent?: (machine: string) => { readonly args?: readonly string[]; readonly environment?: Readonly<Record<string, string>> };
+  readonly agent?: (machine: string) => AgentExtras;
+}
+
+export interface AgentExtras {
+  readonly args?: readonly string[];
+  readonly environment?: Readonly<Record<string, string>>;
+  /** A program and its first arguments that run the agent, such as `ip netns exec NAME`. */
+  readonly through?: readonly string[];
 }
 
 /** One agent's machine: its state directory and its process. */
@@ -122,6 +131,7 @@ export async function createWorld(options: WorldOptions = {}): Promise<World> {
   const readyFile = join(scope.directory, 'controller-ready.json');
   const faultEnvironment = options.faults === undefined ? {} : { NKUDO_FAULT_SOCKET: options.faults.socketPath };
   const listen = { edge: '127.0.0.1:0', fleet: '127.0.0.1:0', http: '127.0.0.1:0' };
+  const through = options.databaseUrl ?? ((url: string): string => url);
   let bound: { edge: string; fleet: string; http: string } | null = null;
   let controller: RunningProcess | null = null;
 
@@ -133,8 +143,8 @@ export async function createWorld(options: WorldOptions = {}): Promise<World> {
       args: [programs.controller, 'serve'],
       environment: {
         KUBECONFIG: kubernetes.access.kubeconfig,
-        NKUDO_DATABASE_URL: database.appUrl,
-        NKUDO_DATABASE_SYSTEM_URL: database.systemUrl,
+        NKUDO_DATABASE_URL: through(database.appUrl),
+        NKUDO_DATABASE_SYSTEM_URL: through(database.systemUrl),
         // A controller that comes back has to be where the agents look for it.
         NKUDO_EDGE_LISTEN: bound?.edge ?? listen.edge,
         NKUDO_FLEET_LISTEN: bound?.fleet ?? listen.fleet,
@@ -214,10 +224,11 @@ export async function createWorld(options: WorldOptions = {}): Promise<World> {
       },
       startAgent: async () => {
         const extra = options.agent?.(name) ?? {};
+        const [command = programs.node, ...before] = [...(extra.through ?? []), programs.node];
         agent = await scope.start({
           name: `edge-${name}`,
-          command: programs.node,
-          args: [programs.edge, 'run', '--state-dir', stateDirectory, '--hypervisor', hypervisor, '--log-level', 'debug', '--allow-path', dirname(guests.guest64), '--allow-path', scope.directory, ...(extra.args ?? [])],
+          command,
+          args: [...before, programs.edge, 'run', '--state-dir', stateDirectory, '--hypervisor', hypervisor, '--log-level', 'debug', '--allow-path', dirname(guests.guest64), '--allow-path', scope.directory, ...(extra.args ?? [])],
           environment: { ...faultEnvironment, ...extra.environment },
         });
       },
