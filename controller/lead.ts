@@ -8,7 +8,7 @@ import { randomUUID } from 'node:crypto';
 import { createHousekeeping } from './housekeeping/housekeeping.ts';
 import type { Core } from './core.ts';
 import { startReconcilers } from './reconcilers/compose.ts';
-import { campaign, type Leadership } from './runtime/leader-election.ts';
+import { campaign, fenceWrites, type Leadership } from './runtime/leader-election.ts';
 import type { Manager } from './runtime/manager.ts';
 import { pause, type Time } from './runtime/time.ts';
 import { createTermKeeper } from './term.ts';
@@ -36,10 +36,10 @@ async function inTime(work: Promise<void>, time: Time, limitMs: number): Promise
   }
 }
 
-function start(core: Core, epoch: number): Manager {
+function start(core: Core, term: Leadership, epoch: number): Manager {
   const { config, database } = core;
   return startReconcilers({
-    kube: core.kubernetes,
+    kube: fenceWrites(core.kubernetes, term),
     stores: { sites: database.sites, hosts: database.hosts, microvms: database.microvms, enrollment: database.enrollment, plans: database.plans, evictions: database.evictions, apiKeys: database.apiKeys, leases: database.leases, replacements: database.replacements, recovery: database.recovery },
     onAwaitedHosts: (count) => core.metrics.recovery.setAwaitedHosts(count),
     hints: core.hints,
@@ -79,7 +79,7 @@ export function lead(core: Core): Leader {
     if (epoch === null || ending.signal.aborted) return;
     log.info({ epoch: epoch.epoch, incarnation: epoch.incarnation }, 'leading');
     core.metrics.setLeading(true);
-    const started = start(core, epoch.epoch);
+    const started = start(core, term, epoch.epoch);
     manager = started;
     housekeeping.start();
     // Not awaited: a stop must not wait for an API server that is away.

@@ -6,9 +6,10 @@
  *      '---- the holder's Lease did not change for its duration, by our own monotonic clock
  *
  * Leadership is a hint and no fence: a stopped process may act after it lost. What fences writes is the
- * leadership epoch in Postgres and the resourceVersion in Kubernetes. Wall clocks are never compared.
+ * leadership epoch in Postgres and, in Kubernetes, `fenceWrites` with the resourceVersion. Wall clocks are never compared.
  * Source: client-go tools/leaderelection, for the fields and the rule of the locally observed change.
  */
+import { AppError } from '#api/model/error-codes.ts';
 import { isAlreadyExists, isConflict, type KubernetesApi, type KubernetesObject, type Resource } from './kubernetes-api.ts';
 import { errorFields, type Log } from './log.ts';
 import { pause, type Time } from './time.ts';
@@ -45,6 +46,8 @@ export interface Leadership {
   /** Resolves when leadership was lost; never after stop(). The program must end then. */
   readonly lost: Promise<void>;
   isLeader(): boolean;
+  /** True while nobody else can hold the Lease, by our own clock: a process that stood still finds out at once, before any timer. */
+  isCurrent(): boolean;
   /** Annotations of the Lease when it was won: what the last leader noted. */
   notesBefore(): Readonly<Record<string, string>>;
   /** Gives the Lease back so that another replica follows at once. */
@@ -67,6 +70,7 @@ export function campaign(options: LeaderElectionOptions): Leadership {
   const lost = Promise.withResolvers<void>();
   const ending = new AbortController();
   let isLeader = false;
+  let renewedAtMs = 0;
   /** Our Lease as last written; the next renewal needs no read. */
   let own: KubernetesObject | null = null;
   let notesBefore: Readonly<Record<string, string>> = {};
@@ -110,7 +114,6 @@ export function campaign(options: LeaderElectionOptions): Leadership {
   };
 
   const run = async (): Promise<void> => {
-    let renewedAtMs = 0;
     while (!ending.signal.aborted) {
       // Counted from before the request: the others count from when they see its effect.
       const startedAtMs = time.monotonicMs();
@@ -142,6 +145,7 @@ export function campaign(options: LeaderElectionOptions): Leadership {
     won: won.promise,
     lost: lost.promise,
     isLeader: () => isLeader,
+    isCurrent: () => isLeader && time.monotonicMs() - renewedAtMs < times.renewDeadlineMs,
     notesBefore: () => notesBefore,
     stop: async () => {
       ending.abort();
@@ -222,4 +226,23 @@ function within<Result>(time: Time, limitMs: number, work: Promise<Result>): Pro
     const cancel = time.schedule(limitMs, () => reject(new Error('no answer in time')));
     work.then(resolve, reject).finally(cancel);
   });
+}
+
+/**
+ * The API for the work of one term: its writes are refused once the Lease may be somebody else's. What was sent before is
+ * held to the resourceVersion that it names. @throws LEADERSHIP_LOST
+ */
+export function fenceWrites(api: KubernetesApi, leadership: Pick<Leadership, 'isCurrent'>): KubernetesApi {
+  const write = async <Result>(send: () => Promise<Result>): Promise<Result> => {
+    if (!leadership.isCurrent()) throw new AppError('LEADERSHIP_LOST');
+    return send();
+  };
+  return {
+    list: (...args) => api.list(...args),
+    watch: (...args) => api.watch(...args),
+    get: (...args) => api.get(...args),
+    create: (...args) => write(() => api.create(...args)),
+    patch: (...args) => write(() => api.patch(...args)),
+    delete: (...args) => write(() => api.delete(...args)),
+  };
 }
