@@ -53,5 +53,6 @@ export async function reportExecutions(
   await deps.faults.reach('db.reports:after');
   deps.metrics.countReports(executions.items.length, observations.items.length);
   for (const microvmId of outcome.changed) deps.hints.publish({ kind: 'microvm', tenantId, microvmId });
+  if (outcome.isHostChanged === true) deps.hints.publish({ kind: 'host', tenantId, hostId });
   return { refused: [...executions.refused, ...observations.refused, ...outcome.refused.map(({ id, code }) => ({ id, errorCode: code }))] };
 }

@@ -24,6 +24,8 @@ export interface ReportOutcome {
   readonly refused: readonly { readonly id: string; readonly code: string }[];
   /** MicroVMs whose rows changed. */
   readonly changed: readonly MicroVMId[];
+  /** What was displaced from the host is gone now. */
+  readonly isHostChanged?: boolean;
 }
 
 export interface DispatchStore {

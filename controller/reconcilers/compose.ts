@@ -5,7 +5,7 @@
  * Runs on the leader only. It owns no decision and writes nothing itself.
  */
 import { createHash, randomBytes } from 'node:crypto';
-import type { HostId, TenantId } from '#api/model/ids.ts';
+import { siteId, type HostId, type TenantId } from '#api/model/ids.ts';
 import type { Host } from '#crds/gen/host.ts';
 import type { MicroVM } from '#crds/gen/microvm.ts';
 import type { Site } from '#crds/gen/site.ts';
@@ -27,7 +27,7 @@ import { createCoalescer } from './coalescer.ts';
 import type { Caches, ReconcilerDeps, SavedSites, Stores } from './deps.ts';
 import { reconcileToken } from './enrollment-token/reconciler.ts';
 import { reconcileHost } from './host/reconciler.ts';
-import { apiKeyResource, hostResource, microvmResource, parseApiKeyObject, parseHost, parseMicroVM, parseSite, parseToken, siteResource, tokenResource } from './kinds.ts';
+import { apiKeyResource, classResource, hostResource, microvmResource, parseApiKeyObject, parseHost, parseClass, parseMicroVM, parseSite, parseToken, siteResource, tokenResource } from './kinds.ts';
 import { reconcileMicroVM } from './microvm/reconciler.ts';
 import { createMeshQueue, type MeshOptions, type MeshQueue } from './mesh/mesh-queue.ts';
 import { createPlacementCache, type PlacementCache } from './microvm/placement-cache.ts';
@@ -35,6 +35,7 @@ import { createRetryGate } from './microvm/retry-gate.ts';
 import { createPlanDriver, type PlanDriver } from './plan/driver.ts';
 import { createLeaseReadings, releaseAnnotation, type LeaseReadings } from './replacement/lease-readings.ts';
 import { createRecoveryBoard, type RecoveryBoard } from './recovery/board.ts';
+import { confirmDeleteAnnotation, createDeletionGuard } from './site/deletion-guard.ts';
 import { reconcileSite } from './site/reconciler.ts';
 import { createTenants } from './tenants.ts';
 
@@ -94,6 +95,7 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
     sites: cacheOf(siteResource, parseSite),
     hosts: cacheOf(hostResource, parseHost),
     microvms: cacheOf(microvmResource, parseMicroVM),
+    classes: cacheOf(classResource, parseClass),
     tokens: cacheOf(tokenResource, parseToken),
     apiKeys: cacheOf(apiKeyResource, parseApiKeyObject),
   };
@@ -124,7 +126,7 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
     if (object !== undefined) plans.onMicroVMChanged(keyOf(object));
   });
   const manager = startManager({
-    reflectors: [caches.sites, caches.hosts, caches.microvms, caches.tokens, caches.apiKeys],
+    reflectors: [caches.sites, caches.hosts, caches.microvms, caches.classes, caches.tokens, caches.apiKeys],
     controllers: [
       { queue: queues.sites, keys: () => allKeys(caches.sites) },
       { queue: queues.hosts, keys: () => [...allKeys(caches.hosts), ...wake.hostKeys()] },
@@ -183,6 +185,7 @@ function createQueues(options: ReconcilersOptions, parts: { readonly caches: Cac
     tenants: createTenants(kube),
     silence: wake.silence,
     placement: parts.placement,
+    deletionGuard: createDeletionGuard({ kube, microvms: caches.microvms, time }),
     recoveryBoard: parts.board,
     events: createEventRecorder({ api: kube, controller: 'nkudo.dev/controller', instance: options.replica, time, log, uuid: () => ids.uuid() }),
     hints: options.hints,
@@ -200,7 +203,7 @@ function createQueues(options: ReconcilersOptions, parts: { readonly caches: Cac
     meshOptions === undefined
       ? null
       : createMeshQueue(meshOptions, { deps, sites: caches.sites, log, signal, onFinding: ({ namespace, name }) => wake.siteFigures(namespace, name) });
-  const siteDeps = { ...deps, aggregateIntervalMs, onSaved: (site: Site) => wake.siteSaved(site), meshOf: (uid: string) => mesh?.board.of(uid) ?? null };
+  const siteDeps = { ...deps, aggregateIntervalMs, onSaved: (site: Site) => wake.siteSaved(site), meshOf: (uid: string) => mesh?.board.of(uid) ?? null, massOf: (uid: string) => parts.leases.mass(siteId(uid)) };
   const hostDeps = { ...deps, aggregateIntervalMs, onReachabilityChanged: (hostId: HostId) => wake.microvmsOf(hostId), mesh: meshOptions?.store ?? null };
   const microvmDeps = { ...deps, retryGate: createRetryGate(time), leases: parts.leases, terms: createTermsMemory(() => time.monotonicMs()), recovery: stores.recovery };
   const sha256 = (bytes: Uint8Array): Uint8Array => createHash('sha256').update(bytes).digest();
@@ -242,6 +245,8 @@ interface Waking {
   host(tenantId: TenantId, hostId: HostId): Promise<void>;
   microvm(uid: string): void;
   microvmsOf(hostId: HostId): void;
+  /** Those that the host's object may have something to say to. */
+  microvmsOn(host: Host): void;
   /** MicroVMs that wait for a host. */
   unplacedAt(namespace: string, site: string): void;
   siteSaved(site: Site): void;
@@ -281,6 +286,9 @@ function createWaking(options: ReconcilersOptions, caches: Caches, queues: () =>
   return {
     silence,
     microvmsOf,
+    microvmsOn: ({ metadata, status }) => {
+      if (status?.hostID !== undefined) enqueueAll(queues().microvms, caches.microvms.list(metadata.namespace).filter((microvm) => microvm.status?.binding?.hostID === status.hostID));
+    },
     unplacedAt,
     hostKeys: () => [...keysByHost.values()],
     host: async (tenantId, hostId) => {
@@ -349,7 +357,7 @@ function wireCaches(caches: Caches, wake: Waking, queues: Queues): void {
     const site = change.after ?? change.before;
     const isStatusOnly = change.before?.metadata.generation === change.after?.metadata.generation;
     if (site !== undefined && !isStatusOnly) wake.siteSaved(site);
-    if (change.after !== undefined && isOtherDisconnect(change)) wake.siteAndMicroVMs(change.after.metadata.uid);
+    if (change.after !== undefined && (isOtherDisconnect(change) || isOtherRule(change))) wake.siteAndMicroVMs(change.after.metadata.uid);
   });
   caches.hosts.onChange((change) => {
     enqueue(queues.hosts, change);
@@ -358,12 +366,20 @@ function wireCaches(caches: Caches, wake: Waking, queues: Queues): void {
     if (host === undefined) return;
     wake.siteFigures(host.metadata.namespace, host.spec.siteRef.name);
     if (change.after !== undefined && mayTakeMore(change)) wake.unplacedAt(host.metadata.namespace, host.spec.siteRef.name);
+    if (change.before?.metadata.generation !== change.after?.metadata.generation || change.before?.metadata.deletionTimestamp !== change.after?.metadata.deletionTimestamp) {
+      wake.microvmsOn(host);
+    }
   });
   caches.microvms.onChange((change) => {
     enqueue(queues.microvms, change);
     wakeFigures(change, wake);
   });
   caches.tokens.onChange((change) => enqueue(queues.tokens, change));
+  caches.classes.onChange(({ before, after }) => {
+    const name = (after ?? before)?.metadata;
+    if (name === undefined || before?.metadata.generation === after?.metadata.generation) return;
+    for (const microvm of caches.microvms.list(name.namespace)) if (microvm.spec.className === name.name) queues.microvms.add(formatKey(keyOf(microvm)));
+  });
   caches.apiKeys.onChange((change) => enqueue(queues.apiKeys, change));
 }
 
@@ -378,9 +394,20 @@ function isDenied({ status }: MicroVM): boolean {
   return status?.conditions?.some(({ type, status: value }) => type === 'QuotaDenied' && value === 'True') ?? false;
 }
 
+/** What its microVMs are told by it is another: the brake on deletions, hold and windows. */
+function isOtherRule({ before, after }: Change<Site>): boolean {
+  const ruleOf = (site: Site | undefined): string =>
+    JSON.stringify([
+      site?.metadata.annotations?.[confirmDeleteAnnotation], site?.metadata.deletionTimestamp, site?.spec.massDeletionGuard, site?.spec.hold, site?.spec.timeZone,
+      site?.spec.maintenanceWindows, site?.status?.conditions?.find(({ type }) => type === 'DeletionHeld')?.status,
+    ]);
+  return before !== undefined && ruleOf(before) !== ruleOf(after);
+}
+
 /** Anything that placement reads may have changed; beats and the like do not come this way. */
 function mayTakeMore({ before, after }: Change<Host>): boolean {
   return before?.status?.phase !== after?.status?.phase || JSON.stringify(before?.status?.allocated) !== JSON.stringify(after?.status?.allocated) ||
+    before?.status?.meshSubnet !== after?.status?.meshSubnet ||
     before?.metadata.generation !== after?.metadata.generation || JSON.stringify(before?.metadata.labels) !== JSON.stringify(after?.metadata.labels);
 }
 
@@ -392,8 +419,10 @@ function wakeFigures({ before, after }: Change<MicroVM>, wake: Waking): void {
   const [old, now] = [before?.status?.binding?.hostName, after?.status?.binding?.hostName];
   const isSpecChange = before?.metadata.generation !== after?.metadata.generation;
   for (const hostName of new Set([old, now])) {
-    if (hostName !== undefined && (old !== now || isSpecChange)) wake.hostFigures(namespace, hostName);
+    if (hostName !== undefined && (old !== now || isSpecChange || before?.status?.printableStatus !== after?.status?.printableStatus)) wake.hostFigures(namespace, hostName);
   }
+  // It left its host: others may have its room.
+  if (old !== undefined && now === undefined) wake.unplacedAt(namespace, microvm.spec.siteRef.name);
   // Its room is free again.
   if (after === undefined) wake.unplacedAt(namespace, microvm.spec.siteRef.name);
 }

@@ -12,8 +12,8 @@ export interface ReplacementInput {
   readonly watch: HostWatch | null;
   /** How long it is known here that the host follows the terms, milliseconds. */
   readonly termsKnownForMs: number;
-  /** A host is silent after this, milliseconds. */
-  readonly silenceLimitMs: number;
+  /** Whether it counts as heard, by the rule for what people are shown. */
+  readonly isHeard: boolean;
   readonly mass: MassDisconnect | null;
   readonly isRecovering: boolean;
 }
@@ -26,8 +26,8 @@ export type ReplacementDecision =
   | { readonly action: 'held'; readonly reason: 'MassDisconnect' | 'RecoveryUnderWay'; readonly message: string }
   | { readonly action: 'replace' };
 
-export function decideReplacement({ policy, watch, termsKnownForMs, silenceLimitMs, mass, isRecovering }: ReplacementInput): ReplacementDecision {
-  if (policy.kind !== 'on' || watch === null || watch.silentMs < silenceLimitMs) return { action: 'none' };
+export function decideReplacement({ policy, watch, termsKnownForMs, isHeard, mass, isRecovering }: ReplacementInput): ReplacementDecision {
+  if (policy.kind !== 'on' || watch === null || isHeard) return { action: 'none' };
   // The last grant may have been under longer terms than those of now, which the host has not heard of.
   const untilLeaseIsOverMs = watch.leaseMs === null ? 0 : shortestLostAfterMs(watch.leaseMs) - watch.leaselessMs;
   const untilTermsAreOverMs = shortestLostAfterMs(policy.stopOnHostAfterMs) - termsKnownForMs;

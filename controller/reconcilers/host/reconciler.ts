@@ -8,19 +8,24 @@
  */
 import { isAppError } from '#api/model/error-codes.ts';
 import type { Host } from '#crds/gen/host.ts';
+import type { MicroVM } from '#crds/gen/microvm.ts';
 import { parseWholeQuantity } from '#crds/scalar-values.ts';
 import type { HostId, TenantId } from '#api/model/ids.ts';
 import type { HostRecord } from '#controller/ports/host-store.ts';
+import type { Displacement } from '#controller/ports/lease-store.ts';
 import type { MeshHostRecord, MeshStore } from '#controller/ports/mesh-store.ts';
 import { done, runSteps, waiting, type Outcome, type Step } from '#controller/runtime/outcome.ts';
-import { isAlreadyExists, type ObjectKey } from '#controller/runtime/kubernetes-api.ts';
+import { isAlreadyExists, isNotFound, keyOf, type ObjectKey } from '#controller/runtime/kubernetes-api.ts';
 import { patchStatus, writeFinalizers } from '#controller/runtime/status-patch.ts';
 import { durably, findSite, writerFor, type ReconcilerDeps } from '../deps.ts';
-import { acceptClaimAnnotation, hostFinalizer, hostResource, isForced, parseHost, revokeAnnotation } from '../kinds.ts';
+import { acceptClaimAnnotation, forceDeleteAnnotation, hostFinalizer, hostResource, isForced, microvmResource, parseHost, revokeAnnotation } from '../kinds.ts';
 import { isMeshed } from '../mesh/desired.ts';
 import { confirmAnnotation } from '../recovery/hold.ts';
+import { gatherEmptying } from './emptying.ts';
 import { projectHostStatus } from './status.ts';
 
+/** Their deletions wake the host; this covers one that nobody told. */
+const giveUpRetryMs = 5_000;
 /** Facts that people read and no decision needs: one write in this time is enough. */
 const factsIntervalMs = 300_000;
 
@@ -41,6 +46,8 @@ interface HostScope {
   record: HostRecord | null;
   /** Null when the site of the host has no mesh. */
   readonly mesh: MeshHostRecord | null;
+  /** What was replaced elsewhere while it was silent. */
+  readonly displaced: readonly Displacement[];
   isReleased: boolean;
 }
 
@@ -75,7 +82,8 @@ async function loadScope(key: ObjectKey, deps: HostDeps): Promise<HostScope | nu
   if (record !== null && deps.silence.note(record.hostId, record.lastBeatAtMs)) deps.onReachabilityChanged(record.hostId);
   if (record !== null) deps.placement.hostChanged(record);
   const mesh = record === null || site === undefined || !isMeshed(site) ? null : ((await deps.mesh?.load(tenantId, record.hostId)) ?? null);
-  return { key, object, tenantId, record, mesh, isReleased: false };
+  const displaced = record === null ? [] : await deps.stores.replacements.listByHost(tenantId, record.hostId);
+  return { key, object, tenantId, record, mesh, displaced, isReleased: false };
 }
 
 const ensureObject: HostStep = async (scope, deps) => {
@@ -172,6 +180,37 @@ const confirmReport: HostStep = async (scope, deps) => {
 
 const convergenceSteps: readonly HostStep[] = [ensureObject, ensureFinalizer, saveObject, revokeIfAsked, acceptClaim, confirmReport];
 
+/**
+ * Forced: the machine is given up with all that is on it. Each microVM goes by a forced deletion of its own, so that its
+ * UID is a tombstone before the identity of the host ends.
+ */
+const giveUpMicroVMs: HostStep = async ({ object, record, tenantId }, deps) => {
+  if (object === null || record === null || !isForced(object)) return null;
+  const bindings = await deps.stores.evictions.listBindings(tenantId, { hostId: record.hostId });
+  let left = 0;
+  for (const { microvmId } of bindings) {
+    const microvm = deps.caches.microvms.findByUid(microvmId);
+    if (microvm === undefined) {
+      await deps.stores.microvms.forceDelete(tenantId, microvmId, deps.epoch, deps.actor);
+      continue;
+    }
+    left += 1;
+    await forceDeletion(microvm, deps);
+  }
+  return left === 0 ? null : waiting('MicroVMsBound', `${left} microVMs are given up`, giveUpRetryMs);
+};
+
+async function forceDeletion(microvm: MicroVM, deps: HostDeps): Promise<void> {
+  const { uid, deletionTimestamp } = microvm.metadata;
+  try {
+    if (!isForced(microvm)) await deps.kube.patch(microvmResource, keyOf(microvm), { metadata: { uid, annotations: { [forceDeleteAnnotation]: uid } } }, { type: 'merge' });
+    if (deletionTimestamp === undefined) await deps.kube.delete(microvmResource, keyOf(microvm), uid);
+  } catch (error) {
+    // It went meanwhile.
+    if (!isNotFound(error)) throw error;
+  }
+}
+
 const revoke: HostStep = async (scope, deps) => {
   const { object, record } = scope;
   if (object === null || !(object.metadata.finalizers ?? []).includes(hostFinalizer)) return done();
@@ -199,7 +238,7 @@ const removeFinalizer: HostStep = async (scope, deps) => {
   return done();
 };
 
-const deletionSteps: readonly HostStep[] = [revokeIfAsked, revoke, removeFinalizer];
+const deletionSteps: readonly HostStep[] = [revokeIfAsked, giveUpMicroVMs, revoke, removeFinalizer];
 
 /** Returns how long figures are held back, 0 when nothing is. */
 async function writeStatus(object: Host, scope: HostScope, deps: HostDeps): Promise<number> {
@@ -210,7 +249,9 @@ async function writeStatus(object: Host, scope: HostScope, deps: HostDeps): Prom
     record,
     silence: record === null ? ({ reachability: 'silent', lastBeatAtMs: null } as const) : deps.silence.of(record.hostId),
     mesh: scope.mesh,
+    displaced: scope.displaced,
     recovery: { isAwaited: record !== null && deps.recoveryBoard.isAwaited(record.hostId), incarnation: deps.recoveryBoard.incarnation() },
+    emptying: gatherEmptying(object, record, deps.caches.microvms.list(namespace)),
     nowMs: deps.time.nowMs(),
   };
   const project = (host: Host) => projectHostStatus(host, facts);
@@ -221,7 +262,10 @@ async function writeStatus(object: Host, scope: HostScope, deps: HostDeps): Prom
     allocatable: factsIntervalMs,
     certificate: factsIntervalMs,
   };
-  const delayMs = deps.coalescer.delayMs(uid, object.status, project(object), intervals);
+  const next = project(object);
+  // The first microVM and the last one decide whether the host may be deleted.
+  const isTurn = (next.allocated?.microvms === 0) !== (object.status?.allocated?.microvms === 0);
+  const delayMs = deps.coalescer.delayMs(uid, object.status, next, isTurn ? { ...intervals, allocated: 0 } : intervals);
   if (delayMs > 0) return delayMs;
   const before = readyOf(object);
   const written = await patchStatus(writerFor(deps, kindOf(deps), 'k8s.status'), object, project);

@@ -6,11 +6,14 @@ import type { Host, HostStatus } from '#crds/gen/host.ts';
 import type { Site } from '#crds/gen/site.ts';
 import { formatQuantity } from '#crds/scalar-values.ts';
 import type { HostClaim, HostRecord, QuarantineReason } from '#controller/ports/host-store.ts';
+import type { Displacement } from '#controller/ports/lease-store.ts';
 import type { MeshHostRecord } from '#controller/ports/mesh-store.ts';
 import type { HostSilence } from '#controller/domain/silence.ts';
 import { acceptClaimAnnotation } from '../kinds.ts';
 import { formatTime, stampConditions, type DerivedCondition } from '#controller/runtime/status-patch.ts';
+import { deriveDrained, describeBlocked, emptyingPhase, type Emptying } from './emptying.ts';
 import { overcommitOf } from '../microvm/placement-cache.ts';
+import { projectDisplaced } from '../replacement/status.ts';
 import { deriveHostMesh } from '../mesh/status.ts';
 import { deriveHostRecovery, type HostRecovery } from '../recovery/status.ts';
 
@@ -23,7 +26,10 @@ export interface HostFactsForStatus {
   readonly silence: HostSilence;
   /** Null when its site has no mesh. */
   readonly mesh: MeshHostRecord | null;
+  readonly displaced: readonly Displacement[];
   readonly recovery: HostRecovery;
+  /** Null while the host is not being emptied. */
+  readonly emptying: Emptying | null;
   readonly nowMs: number;
 }
 
@@ -51,6 +57,7 @@ export function projectHostStatus(host: Host, facts: HostFactsForStatus): HostSt
     ...(record === null ? {} : projectRecord(record)),
     ...(record === null || isHeard || record.lastBeatAtMs === null ? {} : { lastObservedTime: formatTime(record.lastBeatAtMs) }),
     ...mesh.fields,
+    ...projectDisplaced(facts.displaced),
     conditions: stampConditions([...deriveConditions(view), ...mesh.conditions, ...deriveHostRecovery(facts.recovery, host.status?.conditions)], host.status?.conditions, { generation: host.metadata.generation, nowMs: facts.nowMs }),
   };
 }
@@ -69,12 +76,13 @@ function isHostHeard(host: Host, { record, silence }: HostFactsForStatus): boole
   return host.status?.conditions?.find(({ type }) => type === 'Reachable')?.status === 'True';
 }
 
-function derivePhase({ facts: { record }, isHeard, isApproved }: HostView): HostPhase {
+function derivePhase({ host, facts: { record, emptying }, isHeard, isApproved }: HostView): HostPhase {
   if (record === null) return 'Pending';
   if (record.isRevoked) return 'Revoked';
   if (record.isQuarantined) return 'Quarantined';
   if (!isApproved) return 'Pending';
   if (!isHeard) return 'Unreachable';
+  if (emptying !== null) return emptyingPhase(host, emptying);
   return hasHypervisor(record) ? 'Ready' : 'Degraded';
 }
 
@@ -91,6 +99,7 @@ function deriveConditions(view: HostView): DerivedCondition[] {
   } else if (record !== null) {
     conditions.push(condition('OrphansPresent', 'False', 'NoOrphans', 'every microVM on the host belongs to an object'));
   }
+  conditions.push(...deriveDrained(view.host, view.facts.emptying, view.isHeard));
   if (view.host.metadata.deletionTimestamp !== undefined) conditions.push(deriveDeletionBlocked(view));
   return conditions;
 }
@@ -180,11 +189,14 @@ function hypervisorProblem({ facts: { hypervisor } }: HostRecord): string {
   return hypervisor.problem === '' ? 'there is no usable Cloud Hypervisor on the host' : hypervisor.problem;
 }
 
-function deriveDeletionBlocked({ facts: { record } }: HostView): DerivedCondition {
+function deriveDeletionBlocked({ host, facts: { record, emptying }, isHeard }: HostView): DerivedCondition {
   const bound = record?.allocated.microvms ?? 0;
-  return bound === 0
-    ? condition('DeletionBlocked', 'False', 'NotBlocked', 'no microVM is bound to the host')
-    : condition('DeletionBlocked', 'True', 'MicroVMsBound', `${bound} microVMs are bound to the host: delete them first`);
+  if (bound === 0) return condition('DeletionBlocked', 'False', 'NotBlocked', 'no microVM is bound to the host');
+  const blocked = emptying?.blocked ?? [];
+  const force = `to give the machine up with all that is on it, annotate it with nkudo.dev/force-delete=${host.metadata.uid}`;
+  if (isHeard && bound > blocked.length) return condition('DeletionBlocked', 'True', 'MicroVMsLeaving', `${bound} microVMs are bound to the host, and ${bound - blocked.length} of them leave it`);
+  const why = blocked.length > 0 ? describeBlocked(blocked) : 'the host is silent';
+  return condition('DeletionBlocked', 'True', 'MicroVMsBound', `${bound} microVMs are bound to the host: ${why}; ${force}`);
 }
 
 /** Whole mebibytes, rounded down: what a kernel reports is hardly ever a round number, and nobody plans by less. */

@@ -15,6 +15,7 @@ import type { LeaseReadings } from '../replacement/lease-readings.ts';
 import type { ReplacementFinding } from '../replacement/replace-lost.ts';
 import type { EvictionFinding } from './leaving.ts';
 import type { RetryGate } from './retry-gate.ts';
+import type { UpdateFinding } from './updating.ts';
 
 /** Why it can not be handed to a host, under the condition that says so. */
 export type Obstacle =
@@ -27,7 +28,7 @@ export type Obstacle =
 
 export interface MicroVMDeps extends ReconcilerDeps {
   readonly retryGate: RetryGate;
-  readonly leases: Pick<LeaseReadings, 'of' | 'mass' | 'releaseOf' | 'silenceLimitMs'>;
+  readonly leases: Pick<LeaseReadings, 'of' | 'mass' | 'releaseOf'>;
   readonly terms: TermsMemory;
   readonly recovery: RecoveryGate;
 }
@@ -49,6 +50,10 @@ export interface MicroVMScope {
   replacement: ReplacementFinding | null;
   /** What the status shows while its host is being emptied; null while it is not. */
   eviction: EvictionFinding | null;
+  /** What the status shows of an update that needs a restart; null: none is due. */
+  update: UpdateFinding | null;
+  /** Why its deletion is held; null while it is not. */
+  hold: string | null;
   /** To be looked at again then, whatever happens; null: only when something changes. */
   lookAgainMs: number | null;
   /** Set by the step that found it. */
@@ -68,7 +73,7 @@ export async function loadScope(key: ObjectKey, deps: MicroVMDeps): Promise<Micr
   const id = microVMId(object.metadata.uid);
   // The finalizer is written before anything is published.
   const record = hasFinalizer(object) ? await deps.stores.microvms.load(tenantId, id) : null;
-  return { object, id, tenantId, site, record, desired: null, networks: [], chosenHost: null, replacement: null, eviction: null, lookAgainMs: null, obstacle: null, isReleased: false };
+  return { object, id, tenantId, site, record, desired: null, networks: [], chosenHost: null, replacement: null, eviction: null, update: null, hold: null, lookAgainMs: null, obstacle: null, isReleased: false };
 }
 
 export function hasFinalizer(object: MicroVM): boolean {

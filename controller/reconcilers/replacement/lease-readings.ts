@@ -19,7 +19,6 @@ export interface LeaseReadings {
   mass(siteId: SiteId): MassDisconnect | null;
   /** What an operator wrote, when that is why the site is not held. */
   releaseOf(siteId: SiteId): string | null;
-  readonly silenceLimitMs: number;
   /** Reads once. Never throws. */
   read(): Promise<void>;
   /** Reads until the signal. */
@@ -69,7 +68,6 @@ export function createLeaseReadings(deps: LeaseReadingsDeps): LeaseReadings {
     // From the newest annotation, so that a release takes effect with the event that brought it.
     mass: (siteId) => masses().get(siteId) ?? null,
     releaseOf: (siteId) => (massesUnder(() => -Infinity).has(siteId) && !masses().has(siteId) ? annotationOf(siteId) : null),
-    silenceLimitMs,
     read,
     run: async (signal) => {
       while (!signal.aborted) {

@@ -54,7 +54,8 @@ export function createReplaceLost(chooseHost: ChooseHost): MicroVMStep {
     const watch = deps.leases.of(binding.hostId);
     const mass = deps.leases.mass(record.siteId);
     const termsKnownForMs = deps.terms.knownForMs(id, { epoch: binding.epoch, stopOnHostAfterMs: policy.stopOnHostAfterMs, isConfirmed: isConfirmed(record) });
-    const found = { policy, watch, termsKnownForMs, silenceLimitMs: deps.leases.silenceLimitMs, mass };
+    const isHeard = deps.silence.of(binding.hostId).reachability === 'online';
+    const found = { policy, watch, termsKnownForMs, isHeard, mass };
     const hasLost = ['held', 'replace'].includes(decideReplacement({ ...found, isRecovering: false }).action);
     const decision = decideReplacement({ ...found, isRecovering: hasLost && (await deps.recovery.isReplacementHeld({ tenantId, siteId: record.siteId })) });
     switch (decision.action) {

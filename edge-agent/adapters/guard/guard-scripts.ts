@@ -83,7 +83,7 @@ guard=$1
 vm=$2
 pid=$3
 start=$4
-cd / || exit 70
+cd -- "$guard" || exit 70
 exec 7>>"$vm/${watcherLock}"
 flock -n 7 || exit 0
 holder=

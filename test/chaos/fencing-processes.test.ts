@@ -1,0 +1,131 @@
+/**
+ * Fencing on the whole product as processes: three agents with their guards, a controller, Postgres; links that are cut,
+ * agents that are killed while their VMMs live, a host that stands still, a control plane that lost its database. An
+ * observer of pids and start times says whether two VMMs of one microVM ever lived at once.
+ */
+import { beforeAll, describe, expect, it } from 'vitest';
+import { fileScope } from '#test/harness/file-scope.ts';
+import { until } from '#test/harness/until.ts';
+import { conditionOf, createWorld, statusOf, type TestHost, type World } from '../e2e/world.ts';
+import { guardPid, observeFleet, ownerAmong, signal, startProxy, type CuttableProxy, type FleetObserver } from './fencing-world.ts';
+import { createRandom, isFullRun, testSeed } from './seed.ts';
+
+const seed = testSeed();
+const random = createRandom(seed);
+/** The shortest pair that the API server accepts. */
+const disconnect = { replace: true, stopOnHostAfter: '5s', lostAfter: '10s100ms' };
+/** The host stands still so long beyond the end of its lease: within what its kernel is allowed. */
+const stillMs = 6_500;
+
+let world: World;
+let link: CuttableProxy;
+let database: CuttableProxy;
+let observer: FleetObserver;
+const hosts: TestHost[] = [];
+
+type Disturbance = 'cut' | 'agentKilled' | 'hostStands' | 'databaseCut';
+const all: readonly Disturbance[] = ['cut', 'agentKilled', 'hostStands', 'databaseCut'];
+
+beforeAll(async () => {
+  console.log(`seed ${seed}`);
+  link = await startProxy(() => world.endpoints().edge, ownerAmong(() => hosts));
+  const postgres = await fileScope().shared('postgres');
+  database = await startProxy(() => `127.0.0.1:${postgres.port}`, () => 'controller');
+  const through = (url: string): string => {
+    const changed = new URL(url);
+    changed.port = database.address.split(':')[1] ?? '';
+    return changed.href;
+  };
+  world = await createWorld({
+    controllerEnvironment: { NKUDO_ADVERTISE: link.address, NKUDO_HEARTBEAT_INTERVAL_MS: '200', NKUDO_POLL_INTERVAL_MS: '500' },
+    databaseUrl: through,
+  });
+  await world.startController();
+  await world.createSite();
+  for (const name of ['edge-1', 'edge-2', 'edge-3']) hosts.push(await world.addHost(name));
+  observer = observeFleet(() => hosts, world.hypervisor);
+});
+
+async function hostOf(name: string): Promise<TestHost> {
+  const { binding } = statusOf(await world.get('microvms', name)) as { binding?: { hostName: string } };
+  const found = hosts.find((host) => host.name === binding?.hostName);
+  if (found === undefined) throw new Error(`${name} is bound to no host`);
+  return found;
+}
+
+const runningOn = (name: string, matches: (hostName: string) => boolean) =>
+  world.waitUntil('microvms', name, 'running there', (object) => {
+    const { binding } = statusOf(object) as { binding?: { hostName: string } };
+    return binding !== undefined && matches(binding.hostName) && conditionOf(object, 'Running')?.status === 'True';
+  });
+
+const isFencedOn = (host: TestHost, uid: string): boolean => host.vmms().some(({ directory }) => directory.endsWith(uid));
+
+async function disturb(kind: Disturbance, victim: TestHost, uid: string): Promise<void> {
+  if (kind === 'databaseCut') {
+    database.cut('controller');
+    // Beats are answered and no lease is extended: all hosts end what may be replaced.
+    await until(() => !isFencedOn(victim, uid), `the VMM on ${victim.name} to end`);
+    database.heal('controller', true);
+    return;
+  }
+  link.cut(victim.name);
+  if (kind === 'agentKilled') await victim.crashAgent();
+  if (kind === 'hostStands') await standStill([victim.agent().pid, guardPid(victim)], stillMs);
+}
+
+async function standStill(pids: readonly number[], ms: number): Promise<void> {
+  for (const pid of pids) signal(pid, 'SIGSTOP');
+  await new Promise((resolve) => setTimeout(resolve, ms));
+  for (const pid of pids) signal(pid, 'SIGCONT');
+}
+
+async function heal(kind: Disturbance, victim: TestHost): Promise<void> {
+  if (kind === 'databaseCut') return;
+  link.heal(victim.name, random() < 0.5);
+  if (kind === 'agentKilled') await victim.startAgent();
+  await world.waitUntil('hosts', victim.name, 'ready, and what was displaced is gone', (object) => {
+    const { displaced = [] } = statusOf(object) as { displaced?: { stopped: boolean }[] };
+    return conditionOf(object, 'Ready')?.status === 'True' && displaced.length > 0 && displaced.every(({ stopped }) => stopped);
+  });
+}
+
+describe('a lost host, as processes', () => {
+  it('[C9] is replaced once its VMM is gone and never beside it, and with the default nothing moves', async () => {
+    const fenced = await world.applyMicroVM('fenced', { disconnect, terminationGracePeriod: '1s' });
+    const plain = await world.applyMicroVM('plain');
+    await runningOn('fenced', () => true);
+    await runningOn('plain', () => true);
+    // A kill of the agent always, and another kind by the seed.
+    const chosen: readonly Disturbance[] = isFullRun ? [...all, ...all, ...all] : ['agentKilled', all[Math.floor(random() * all.length)] ?? 'cut'];
+    for (const kind of chosen) {
+      const victim = await hostOf('fenced');
+      expect(guardPid(victim), 'the guard runs where it is needed').toBeGreaterThan(0);
+      await disturb(kind, victim, String(fenced.metadata.uid));
+      await runningOn('fenced', (name) => kind === 'databaseCut' || name !== victim.name);
+      await heal(kind, victim);
+      await runningOn('fenced', () => true);
+      expect(observer.overlaps(), `${kind}, seed ${seed}`).toEqual([]);
+      console.log(`[C9] ${kind} on ${victim.name}: ${observer.samples()} samples, no overlap`);
+    }
+    const of = (uid: unknown) => observer.intervals().filter((interval) => interval.uid === String(uid));
+    expect(new Set(of(plain.metadata.uid).map(({ pid, host }) => `${host} ${pid}`)).size).toBe(1);
+    expect(of(fenced.metadata.uid).length).toBeGreaterThan(chosen.filter((kind) => kind !== 'databaseCut').length);
+  });
+
+  it('[C9] is seen to run twice when its guard does not act: the observer can tell', async () => {
+    const victim = await hostOf('fenced');
+    const stopped = [victim.agent().pid, guardPid(victim)];
+    observer.reset();
+    link.cut(victim.name);
+    for (const pid of stopped) signal(pid, 'SIGSTOP');
+    try {
+      await runningOn('fenced', (name) => name !== victim.name);
+      await until(() => observer.overlaps().length > 0, 'the observer to see two VMMs of one microVM');
+    } finally {
+      for (const pid of stopped) signal(pid, 'SIGCONT');
+      link.heal(victim.name, true);
+    }
+    expect(observer.overlaps().length).toBeGreaterThan(0);
+  });
+});
