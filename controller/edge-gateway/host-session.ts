@@ -8,7 +8,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { decodeHostFacts, dispositionMap, encodeOperation, type Disposition } from '#api/codec/edge-codec.ts';
 import { decodeMeshReport } from '#api/codec/mesh-codec.ts';
 import { id, present, text } from '#api/codec/validate.ts';
-import { Goodbye_Reason, type HeartbeatRequest, type HeartbeatResponse, type MeshReport, type OperationReceipt } from '#api/gen/nkudo/edge/v1/edge.pb.ts';
+import { Goodbye_Reason, type Beat, type HeartbeatRequest, type HeartbeatResponse, type MeshReport, type OperationReceipt } from '#api/gen/nkudo/edge/v1/edge.pb.ts';
 import { isAppError } from '#api/model/error-codes.ts';
 import { operationId, type OperationId, type SessionId } from '#api/model/ids.ts';
 import type { Stream } from '#controller/grpc/calls.ts';
@@ -203,7 +203,7 @@ export class HostSession {
     switch (message.$case) {
       case 'beat':
         this.#deps.beats.add({ tenantId, hostId, sessionId: this.sessionId });
-        if (message.value.wantsLease === true) this.#askForLease(message.value.sequence);
+        if (message.value.wantsLease === true) this.#askForLease(message.value);
         await this.#stream.send({ message: { $case: 'ack', value: { sequence: message.value.sequence, leaseMs: undefined } } });
         return;
       case 'receipt':
@@ -225,9 +225,9 @@ export class HostSession {
   }
 
   /** The lease is answered by an acknowledgement of its own: a database that does not answer delays no beat. */
-  #askForLease(sequence: number): void {
+  #askForLease({ sequence, holdsLease = false }: Beat): void {
     const { tenantId, hostId } = this.caller.identity;
-    this.#deps.grants.ask({ tenantId, hostId, sessionId: this.sessionId }, (leaseMs) => {
+    this.#deps.grants.ask({ tenantId, hostId, sessionId: this.sessionId, holdsLease }, (leaseMs) => {
       this.#stream.send({ message: { $case: 'ack', value: { sequence, leaseMs } } }).catch(() => {
         // The stream is over: the host asks again on the next one.
       });

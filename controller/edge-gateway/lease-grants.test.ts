@@ -5,7 +5,7 @@ import type { LeaseGrant, LeaseRequest } from '#controller/ports/lease-store.ts'
 import { createLeaseGrants } from './lease-grants.ts';
 
 const uuid = (n: number): string => `00000000-0000-4000-8000-${String(n).padStart(12, '0')}`;
-const ask = (n: number) => ({ tenantId: tenantId(uuid(1)), hostId: hostId(uuid(n)), sessionId: sessionId(uuid(n)) });
+const ask = (n: number) => ({ tenantId: tenantId(uuid(1)), hostId: hostId(uuid(n)), sessionId: sessionId(uuid(n)), holdsLease: false });
 const grantOf = ({ hostId: host, sessionId: session }: LeaseRequest, leaseMs = 9_000): LeaseGrant => ({ hostId: host, sessionId: session, leaseEpoch: 1, leaseMs });
 const log = pino({ level: 'silent' });
 

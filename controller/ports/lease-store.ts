@@ -14,6 +14,8 @@ export interface LeaseRequest {
   readonly tenantId: TenantId;
   readonly hostId: HostId;
   readonly sessionId: SessionId;
+  /** The host has held a lease without a gap: nothing of it can have been replaced meanwhile. */
+  readonly holdsLease: boolean;
   /** Milliseconds since the beat came, from 0. */
   readonly ageMs: number;
 }
@@ -49,7 +51,7 @@ export interface LeaseStore {
   /**
    * Extends leases in one transaction over all tenants, and gives those that are committed. Left out are hosts without a
    * microVM that needs one, whose session is another by now, and those that have not confirmed yet that what was
-   * replaced elsewhere is gone. @throws DATABASE_UNAVAILABLE; the outcome is then unknown and nothing may be promised
+   * replaced elsewhere is gone; after a restore or a failover also those whose lease has run out, until the recovery is over. @throws DATABASE_UNAVAILABLE; the outcome is then unknown and nothing may be promised
    */
   grant(requests: readonly LeaseRequest[]): Promise<readonly LeaseGrant[]>;
   /** All hosts that are not revoked. Reads only. */

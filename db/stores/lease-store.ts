@@ -16,11 +16,16 @@ const grantStatement = {
   // The rows are locked in one order first. A replacement that was under way meanwhile has then changed lease_holds,
   // and the update looks at the row as it is after the wait.
   text: `with asked as (
-      select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::double precision[]) as a (tenant_id, host_id, session_id, age_ms)
+      select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::double precision[], $5::boolean[]) as a (tenant_id, host_id, session_id, age_ms, holds_lease)
     ), terms as (
       select b.tenant_id, b.host_id, max(b.lease_ms) as lease_ms from nkudo.bindings b
       join asked a on a.tenant_id = b.tenant_id and a.host_id = b.host_id
       where b.released_at is null and b.lease_ms is not null group by b.tenant_id, b.host_id
+    ), database as (
+      select p.kept_timeline = p.timeline and p.kept_system_identifier = p.system_identifier as is_reviewed from nkudo.database_position() p
+    ), awaited as (
+      select distinct h.tenant_id, h.site_id from nkudo.hosts h
+      where h.revoked_at is null and h.recovered_incarnation < (select incarnation from nkudo.installation)
     ), locked as (
       select l.tenant_id, l.host_id from nkudo.host_liveness l join asked a on a.tenant_id = l.tenant_id and a.host_id = l.host_id
       order by l.tenant_id, l.host_id for no key update of l
@@ -32,7 +37,10 @@ const grantStatement = {
     from locked k
     join asked a on a.tenant_id = k.tenant_id and a.host_id = k.host_id
     join terms t on t.tenant_id = k.tenant_id and t.host_id = k.host_id
+    join nkudo.hosts h on h.tenant_id = k.tenant_id and h.id = k.host_id
+    cross join database d
     where l.tenant_id = k.tenant_id and l.host_id = k.host_id and l.session_id = a.session_id and l.lease_holds = 0
+      and (a.holds_lease or (d.is_reviewed and not exists (select from awaited w where w.tenant_id = h.tenant_id and w.site_id = h.site_id)))
     returning l.host_id, l.session_id, l.lease_epoch, l.lease_ms`,
 };
 
@@ -50,8 +58,8 @@ const listStatement = {
   name: 'list-leases',
   isHot: true,
   text: `select h.tenant_id, h.site_id, h.id as host_id, l.last_beat_at, l.lease_epoch, l.lease_ms,
-      d.system_identifier || '/' || d.timeline_id as lineage
-    from (select s.system_identifier, c.timeline_id from pg_control_system() s, pg_control_checkpoint() c) d
+      d.system_identifier || '/' || d.timeline || '/' || d.incarnation as lineage
+    from nkudo.database_position() d
     cross join nkudo.hosts h
     left join nkudo.host_liveness l on l.tenant_id = h.tenant_id and l.host_id = h.id
     where h.revoked_at is null`,
@@ -66,6 +74,7 @@ export function createLeaseStore(transactions: Transactions): LeaseStore {
         requests.map((request) => request.hostId),
         requests.map((request) => request.sessionId),
         requests.map((request) => request.ageMs),
+        requests.map((request) => request.holdsLease),
       ]);
       return rows.map((row) => ({ hostId: hostId(row.host_id), sessionId: sessionId(row.session_id), leaseEpoch: row.lease_epoch, leaseMs: row.lease_ms }));
     },

@@ -50,6 +50,11 @@ export function newerLease(known: HostLease | undefined, confirmed: HostLease): 
   return known !== undefined && known.sent.bootId === confirmed.sent.bootId && known.sent.ms >= confirmed.sent.ms ? known : confirmed;
 }
 
+/** Whether the newest lease has not run out. */
+export function isHeld(lease: HostLease | undefined, now: Now): boolean {
+  return lease !== undefined && lease.sent.bootId === now.bootId && now.bootMs < lease.sent.ms + lease.leaseMs;
+}
+
 export function graceMs(desired: DesiredMicroVM): number {
   const stop = desired.lease?.stopOnHostAfterMs ?? Infinity;
   return Math.min(desired.terminationGracePeriodMs, stop * gracePartMax);

@@ -18,7 +18,7 @@ export interface Beats {
   stop(): void;
 }
 
-export function createBeats({ clock, leases }: { readonly clock: Clock; readonly leases: Pick<LeaseKeeper, 'asks' | 'granted' | 'askEveryMs' | 'onWanted'> }): Beats {
+export function createBeats({ clock, leases }: { readonly clock: Clock; readonly leases: Pick<LeaseKeeper, 'ask' | 'granted' | 'askEveryMs' | 'onWanted'> }): Beats {
   const sent = new Map<number, BootMoment>();
   let sequence = 0;
   let unanswered = 0;
@@ -26,13 +26,13 @@ export function createBeats({ clock, leases }: { readonly clock: Clock; readonly
   let cancelAsk = (): void => {};
   let forget = (): void => {};
 
-  function send(target: ControlSession, wantsLease: boolean): void {
+  function send(target: ControlSession, asking: { readonly holdsLease: boolean } | null): void {
     sequence += 1;
     // Noted before it is sent: a moment too early only shortens the lease.
     const { bootId, bootMs } = clock.now();
     sent.set(sequence, { bootId, ms: bootMs });
     sent.delete(sequence - sentMax);
-    target.send({ kind: 'beat', sequence, wantsLease }).catch(() => {
+    target.send({ kind: 'beat', sequence, ...(asking === null ? {} : { asking }) }).catch(() => {
       // The reader of the stream sees the same end and says why.
     });
   }
@@ -41,7 +41,7 @@ export function createBeats({ clock, leases }: { readonly clock: Clock; readonly
     cancelBeat = clock.after(intervalMs, () => {
       if (unanswered >= missedAcksMax) return target.close();
       unanswered += 1;
-      send(target, false);
+      send(target, null);
       beat(intervalMs, target);
     });
   }
@@ -49,8 +49,9 @@ export function createBeats({ clock, leases }: { readonly clock: Clock; readonly
   function ask(target: ControlSession): void {
     cancelAsk();
     const everyMs = leases.askEveryMs();
-    if (everyMs === undefined || !leases.asks()) return;
-    send(target, true);
+    const asking = leases.ask();
+    if (everyMs === undefined || asking === null) return;
+    send(target, asking);
     cancelAsk = clock.after(everyMs, () => ask(target));
   }
 

@@ -7,7 +7,7 @@
  * moment its beat was sent.
  */
 import type { MicroVMId } from '#api/model/ids.ts';
-import { askEveryMs, deriveLeaseView, endUnder, leaseTermsOf, newerLease, type HostLease, type LeaseView } from '../domain/lease.ts';
+import { askEveryMs, deriveLeaseView, endUnder, isHeld, leaseTermsOf, newerLease, type HostLease, type LeaseView } from '../domain/lease.ts';
 import type { BootMoment, MicroVMRecord, Now, ProcessKey } from '../domain/microvm-record.ts';
 import type { SeenVmm } from '../domain/observed-state.ts';
 import type { Clock } from '../ports/clock.ts';
@@ -22,8 +22,8 @@ export interface LeaseKeeper {
   prepare(record: MicroVMRecord): Promise<void>;
   /** What a look at a microVM found: its entry comes, stays or goes with it. */
   noticed(record: MicroVMRecord, vmm: SeenVmm): void;
-  /** A beat is about to be sent. @returns whether it is to ask for the lease */
-  asks(): boolean;
+  /** What a beat that asks for the lease says; null while nothing needs one. */
+  ask(): { readonly holdsLease: boolean } | null;
   /** The answer to a beat that was sent at that moment, committed by the control plane. */
   granted(sent: BootMoment, leaseMs: number): void;
   /** Milliseconds between two requests; undefined while nothing needs a lease. */
@@ -113,9 +113,9 @@ export function createLeaseKeeper(deps: LeaseKeeperDeps): LeaseKeeper {
       watched.delete(directory);
       save();
     },
-    asks: () => {
+    ask: () => {
       isWanted = false;
-      return askEveryMs(deps.records()) !== undefined;
+      return askEveryMs(deps.records()) === undefined ? null : { holdsLease: isHeld(lease, clock.now()) };
     },
     granted(sent, leaseMs) {
       const isFirst = lease === undefined;

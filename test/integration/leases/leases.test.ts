@@ -39,7 +39,7 @@ async function scene(wanted = leased): Promise<Scene> {
   return { fleet, old, other, record };
 }
 
-const ask = ({ fleet }: Scene, host: TestHost, session = host.sessionId) => ({ tenantId: fleet.tenantId, hostId: host.hostId, sessionId: session, ageMs: 0 });
+const ask = ({ fleet }: Scene, host: TestHost, session = host.sessionId, holdsLease = false) => ({ tenantId: fleet.tenantId, hostId: host.hostId, sessionId: session, ageMs: 0, holdsLease });
 
 async function inputOf({ fleet, old, other, record }: Scene, changes: Partial<ReplaceInput> = {}): Promise<ReplaceInput> {
   const reading = (await db.leases.list()).hosts.find((host) => host.hostId === old.hostId);
@@ -61,6 +61,16 @@ describe('grants', () => {
     expect((await db.leases.grant([ask(found, found.old)]))[0]).toMatchObject({ leaseMs: 60_000, leaseEpoch: 2 });
     const reading = (await db.leases.list()).hosts.find((host) => host.hostId === found.old.hostId);
     expect(reading).toMatchObject({ leaseEpoch: 2, leaseMs: 60_000, siteId: found.fleet.siteId });
+  });
+
+  test('go on without a gap after a recovery, and begin only once every host of the site has reported', async () => {
+    const found = await scene();
+    await rows.query('update nkudo.hosts set recovered_incarnation = 1 where site_id = $1', [found.fleet.siteId]);
+    const [before] = await rows.query('update nkudo.installation set incarnation = incarnation + 1 returning incarnation');
+    expect(await db.leases.grant([ask(found, found.old)])).toEqual([]);
+    expect(await db.leases.grant([ask(found, found.old, found.old.sessionId, true)])).toHaveLength(1);
+    await rows.query('update nkudo.hosts set recovered_incarnation = $1', [before?.['incarnation']]);
+    expect(await db.leases.grant([ask(found, found.old)])).toHaveLength(1);
   });
 
   test('are one commit for many hosts', async () => {

@@ -267,7 +267,14 @@ export interface Beat {
    * The host has microVMs that may be replaced elsewhere, and asks for its lease to be extended. The answer with
    * `lease_ms` comes as an acknowledgement of its own, once the extension is committed; without that it never comes.
    */
-  wantsLease?: boolean | undefined;
+  wantsLease?:
+    | boolean
+    | undefined;
+  /**
+   * The last extension that the host was told of has not run out: nothing can have been replaced since. After the
+   * database was restored, only such hosts are granted one before all have reported.
+   */
+  holdsLease?: boolean | undefined;
 }
 
 /** What the agent did with an operation that it was sent. */
@@ -3328,7 +3335,7 @@ export const KnownMicroVM: MessageFns<KnownMicroVM> = {
 };
 
 function createBaseBeat(): Beat {
-  return { sequence: 0, wantsLease: undefined };
+  return { sequence: 0, wantsLease: undefined, holdsLease: undefined };
 }
 
 export const Beat: MessageFns<Beat> = {
@@ -3338,6 +3345,9 @@ export const Beat: MessageFns<Beat> = {
     }
     if (message.wantsLease !== undefined) {
       writer.uint32(16).bool(message.wantsLease);
+    }
+    if (message.holdsLease !== undefined) {
+      writer.uint32(24).bool(message.holdsLease);
     }
     return writer;
   },
@@ -3371,6 +3381,14 @@ export const Beat: MessageFns<Beat> = {
             message.wantsLease = reader.bool();
             continue;
           }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.holdsLease = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3391,6 +3409,11 @@ export const Beat: MessageFns<Beat> = {
         : isSet(object.wants_lease)
         ? globalThis.Boolean(object.wants_lease)
         : undefined,
+      holdsLease: isSet(object.holdsLease)
+        ? globalThis.Boolean(object.holdsLease)
+        : isSet(object.holds_lease)
+        ? globalThis.Boolean(object.holds_lease)
+        : undefined,
     };
   },
 
@@ -3402,6 +3425,9 @@ export const Beat: MessageFns<Beat> = {
     if (message.wantsLease !== undefined) {
       obj.wantsLease = message.wantsLease;
     }
+    if (message.holdsLease !== undefined) {
+      obj.holdsLease = message.holdsLease;
+    }
     return obj;
   },
 
@@ -3412,6 +3438,7 @@ export const Beat: MessageFns<Beat> = {
     const message = createBaseBeat();
     message.sequence = object.sequence ?? 0;
     message.wantsLease = object.wantsLease ?? undefined;
+    message.holdsLease = object.holdsLease ?? undefined;
     return message;
   },
 };
