@@ -54,13 +54,19 @@ export function createTermKeeper(core: Core): TermKeeper {
     }
   };
 
+  /** What polls have seen, and what this process has committed since. */
+  const furthestKnown = (): DatabasePosition | null => (known === null ? null : { ...known, auditId: Math.max(known.auditId, core.database.leadership.seenAuditId()) });
+
   return {
-    notes: () => (known === null ? {} : { [witnessAnnotation]: encodePosition(known) }),
+    notes: () => {
+      const position = furthestKnown();
+      return position === null ? {} : { [witnessAnnotation]: encodePosition(position) };
+    },
     acquire: async (term, signal) => {
       const kept = await optional('the ConfigMap that shows a restored database can not be read: only the Lease tells now', undefined, () => witness.read());
       const noted = furthest(parsePosition(kept), parsePosition(term.notesBefore()[witnessAnnotation]));
       const actor: Actor = { kind: 'controller', name: core.config.replica, from: '' };
-      const epoch = await untilDone('the leadership epoch can not be taken', signal, () => core.database.leadership.acquire(actor, furthest(noted, known)));
+      const epoch = await untilDone('the leadership epoch can not be taken', signal, () => core.database.leadership.acquire(actor, furthest(noted, furthestKnown())));
       if (epoch === null) return null;
       known = epoch.position;
       core.metrics.recovery.setIncarnation(epoch.incarnation);
@@ -91,7 +97,7 @@ export function createTermKeeper(core: Core): TermKeeper {
           });
           if (found === null) continue;
           if (found.epoch > epoch.epoch) return 'another replica took the leadership';
-          const before = known ?? epoch.position;
+          const before = furthestKnown() ?? epoch.position;
           const { reason } = decideRecovery({ ...found, kept: before }, before);
           if (reason !== null) return `the database is an older copy: ${reason}`;
           known = advance(before, found);

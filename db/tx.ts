@@ -59,6 +59,10 @@ export interface Transactions {
   ping(): Promise<void>;
   /** Called when a leader transaction was refused with LEADERSHIP_LOST. Returns the end of listening. */
   onRefused(listener: () => void): () => void;
+  /** Newest audit row that a committed leader transaction of this process has seen, 0 before the first. */
+  seenAuditId(): number;
+  /** A new leadership has looked at the database as it is: an older copy that it began to use is no longer refused. */
+  beginLeadership(auditId: number): void;
   /** Called after each COMMIT. */
   onCommit(listener: () => void): void;
   close(): Promise<void>;
@@ -105,6 +109,10 @@ export function createTransactions(pools: { readonly app: pg.Pool; readonly syst
     onRefused: (listener) => {
       refusals.add(listener);
       return () => void refusals.delete(listener);
+    },
+    seenAuditId: () => seenAuditId,
+    beginLeadership: (auditId) => {
+      seenAuditId = auditId;
     },
     onCommit: (listener) => void commits.push(listener),
     system: (work) => run(pools.system, 'begin', (client) => work(txOf(client))),

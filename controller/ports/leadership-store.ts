@@ -25,6 +25,8 @@ export interface LeadershipStore {
   acquire(actor: Actor, witness?: DatabasePosition | null): Promise<LeadershipEpoch>;
   /** How far the database has come. What is not on disk yet is left out. Reads only. */
   position(): Promise<DatabasePosition>;
+  /** Newest audit row that a committed write of this process has seen as leader: no position below it is of the same database. */
+  seenAuditId(): number;
   /** Called when a write of this process was refused with LEADERSHIP_LOST. Returns the end of listening. */
   onRefused(listener: () => void): () => void;
 }

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { createManualTime, settle, type ManualTime } from '#test/fakes/manual-time.ts';
 import { createMemoryKubernetesApi, unavailable, type MemoryKubernetesApi } from '#test/fakes/memory-kubernetes-api.ts';
 import type { KubernetesApi } from './kubernetes-api.ts';
-import { campaign, type Leadership } from './leader-election.ts';
+import { campaign, fenceWrites, leaseResource, type Leadership } from './leader-election.ts';
 
 const silent = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
 
@@ -91,5 +91,33 @@ describe('leader election', () => {
     await time.advance(4_000);
     expect([leader.isLeader(), leader.wasLost()]).toEqual([true, false]);
     await Promise.all([leader.stop(), time.advance(10_000)]);
+  });
+
+  it('[C6] lets a process that stood still write nothing more, before any timer tells it that the Lease is lost', async () => {
+    const [api, time] = [createMemoryKubernetesApi(), createManualTime()];
+    const leader = candidate(api, time, 'a');
+    await time.advance(100);
+    const key = { namespace: 'system', name: 'other' };
+    const body = { apiVersion: 'coordination.k8s.io/v1', kind: 'Lease', metadata: key };
+    const fenced = fenceWrites(api, leader);
+    await fenced.create(leaseResource, key, body);
+    time.jump(7_000);
+    await expect(fenced.patch(leaseResource, key, body, { type: 'merge' })).rejects.toMatchObject({ code: 'LEADERSHIP_LOST' });
+    await expect(fenced.delete(leaseResource, key, 'uid')).rejects.toMatchObject({ code: 'LEADERSHIP_LOST' });
+    expect(await fenced.get(leaseResource, key)).not.toBeNull();
+    await Promise.all([leader.stop(), time.advance(10_000)]);
+  });
+
+  it('leaves its notes on the Lease for the next leader, also when it gives the Lease back', async () => {
+    const [api, time] = [createMemoryKubernetesApi(), createManualTime()];
+    let note = 'one';
+    const first = campaign({ api, namespace: 'system', name: 'lease', identity: 'a', time, log: silent, notes: () => ({ 'example.org/note': note }) });
+    await time.advance(5_000);
+    note = 'two';
+    await first.stop();
+    const second = candidate(api, time, 'b');
+    await time.advance(5_000);
+    expect(second.notesBefore()).toEqual({ 'example.org/note': 'two' });
+    await Promise.all([second.stop(), time.advance(10_000)]);
   });
 });

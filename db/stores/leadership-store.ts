@@ -12,8 +12,8 @@ import type { Transactions, Tx } from '../tx.ts';
 export function createLeadershipStore(transactions: Transactions): LeadershipStore {
   const confirmOnDisk = createDiskGate();
   return {
-    acquire: (actor, witness = null) =>
-      transactions.system(async (tx) => {
+    acquire: async (actor, witness = null) => {
+      const acquired = await transactions.system(async (tx) => {
         // The row's lock first: of two callers one sees what the other wrote.
         const bumped = await tx.query<{ epoch: number; previous: number }>(
           {
@@ -33,16 +33,20 @@ export function createLeadershipStore(transactions: Transactions): LeadershipSto
         const decision = decideRecovery(before, witness);
         if (decision.reason !== null || decision.incarnation !== found.incarnation) await saveIncarnation(tx, decision.incarnation, found);
         const position: DatabasePosition = { ...found, incarnation: decision.incarnation, epoch };
-        const acquired: LeadershipEpoch = { epoch, incarnation: decision.incarnation, recovery: decision.reason, position };
+        const won: LeadershipEpoch = { epoch, incarnation: decision.incarnation, recovery: decision.reason, position };
         await appendAudit(tx, installationTenant, actor, [
           { action: 'acquired', subject: 'leadership', id: installationTenant, before: { incarnation: found.incarnation }, after: { epoch, incarnation: decision.incarnation, recovery: decision.reason } },
         ]);
-        return acquired;
-      }),
+        return won;
+      });
+      transactions.beginLeadership(acquired.position.auditId);
+      return acquired;
+    },
     position: async () => {
       const { rows } = await transactions.systemQuery<PositionRow>(positionStatement);
       return confirmOnDisk(toFound(rows[0]));
     },
+    seenAuditId: () => transactions.seenAuditId(),
     onRefused: (listener) => transactions.onRefused(listener),
   };
 }

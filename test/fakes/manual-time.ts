@@ -4,6 +4,8 @@ import type { Time } from '#controller/runtime/time.ts';
 export interface ManualTime extends Time {
   /** Lets the time pass and runs what comes due, in order, with pending promises in between. */
   advance(ms: number): Promise<void>;
+  /** Lets the time pass while nothing runs, as when the process stands still. */
+  jump(ms: number): void;
   /** Timers that wait. */
   pending(): number;
 }
@@ -29,6 +31,9 @@ export function createManualTime(options: { readonly startMs?: number; readonly 
       const id = (serial += 1);
       timers.set(id, { dueMs: nowMs + Math.max(0, delayMs), run });
       return () => void timers.delete(id);
+    },
+    jump: (ms) => {
+      nowMs += ms;
     },
     pending: () => timers.size,
     advance: async (ms) => {

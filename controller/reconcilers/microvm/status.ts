@@ -22,7 +22,7 @@ export function projectMicroVMStatus(object: MicroVM, facts: MicroVMFacts): Micr
     observedGeneration: object.metadata.generation,
     ...optional('hostObservedGeneration', deriveHostGeneration(view)),
     printableStatus: derivePrintableStatus(view),
-    ...(binding === null ? {} : { binding: { hostName: binding.hostName, hostID: binding.hostId, epoch: binding.epoch } }),
+    ...(binding === null ? keepBinding(view) : { binding: { hostName: binding.hostName, hostID: binding.hostId, epoch: binding.epoch } }),
     ...(isSilent && view.lastBeatAtMs !== null ? { lastObservedTime: formatTime(view.lastBeatAtMs) } : {}),
     ...(observation?.bootedAtMs === undefined ? {} : { bootedTime: formatTime(observation.bootedAtMs) }),
     ...projectAddresses(view),
@@ -33,6 +33,12 @@ export function projectMicroVMStatus(object: MicroVM, facts: MicroVMFacts): Micr
       nowMs: facts.nowMs,
     }),
   };
+}
+
+/** While a restored database does not know it, the last word is the only trace of where it may run. */
+function keepBinding({ object, obstacle }: MicroVMView): Pick<MicroVMStatus, 'binding'> {
+  const shown = object.status?.binding;
+  return obstacle?.reason === 'RecoveryUnderWay' && shown !== undefined ? { binding: shown } : {};
 }
 
 function deriveHostGeneration({ object, observation }: MicroVMView): number | undefined {
