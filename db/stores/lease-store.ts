@@ -25,7 +25,7 @@ const grantStatement = {
       select p.kept_timeline = p.timeline and p.kept_system_identifier = p.system_identifier as is_reviewed from nkudo.database_position() p
     ), awaited as (
       select distinct h.tenant_id, h.site_id from nkudo.hosts h
-      where h.revoked_at is null and h.recovered_incarnation < (select incarnation from nkudo.installation)
+      where h.revoked_at is null and (h.recovered_incarnation < (select incarnation from nkudo.installation) or h.sightings <> '[]')
     ), locked as (
       select l.tenant_id, l.host_id from nkudo.host_liveness l join asked a on a.tenant_id = l.tenant_id and a.host_id = l.host_id
       order by l.tenant_id, l.host_id for no key update of l

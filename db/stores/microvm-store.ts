@@ -20,6 +20,7 @@ import {
   type Counters, type LiveBinding,
 } from './microvm-binding.ts';
 import { planNetworks, releaseNetworks, saveNetworks } from './microvm-networks.ts';
+import { insertDisplacement } from './displacements.ts';
 import { loadMicroVM } from './microvm-record.ts';
 import { findAskedFor, linkOperation, type AskedFor } from './plan-link.ts';
 import { deniedByQuota } from './site-quota.ts';
@@ -147,7 +148,8 @@ async function publish(tx: LeaderTx, ids: IdSource, input: PublishInput, actor: 
   if (chosen === null) return { outcome: 'hostUnavailable' };
   if (sighted !== null) await forgetSighting(tx, tenantId, microvmId);
   const asked = await findAskedFor(tx, input);
-  const revision = counters.revision + 1;
+  const left = found !== null && found.hostId !== chosen.binding.hostId ? found : null;
+  const revision = counters.revision + (left === null ? 1 : 2);
   await saveCounters(tx, tenantId, microvmId, { epoch: Math.max(counters.epoch, chosen.binding.epoch), revision });
   const entries: AuditEntry[] = [await saveMicroVM(tx, { ...input, desired }, state), ...chosen.entries, ...given.entries];
   // The binding refers to the microVM's row, so it is written after that.
@@ -157,6 +159,8 @@ async function publish(tx: LeaderTx, ids: IdSource, input: PublishInput, actor: 
   const winner = asked === null ? input.source?.supersedes : `generation ${input.generation} of the spec, written by plan ${asked.plan_id}, took its place`;
   const why = winner === undefined ? null : { code: 'SPEC_CHANGED_ELSEWHERE', message: winner };
   entries.push(...(await supersedePending(tx, tenantId, microvmId, why)));
+  // Another host has it by right: the one that it was bound to may still hold an older copy.
+  if (left !== null) entries.push(...(await displace(tx, ids, { ...input, desired, left, binding: chosen.binding, revision: revision - 1 })));
   entries.push(
     ...(await insertPlan(tx, ids, {
       tenantId, siteId: input.siteId, microvmId, key: planKey(input, chosen.binding.epoch), kind: input.kind, binding: chosen.binding,
@@ -165,6 +169,32 @@ async function publish(tx: LeaderTx, ids: IdSource, input: PublishInput, actor: 
   );
   await appendAudit(tx, tenantId, actor, entries);
   return { outcome: 'published', record: await loadExisting(tx, tenantId, microvmId) };
+}
+
+export interface DisplaceInput {
+  readonly tenantId: TenantId;
+  readonly siteId: SiteId;
+  readonly microvmId: MicroVMId;
+  readonly generation: number;
+  readonly desired: DesiredMicroVM;
+  /** The binding that was given up, and the one that took its place. */
+  readonly left: LiveBinding;
+  readonly binding: LiveBinding;
+  readonly revision: number;
+}
+
+/**
+ * Orders what is left on a host that was given up to be removed; the host gets no lease until it has said that it is
+ * gone. Under the new epoch, so above all that the host can have accepted: it never starts it again.
+ */
+export async function displace(tx: Tx, ids: IdSource, { tenantId, siteId, microvmId, generation, desired, left, binding, revision }: DisplaceInput): Promise<readonly AuditEntry[]> {
+  const removal = await insertPlan(tx, ids, {
+    tenantId, siteId, microvmId, generation, tryNumber: 1, asked: null, specHash: null, desired: null, kind: 'Delete', revision,
+    key: `${planKey({ microvmId, generation, tryNumber: 1 }, binding.epoch)}/displaced`, binding: { ...binding, hostId: left.hostId },
+  });
+  const operationId = removal.find((entry) => entry.subject === 'operation')?.id ?? '';
+  const orphanedDisks = desired.disks.filter((disk) => !disk.readOnly).map((disk) => disk.path);
+  return [...removal, await insertDisplacement(tx, { tenantId, id: ids.uuid(), microvmId, hostId: left.hostId, epoch: left.epoch, operationId, orphanedDisks })];
 }
 
 async function requireSite(tx: Tx, tenantId: TenantId, siteId: SiteId): Promise<void> {

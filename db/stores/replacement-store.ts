@@ -3,17 +3,16 @@
  * locked from the check to the commit, so that a grant is either seen here or comes after, and then there is none.
  */
 import { required } from '#api/model/capacity.ts';
-import type { DesiredMicroVM } from '#api/model/microvm.ts';
 import type { Actor } from '#controller/ports/audit.ts';
 import type { IdSource } from '#controller/ports/ids.ts';
 import type { ReplaceInput, ReplaceResult, ReplacementStore } from '#controller/ports/lease-store.ts';
 import { appendAudit, type AuditEntry } from '../audit.ts';
 import { supersedePending } from '../operation-status.ts';
 import type { LeaderTx, Transactions, Tx } from '../tx.ts';
-import { insertDisplacement, readDisplaced } from './displacements.ts';
+import { readDisplaced } from './displacements.ts';
 import { hostTakes, insertBinding, lockCounters, nextEpoch, readBinding, releaseBinding, saveCounters, type Counters, type LiveBinding } from './microvm-binding.ts';
 import { planNetworks, saveNetworks } from './microvm-networks.ts';
-import { insertPlan, loadExisting, planKey, readState } from './microvm-store.ts';
+import { displace, insertPlan, loadExisting, planKey, readState } from './microvm-store.ts';
 
 export function createReplacementStore(deps: { readonly transactions: Transactions; readonly ids: IdSource }): ReplacementStore {
   const { transactions, ids } = deps;
@@ -97,22 +96,12 @@ async function move(tx: LeaderTx, ids: IdSource, { input, counters, found }: { r
   await saveCounters(tx, tenantId, microvmId, { epoch: binding.epoch, revision: counters.revision + 2 });
   const entries: AuditEntry[] = [await releaseBinding(tx, tenantId, microvmId, found), await insertBinding(tx, { tenantId, microvmId, binding })];
   entries.push(...(await supersedePending(tx, tenantId, microvmId)));
-  const plan = { tenantId, siteId, microvmId, generation, tryNumber: 1, asked: null, specHash: null };
-  // Under the new epoch, so above all that the host can have accepted: it removes what it has and never starts it again.
-  const removal = await insertPlan(tx, ids, {
-    ...plan, key: `${planKey({ microvmId, generation, tryNumber: 1 }, binding.epoch)}/displaced`, kind: 'Delete', binding: { ...binding, hostId: found.hostId }, revision: counters.revision + 1, desired: null,
-  });
-  entries.push(...removal);
+  entries.push(...(await displace(tx, ids, { tenantId, siteId, microvmId, generation, desired, left: found, binding, revision: counters.revision + 1 })));
   entries.push(
-    ...(await insertPlan(tx, ids, { ...plan, key: planKey({ microvmId, generation, tryNumber: 1 }, binding.epoch), kind: 'Create', binding, revision: counters.revision + 2, desired })),
-  );
-  const operationId = removal.find((entry) => entry.subject === 'operation')?.id ?? '';
-  entries.push(
-    await insertDisplacement(tx, { tenantId, id: ids.uuid(), microvmId, hostId: found.hostId, epoch: found.epoch, operationId, orphanedDisks: writableDisks(desired) }),
+    ...(await insertPlan(tx, ids, {
+      tenantId, siteId, microvmId, generation, tryNumber: 1, asked: null, specHash: null, kind: 'Create', binding, revision: counters.revision + 2, desired,
+      key: planKey({ microvmId, generation, tryNumber: 1 }, binding.epoch),
+    })),
   );
   return entries;
-}
-
-function writableDisks(desired: DesiredMicroVM): readonly string[] {
-  return desired.disks.filter((disk) => !disk.readOnly).map((disk) => disk.path);
 }
