@@ -3,7 +3,7 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import type { FaultRule } from '#test/simulators/mock-netbird/faults.ts';
 import { until } from '#test/harness/until.ts';
 import { createMeshWorld, type MeshWorld } from './mesh-world.ts';
-import { conditionOf, siteName } from './world.ts';
+import { conditionOf, siteName, statusOf } from './world.ts';
 
 let mesh: MeshWorld;
 /** Requests of one look: five lists, and the parts of the one host's network when those were answered. */
@@ -64,6 +64,13 @@ describe('a management API', () => {
     const name = `vm-${index}`;
     await world.applyMicroVM(name);
     await world.waitForCondition('microvms', name, { type: 'Running', status: 'True' });
+    // An address in the mesh needs no account either. It does not run: its tap would be one of this machine.
+    const guest = `guest-${index}`;
+    if (fault.do === 'drop') {
+      await world.applyMicroVM(guest, { runPolicy: 'Halted', networks: [{ name: 'fleet', mesh: {} }] });
+      await world.waitUntil('microvms', guest, 'an address in the mesh', (object) => /^10\.96\.0\.\d+$/.test(String(statusOf(object)['meshAddress'])));
+      await world.deleteObject('microvms', guest);
+    }
     // Each of these wakes the mesh reconciler; none of them may cost a request.
     const before = { requests: mesh.requestCount(), atMs: performance.now() };
     for (let poke = 0; poke < 40; poke += 1) await patchSite({ metadata: { annotations: { poke: `${index}-${poke}` } } });
@@ -72,6 +79,7 @@ describe('a management API', () => {
     expect(mesh.requestCount() - before.requests, `requests in ${Math.round(pokedMs)} ms of changes`).toBeLessThanOrEqual(looksMeanwhile * (fault.do === 'delay' ? requestsOfOneLook : requestsOfOneFailure));
     await world.deleteObject('microvms', name);
     await world.waitUntilGone('microvms', name);
+    await world.waitUntilGone('microvms', guest);
     const elapsedMs = performance.now() - startedMs;
     const looks = 2 + Math.floor(elapsedMs / shortestWaitMs);
     expect(mesh.requestCount(), `requests in ${Math.round(elapsedMs)} ms`).toBeLessThanOrEqual(looks * requestsOfOneLook);
