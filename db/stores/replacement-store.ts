@@ -3,6 +3,7 @@
  * locked from the check to the commit, so that a grant is either seen here or comes after, and then there is none.
  */
 import { required } from '#api/model/capacity.ts';
+import type { DesiredMicroVM } from '#api/model/microvm.ts';
 import type { Actor } from '#controller/ports/audit.ts';
 import type { IdSource } from '#controller/ports/ids.ts';
 import type { ReplaceInput, ReplaceResult, ReplacementStore } from '#controller/ports/lease-store.ts';
