@@ -60,7 +60,7 @@ module.exports = {
     only('conditions-import-nothing', '^crds/conditions', '^crds/', 'Data about the CRDs is pure.'),
     only('crd-types-import-nothing', '^crds/gen/', '^crds/gen/', 'Generated types stand alone.'),
     only('codec', '^api/codec/', `^api/(codec|model|gen)/|node_modules/@bufbuild/protobuf`, 'Codecs know the wire and the model.'),
-    only('controller-domain', '^controller/domain/', '^(controller/domain|api/model|crds)/', 'Decisions are pure.'),
+    only('controller-domain', '^controller/domain/', '^(controller/domain|api/model|crds)/|node_modules/(@types/)?luxon/', 'Decisions are pure; luxon knows time zones and asks no clock here.'),
     only('edge-domain', '^edge-agent/domain/', '^(edge-agent/domain|api/model)/', 'Decisions are pure.'),
     only('controller-ports', '^controller/ports/', '^(controller/ports|controller/domain|api/model|crds)/', 'Ports speak the model.'),
     only('edge-ports', '^edge-agent/ports/', '^(edge-agent/ports|edge-agent/domain|api/model)/', 'Ports speak the model.'),

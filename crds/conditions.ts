@@ -63,7 +63,7 @@ const restReasons = [
 ] as const;
 
 /** Why the control plane could not hand a microVM to a host. */
-const placementReasons = ['NotAccepted', 'SiteNotFound', 'HostNotFound', 'NoHostFits', 'Preempting', 'QuotaExceeded', 'DatabaseUnavailable', 'RecoveryUnderWay'] as const;
+const placementReasons = ['NotAccepted', 'SiteNotFound', 'HostNotFound', 'NoHostFits', 'Preempting', 'QuotaExceeded', 'DatabaseUnavailable', 'RecoveryUnderWay', 'DeletionHeld'] as const;
 
 /** Why a host has no such address or port to give. */
 const networkReasons = ['AddressesExhausted', 'PortsExhausted', 'AddressOutsideSubnet', 'MeshSubnetMissing'] as const;

@@ -10,6 +10,7 @@ import { microVMId } from '#api/model/ids.ts';
 import { deriveMac } from '#api/model/mac.ts';
 import type { BootSource, DesiredMicroVM, DiskSpec, NetworkRequest, RestartSpec } from '#api/model/microvm.ts';
 import type { MicroVM, MicroVMDisk, MicroVMNetwork, MicroVMSpec } from '#crds/gen/microvm.ts';
+import type { MicroVMClass } from '#crds/gen/microvmclass.ts';
 import { parseDurationMs, parseWholeQuantity } from '#crds/scalar-values.ts';
 
 export interface SpecProblem {
@@ -36,9 +37,13 @@ class Refusal extends Error {
   }
 }
 
-export function deriveDesired(microvm: Pick<MicroVM, 'metadata' | 'spec'>): DerivedMicroVM {
+/** Sizes that the microVM takes where it writes none itself. */
+export type ClassSizes = Pick<MicroVMClass['spec'], 'cpu' | 'memory'>;
+
+/** @param sizes of the class that spec.className names; null when there is no such class */
+export function deriveDesired(microvm: Pick<MicroVM, 'metadata' | 'spec'>, sizes: ClassSizes | null = null): DerivedMicroVM {
   try {
-    const desired = derive(microvm);
+    const desired = derive(microvm, sizes);
     const { metadata, spec } = microvm;
     return { ok: true, desired, networks: (spec.networks ?? []).map((network) => deriveNetwork(network, metadata.uid)) };
   } catch (error) {
@@ -47,12 +52,14 @@ export function deriveDesired(microvm: Pick<MicroVM, 'metadata' | 'spec'>): Deri
   }
 }
 
-function derive({ metadata, spec }: Pick<MicroVM, 'metadata' | 'spec'>): DesiredMicroVM {
-  if (spec.className !== undefined) {
-    throw new Refusal({ code: 'CLASS_NOT_FOUND', message: `there is no MicroVMClass ${spec.className}; remove className and write cpu.count and memory.size` });
+function derive({ metadata, spec }: Pick<MicroVM, 'metadata' | 'spec'>, sizes: ClassSizes | null): DesiredMicroVM {
+  if (spec.className !== undefined && sizes === null) {
+    throw new Refusal({ code: 'CLASS_NOT_FOUND', message: `there is no MicroVMClass ${spec.className} in this namespace; make it, or write cpu.count and memory.size and remove className` });
   }
-  if (spec.cpu === undefined) throw refused('cpu.count is missing');
-  if (spec.memory === undefined) throw refused('memory.size is missing');
+  const cpu = spec.cpu ?? sizes?.cpu;
+  const memory = spec.memory ?? sizes?.memory;
+  if (cpu === undefined) throw refused('cpu.count is missing');
+  if (memory === undefined) throw refused('memory.size is missing');
   return {
     name: metadata.name,
     namespace: metadata.namespace,
@@ -60,8 +67,8 @@ function derive({ metadata, spec }: Pick<MicroVM, 'metadata' | 'spec'>): Desired
     paused: spec.paused ?? false,
     restartNonce: spec.restartNonce ?? 0,
     restart: deriveRestart(spec),
-    cpuCount: spec.cpu.count,
-    memoryBytes: bytes('memory.size', spec.memory.size),
+    cpuCount: cpu.count,
+    memoryBytes: bytes('memory.size', memory.size),
     boot: deriveBoot(spec),
     disks: (spec.disks ?? []).map(deriveDisk),
     serialLog: (spec.console?.serial ?? 'Log') === 'Log',

@@ -19,7 +19,7 @@ import { formatKey, keyOf, parseKey, type KubernetesApi, type KubernetesObject, 
 import { errorFields, type Log } from '#controller/runtime/log.ts';
 import { allKeys, startManager, type Manager } from '#controller/runtime/manager.ts';
 import type { Outcome } from '#controller/runtime/outcome.ts';
-import { createReflector, type Change, type Reflector } from '#controller/runtime/reflector.ts';
+import { createReflector, type Change, type Reflector, type ReflectorFigures } from '#controller/runtime/reflector.ts';
 import { pause, type Time } from '#controller/runtime/time.ts';
 import { createWorkQueue, type WorkQueue, type WorkQueueFigures } from '#controller/runtime/work-queue.ts';
 import { reconcileApiKey } from './api-key/reconciler.ts';
@@ -76,6 +76,8 @@ export interface ReconcilersOptions {
 export interface Reconcilers extends Manager {
   /** Of the queues, by kind, for metrics. */
   figures(): Readonly<Record<string, WorkQueueFigures>>;
+  /** Of the watches, by plural of the kind, for metrics. */
+  watchFigures(): Readonly<Record<string, ReflectorFigures>>;
 }
 
 interface Queues {
@@ -146,6 +148,7 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
   return {
     ready: manager.ready,
     isReady: () => manager.isReady(),
+    watchFigures: () => Object.fromEntries(Object.values(caches).map((reflector: Reflector<KubernetesObject>) => [reflector.resource.plural, reflector.figures()])),
     figures: () => ({
       sites: queues.sites.figures(),
       hosts: queues.hosts.figures(),
@@ -204,7 +207,7 @@ function createQueues(options: ReconcilersOptions, parts: { readonly caches: Cac
       ? null
       : createMeshQueue(meshOptions, { deps, sites: caches.sites, log, signal, onFinding: ({ namespace, name }) => wake.siteFigures(namespace, name) });
   const siteDeps = { ...deps, aggregateIntervalMs, onSaved: (site: Site) => wake.siteSaved(site), meshOf: (uid: string) => mesh?.board.of(uid) ?? null, massOf: (uid: string) => parts.leases.mass(siteId(uid)) };
-  const hostDeps = { ...deps, aggregateIntervalMs, onReachabilityChanged: (hostId: HostId) => wake.microvmsOf(hostId), mesh: meshOptions?.store ?? null };
+  const hostDeps = { ...deps, aggregateIntervalMs, onReachabilityChanged: (hostId: HostId) => wake.microvmsOf(hostId), onRoomChanged: (namespace: string, site: string) => wake.unplacedAt(namespace, site), mesh: meshOptions?.store ?? null };
   const microvmDeps = { ...deps, retryGate: createRetryGate(time), leases: parts.leases, terms: createTermsMemory(() => time.monotonicMs()), recovery: stores.recovery };
   const sha256 = (bytes: Uint8Array): Uint8Array => createHash('sha256').update(bytes).digest();
   const keyDeps = { ...deps, newKeySecret: () => randomBytes(32), sha256 };
@@ -281,7 +284,7 @@ function createWaking(options: ReconcilersOptions, caches: Caches, queues: () =>
   const unplacedAt = (namespace: string, site: string): void =>
     enqueueAll(
       queues().microvms,
-      caches.microvms.list(namespace).filter((microvm) => microvm.spec.siteRef.name === site && (microvm.status?.binding === undefined || isDenied(microvm))),
+      caches.microvms.list(namespace).filter((microvm) => microvm.spec.siteRef.name === site && (waitsForRoom(microvm) || isDenied(microvm))),
     );
   return {
     silence,
@@ -402,6 +405,11 @@ function isOtherRule({ before, after }: Change<Site>): boolean {
       site?.spec.maintenanceWindows, site?.status?.conditions?.find(({ type }) => type === 'DeletionHeld')?.status,
     ]);
   return before !== undefined && ruleOf(before) !== ruleOf(after);
+}
+
+/** It has no host, or has to leave the one that it has and found no other. */
+function waitsForRoom({ status }: MicroVM): boolean {
+  return status?.binding === undefined || status.conditions?.some(({ type, reason }) => type === 'EvictionBlocked' && reason === 'NoHostFits') === true;
 }
 
 /** Anything that placement reads may have changed; beats and the like do not come this way. */

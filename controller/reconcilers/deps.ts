@@ -3,6 +3,7 @@ import type { APIKey } from '#crds/gen/apikey.ts';
 import type { EnrollmentToken } from '#crds/gen/enrollmenttoken.ts';
 import type { Host } from '#crds/gen/host.ts';
 import type { MicroVM } from '#crds/gen/microvm.ts';
+import type { MicroVMClass } from '#crds/gen/microvmclass.ts';
 import type { Site } from '#crds/gen/site.ts';
 import type { SilenceObserver } from '#controller/domain/silence.ts';
 import type { ControllerFaultPoints, ControllerStep } from '#controller/fault-points.ts';
@@ -23,6 +24,7 @@ import type { Reflector } from '#controller/runtime/reflector.ts';
 import type { StatusWriter } from '#controller/runtime/status-patch.ts';
 import type { Time } from '#controller/runtime/time.ts';
 import type { Coalescer } from './coalescer.ts';
+import type { DeletionGuard } from './site/deletion-guard.ts';
 import type { PlacementCache } from './microvm/placement-cache.ts';
 import type { RecoveryBoard } from './recovery/board.ts';
 import type { Tenants } from './tenants.ts';
@@ -44,6 +46,7 @@ export interface Caches {
   readonly sites: Reflector<Site>;
   readonly hosts: Reflector<Host>;
   readonly microvms: Reflector<MicroVM>;
+  readonly classes: Reflector<MicroVMClass>;
   readonly tokens: Reflector<EnrollmentToken>;
   readonly apiKeys: Reflector<APIKey>;
 }
@@ -55,6 +58,7 @@ export interface ReconcilerDeps {
   readonly tenants: Tenants;
   readonly silence: SilenceObserver;
   readonly placement: PlacementCache;
+  readonly deletionGuard: DeletionGuard;
   readonly recoveryBoard: RecoveryBoard;
   readonly events: EventRecorder;
   readonly hints: Pick<HintBus, 'publish'>;

@@ -3,6 +3,7 @@ import type { APIKey } from '#crds/gen/apikey.ts';
 import type { EnrollmentToken } from '#crds/gen/enrollmenttoken.ts';
 import type { Host } from '#crds/gen/host.ts';
 import type { MicroVM } from '#crds/gen/microvm.ts';
+import type { MicroVMClass } from '#crds/gen/microvmclass.ts';
 import type { Site } from '#crds/gen/site.ts';
 import type { KubernetesObject, Resource } from '#controller/runtime/kubernetes-api.ts';
 
@@ -13,6 +14,7 @@ export const hostResource = custom('Host', 'hosts');
 export const microvmResource = custom('MicroVM', 'microvms');
 export const tokenResource = custom('EnrollmentToken', 'enrollmenttokens');
 export const apiKeyResource = custom('APIKey', 'apikeys');
+export const classResource = custom('MicroVMClass', 'microvmclasses');
 export const secretResource: Resource = { group: '', version: 'v1', plural: 'secrets', kind: 'Secret', isNamespaced: true };
 export const namespaceResource: Resource = { group: '', version: 'v1', plural: 'namespaces', kind: 'Namespace', isNamespaced: false };
 
@@ -24,6 +26,7 @@ function parse<Type extends KubernetesObject>(object: KubernetesObject): Type | 
 export const parseSite = (object: KubernetesObject): Site | null => parse(object);
 export const parseHost = (object: KubernetesObject): Host | null => parse(object);
 export const parseMicroVM = (object: KubernetesObject): MicroVM | null => parse(object);
+export const parseClass = (object: KubernetesObject): MicroVMClass | null => parse(object);
 export const parseToken = (object: KubernetesObject): EnrollmentToken | null => parse(object);
 export const parseApiKeyObject = (object: KubernetesObject): APIKey | null => parse(object);
 

@@ -1,6 +1,6 @@
 /**
  * Installs the project's CRDs on an API server and waits until they are served.
- * Owns no schema: the YAML under `crds/v1alpha1` is the source of truth.
+ * Owns no schema: the YAML under `crds/v1alpha1` and `crds/policies` is the source of truth.
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -10,6 +10,11 @@ import { startKubernetes, type KubernetesCluster, type KubernetesOptions } from 
 import type { KubernetesClient, KubernetesObject } from './kubernetes-client.ts';
 
 const crdDirectory = join(repositoryRoot, 'crds', 'v1alpha1');
+const policyDirectory = join(repositoryRoot, 'crds', 'policies');
+const policyPaths: Readonly<Record<string, string>> = {
+  ValidatingAdmissionPolicy: '/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies',
+  ValidatingAdmissionPolicyBinding: '/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings',
+};
 const crdPath = '/apis/apiextensions.k8s.io/v1/customresourcedefinitions';
 const establishedTimeoutMs = 60_000;
 
@@ -25,7 +30,7 @@ export async function startKubernetesWithCrds(options: KubernetesOptions): Promi
   }
 }
 
-/** Applies every CRD and waits for its condition Established. Idempotent. @throws when there is none. */
+/** Applies every CRD, waits for its condition Established, then the admission policies, which the server takes up a moment later. Idempotent. @throws when there is none. */
 export async function installCrds(client: KubernetesClient): Promise<void> {
   const crds = readCrds();
   if (crds.length === 0) {
@@ -46,18 +51,26 @@ export async function installCrds(client: KubernetesClient): Promise<void> {
       }
     }),
   );
+  for (const policy of readDocuments(policyDirectory)) {
+    const path = policyPaths[String(policy['kind'])];
+    if (path === undefined) throw new Error(`crds/policies holds a ${String(policy['kind'])}`);
+    await client.apply(`${path}/${policy.metadata.name}`, policy);
+  }
 }
 
 function readCrds(): KubernetesObject[] {
-  return readdirSync(crdDirectory)
-    .filter((file) => file.endsWith('.yaml'))
-    .flatMap((file) => parseAllDocuments(readFileSync(join(crdDirectory, file), 'utf8')))
-    .map((document): unknown => document.toJS())
-    .filter(isCrd);
+  return readDocuments(crdDirectory).filter(isCrd);
 }
 
-function isCrd(value: unknown): value is KubernetesObject {
-  return typeof value === 'object' && value !== null && 'kind' in value && value.kind === 'CustomResourceDefinition';
+function readDocuments(directory: string): KubernetesObject[] {
+  return readdirSync(directory)
+    .filter((file) => file.endsWith('.yaml'))
+    .flatMap((file) => parseAllDocuments(readFileSync(join(directory, file), 'utf8')))
+    .map((document) => document.toJS() as KubernetesObject); // Committed files; the API server judges them.
+}
+
+function isCrd(value: KubernetesObject): boolean {
+  return value['kind'] === 'CustomResourceDefinition';
 }
 
 function isEstablished(crd: KubernetesObject): boolean {

@@ -20,6 +20,7 @@ import { patchStatus, writeFinalizers } from '#controller/runtime/status-patch.t
 import { durably, findSite, writerFor, type ReconcilerDeps } from '../deps.ts';
 import { acceptClaimAnnotation, forceDeleteAnnotation, hostFinalizer, hostResource, isForced, microvmResource, parseHost, revokeAnnotation } from '../kinds.ts';
 import { isMeshed } from '../mesh/desired.ts';
+import { definitionRetryMs, describeDefinitionHold } from '../recovery/definition-guard.ts';
 import { confirmAnnotation } from '../recovery/hold.ts';
 import { gatherEmptying } from './emptying.ts';
 import { projectHostStatus } from './status.ts';
@@ -33,6 +34,8 @@ export interface HostDeps extends ReconcilerDeps {
   readonly aggregateIntervalMs: number;
   /** Called when the host is heard again or fell silent since the last look. */
   readonly onReachabilityChanged: (hostId: HostId) => void;
+  /** Called when the host may take something else than before. */
+  readonly onRoomChanged: (namespace: string, site: string) => void;
   /** Null where no mesh is run. */
   readonly mesh: Pick<MeshStore, 'load'> | null;
 }
@@ -136,6 +139,7 @@ const saveObject: HostStep = async (scope, deps) => {
   );
   scope.record = { ...record, ...said };
   deps.placement.hostChanged(scope.record);
+  deps.onRoomChanged(object.metadata.namespace, object.spec.siteRef.name);
   // An approval may be what the host's stream waits for, and one that was withdrawn ends it.
   deps.hints.publish({ kind: 'host', tenantId, hostId: record.hostId });
   deps.hints.publish({ kind: 'operations', hostId: record.hostId });
@@ -238,7 +242,13 @@ const removeFinalizer: HostStep = async (scope, deps) => {
   return done();
 };
 
-const deletionSteps: readonly HostStep[] = [revokeIfAsked, giveUpMicroVMs, revoke, removeFinalizer];
+/** Whoever uninstalls the CRD deletes every Host with it, and hardly means to put every machine out. */
+const holdForDefinition: HostStep = async ({ object }, deps) => {
+  const message = object === null || isForced(object) ? null : await describeDefinitionHold(deps.kube, hostResource);
+  return message === null ? null : waiting('DeletionHeld', message, definitionRetryMs);
+};
+
+const deletionSteps: readonly HostStep[] = [revokeIfAsked, holdForDefinition, giveUpMicroVMs, revoke, removeFinalizer];
 
 /** Returns how long figures are held back, 0 when nothing is. */
 async function writeStatus(object: Host, scope: HostScope, deps: HostDeps): Promise<number> {

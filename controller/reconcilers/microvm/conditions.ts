@@ -27,9 +27,22 @@ export function deriveConditions(view: MicroVMView): DerivedCondition[] {
   ];
   if (view.obstacle?.condition === 'QuotaDenied') conditions.push(condition('QuotaDenied', 'True', view.obstacle.reason, view.obstacle.message));
   conditions.push(...deriveNetworks(view));
+  conditions.push(...deriveEviction(view), ...deriveUpdateHeld(view));
   if (view.object.metadata.deletionTimestamp !== undefined) conditions.push(deriveDeletionBlocked(view));
   if (view.replacement !== null) conditions.push(deriveReplaceDisabled(view.replacement));
   return conditions;
+}
+
+/** There is none of it while its host is not being emptied. */
+function deriveEviction({ eviction }: MicroVMView): DerivedCondition[] {
+  return eviction === null ? [] : [condition('EvictionBlocked', eviction.isBlocked ? 'True' : 'False', eviction.reason, eviction.message.slice(0, hostMessageMax))];
+}
+
+/** There is none of it before the first update that waited. */
+function deriveUpdateHeld({ update, object }: MicroVMView): DerivedCondition[] {
+  if (update !== null) return [condition('UpdateHeld', update.reason === 'NotHeld' ? 'False' : 'True', update.reason, update.message)];
+  const wasShown = object.status?.conditions?.some(({ type }) => type === 'UpdateHeld') === true;
+  return wasShown ? [condition('UpdateHeld', 'False', 'NotHeld', 'no change waits')] : [];
 }
 
 /** There is none of it for a microVM that is not to be replaced. */
@@ -68,7 +81,9 @@ function readyReason(reason: string | undefined): MicroVMConditionReason<'Ready'
     case 'SiteNotFound':
     case 'HostNotFound':
     case 'NoHostFits':
+    case 'Preempting':
     case 'RecoveryUnderWay':
+    case 'DeletionHeld':
     case 'QuotaExceeded':
     case 'DatabaseUnavailable':
     case 'SpecRefused':
@@ -235,7 +250,7 @@ function deriveRunning(view: MicroVMView, hostName: string): Running {
     case 'backoff':
       return problem === null ? down('BackingOff', 'it ended and waits to be started again') : down(problem.reason, problem.message);
     case 'removing':
-      return down('Deleting', `host ${hostName} removes it`);
+      return view.record?.binding?.leaving == null ? down('Deleting', `host ${hostName} removes it`) : down('Stopping', `it leaves host ${hostName}`);
     case 'unknown':
       return { status: 'Unknown', reason: problem?.reason ?? 'Unknown', message: problem?.message ?? `host ${hostName} can not look at it` };
     case 'failed':
@@ -249,9 +264,10 @@ function deriveRunning(view: MicroVMView, hostName: string): Running {
 }
 
 /** Why a microVM that is down and has no problem stays down. */
-function deriveRest({ record }: MicroVMView, observation: MicroVMObservation): Running {
+function deriveRest({ record, object, eviction }: MicroVMView, observation: MicroVMObservation): Running {
   const policy = record?.desired?.runPolicy ?? 'Always';
   const rest = (reason: Running['reason'], message: string): Running => ({ status: 'False', reason, message });
+  if (policy === 'Halted' && eviction !== null && object.spec.runPolicy !== 'Halted') return rest('HostDrained', eviction.message);
   if (policy === 'Halted') return rest('Halted', 'runPolicy is Halted');
   const exit = observation.lastExit;
   if (exit === undefined) return policy === 'Manual' ? rest('Manual', 'runPolicy is Manual: change restartNonce to start it') : rest('Starting', 'it is about to be started');
@@ -267,7 +283,8 @@ function lastHeard({ lastBeatAtMs }: MicroVMView): string {
 function deriveDeletionBlocked(view: MicroVMView): DerivedCondition {
   const { record, object } = view;
   const binding = record?.binding ?? null;
-  if (view.obstacle?.reason === 'RecoveryUnderWay') return condition('DeletionBlocked', 'True', 'RecoveryUnderWay', `${view.obstacle.message}; to give up, annotate it with nkudo.dev/force-delete=${object.metadata.uid}`);
+  if (view.hold !== null) return condition('DeletionBlocked', 'True', 'DeletionHeld', view.hold);
+  if (view.obstacle?.reason === 'RecoveryUnderWay' || view.obstacle?.reason === 'DeletionHeld') return condition('DeletionBlocked', 'True', view.obstacle.reason, `${view.obstacle.message}; to give up, annotate it with nkudo.dev/force-delete=${object.metadata.uid}`);
   if (record === null || record.isTornDown || binding === null) return condition('DeletionBlocked', 'False', 'NotBlocked', 'nothing is left of it');
   const who = `waiting for host ${binding.hostName} to confirm the teardown`;
   if (!view.isHeard) {
@@ -302,7 +319,7 @@ export function derivePrintableStatus(view: MicroVMView): NonNullable<MicroVMSta
     case 'stopping':
       return 'Stopping';
     case 'removing':
-      return 'Deleting';
+      return record.binding.leaving == null ? 'Deleting' : 'Stopping';
     case 'unknown':
       return 'Unknown';
     case 'failed':

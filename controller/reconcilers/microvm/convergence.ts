@@ -5,7 +5,7 @@
  */
 import { siteId } from '#api/model/ids.ts';
 import { AppError } from '#api/model/error-codes.ts';
-import { deriveDesired } from '#controller/domain/derive-desired.ts';
+import { deriveDesired, type ClassSizes } from '#controller/domain/derive-desired.ts';
 import { decideOperation, retryDelayMs } from '#controller/domain/planning/decide-operation.ts';
 import { done, failed, stalled, waiting, type Outcome } from '#controller/runtime/outcome.ts';
 import { writeFinalizers } from '#controller/runtime/status-patch.ts';
@@ -17,6 +17,7 @@ import { createReplaceLost, deriveLeaseTerms } from '../replacement/replace-lost
 import { followHost } from './leaving.ts';
 import { obstacleOf, publishWithNetworks } from './networks.ts';
 import { chooseHost, placeOnHost, unplacedRetryMs } from './placing.ts';
+import { bringIntoEffect } from './updating.ts';
 import { hasFinalizer, type MicroVMDeps, type MicroVMScope, type MicroVMStep, type Obstacle } from './scope.ts';
 
 const resolveSite: MicroVMStep = async (scope, deps) => {
@@ -36,15 +37,26 @@ const resolveSite: MicroVMStep = async (scope, deps) => {
   return null;
 };
 
-const deriveDesiredState: MicroVMStep = async (scope) => {
-  const derived = deriveDesired(scope.object);
+/** Of the class; one that is gone meanwhile takes nothing from those that it gave their size. */
+function sizesOf({ object, record }: MicroVMScope, deps: MicroVMDeps): ClassSizes | null {
+  const { className } = object.spec;
+  if (className === undefined) return null;
+  const found = deps.caches.classes.get({ namespace: object.metadata.namespace, name: className });
+  if (found !== undefined) return found.spec;
+  const published = record?.desired ?? null;
+  return published === null ? null : { cpu: { count: published.cpuCount }, memory: { size: published.memoryBytes } };
+}
+
+const deriveDesiredState: MicroVMStep = async (scope, deps) => {
+  const derived = deriveDesired(scope.object, sizesOf(scope, deps));
   if (!derived.ok) {
     const { code, message } = derived.problem;
     const reason = code === 'CLASS_NOT_FOUND' ? 'ClassNotFound' : 'SpecRefused';
     scope.obstacle = { condition: 'Accepted', reason, message };
     return stalled(reason, message);
   }
-  scope.desired = derived.desired;
+  const restarts = scope.record?.updateRestarts ?? 0;
+  scope.desired = restarts === 0 ? derived.desired : { ...derived.desired, restartNonce: derived.desired.restartNonce + restarts };
   scope.networks = derived.networks;
   return null;
 };
@@ -101,7 +113,7 @@ const replaceLost = createReplaceLost(async (scope, deps, without) => {
   return chooseHost(scope, deps, scope.record.siteId, scope.desired, new Set([without]));
 });
 
-export const convergenceSteps: readonly MicroVMStep[] = [resolveSite, deriveDesiredState, deriveLeaseTerms, awaitReports, followHost, placeOnHost, ensureFinalizer, publishPlan, replaceLost];
+export const convergenceSteps: readonly MicroVMStep[] = [resolveSite, deriveDesiredState, deriveLeaseTerms, awaitReports, followHost, bringIntoEffect, placeOnHost, ensureFinalizer, publishPlan, replaceLost];
 
 function blocked(scope: MicroVMScope, obstacle: Obstacle, retryAfterMs?: number): Outcome {
   scope.obstacle = obstacle;

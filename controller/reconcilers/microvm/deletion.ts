@@ -9,6 +9,8 @@ import { writeFinalizers } from '#controller/runtime/status-patch.ts';
 import { durably, writerFor } from '../deps.ts';
 import { isForced, microvmFinalizer, microvmResource, parseMicroVM } from '../kinds.ts';
 import { findBeforeDeletion } from '../recovery/hold.ts';
+import { definitionRetryMs, describeDefinitionHold } from '../recovery/definition-guard.ts';
+import { describeHold } from '../site/deletion-guard.ts';
 import { hasFinalizer, type MicroVMStep } from './scope.ts';
 
 const skipWithoutFinalizer: MicroVMStep = async (scope) => {
@@ -26,6 +28,25 @@ const forceIfAsked: MicroVMStep = async (scope, deps) => {
   if (binding !== null) deps.hints.publish({ kind: 'operations', hostId: binding.hostId });
   scope.record = { ...scope.record, isDeleting: true, isTornDown: true, binding: null };
   return null;
+};
+
+/** Nothing is torn down while so much is deleted at once that it may be a mistake; what was ordered goes on. */
+const awaitConfirmation: MicroVMStep = async (scope, deps) => {
+  const { record, site } = scope;
+  if (record === null || record.isDeleting || record.isTornDown || site === null) return null;
+  const hold = await deps.deletionGuard.of(site);
+  if (!hold.isHeld) return null;
+  scope.hold = describeHold(hold);
+  return waiting('DeletionHeld', scope.hold);
+};
+
+/** Whoever uninstalls the CRD deletes every object with it, and hardly means every microVM. */
+const holdForDefinition: MicroVMStep = async (scope, deps) => {
+  if (isForced(scope.object) || scope.record?.isTornDown === true) return null;
+  const message = await describeDefinitionHold(deps.kube, microvmResource);
+  if (message === null) return null;
+  scope.obstacle = { condition: 'Scheduled', reason: 'DeletionHeld', message };
+  return waiting('DeletionHeld', message, definitionRetryMs);
 };
 
 const publishTeardown: MicroVMStep = async (scope, deps) => {
@@ -71,6 +92,8 @@ const removeFinalizer: MicroVMStep = async (scope, deps) => {
 export const deletionSteps: readonly MicroVMStep[] = [
   skipWithoutFinalizer,
   forceIfAsked,
+  holdForDefinition,
+  awaitConfirmation,
   findBeforeDeletion,
   publishTeardown,
   awaitTeardown,

@@ -4,13 +4,21 @@ import type { MicroVM } from '#crds/gen/microvm.ts';
 import type { HostSilence } from '#controller/domain/silence.ts';
 import type { MicroVMRecord } from '#controller/ports/microvm-store.ts';
 import type { ReplacementFinding } from '../replacement/replace-lost.ts';
+import type { EvictionFinding } from './leaving.ts';
 import type { Obstacle } from './scope.ts';
+import type { UpdateFinding } from './updating.ts';
 
 export interface MicroVMFacts {
   readonly record: MicroVMRecord | null;
   readonly obstacle: Obstacle | null;
   /** Absent: replacement is not asked for. */
   readonly replacement?: ReplacementFinding | null;
+  /** Absent: its host is not being emptied. */
+  readonly eviction?: EvictionFinding | null;
+  /** Why its deletion is held; absent: it is not. */
+  readonly hold?: string | null;
+  /** Absent: no update waits. */
+  readonly update?: UpdateFinding | null;
   /** Of the host that it is bound to; null while there is none. */
   readonly silence: HostSilence | null;
   readonly nowMs: number;
@@ -22,13 +30,16 @@ export interface MicroVMView {
   readonly record: MicroVMRecord | null;
   readonly obstacle: Obstacle | null;
   readonly replacement: ReplacementFinding | null;
+  readonly eviction: EvictionFinding | null;
+  readonly hold: string | null;
+  readonly update: UpdateFinding | null;
   /** Of the present binding; one under another epoch says nothing about this one. */
   readonly observation: MicroVMObservation | null;
   readonly isHeard: boolean;
   readonly lastBeatAtMs: number | null;
 }
 
-export function createView(object: MicroVM, { record, obstacle, replacement, silence }: MicroVMFacts): MicroVMView {
+export function createView(object: MicroVM, { record, obstacle, replacement, eviction, hold, update, silence }: MicroVMFacts): MicroVMView {
   const observation = record?.observation ?? null;
   const isOfBinding = observation !== null && observation.epoch === record?.binding?.epoch;
   return {
@@ -36,6 +47,9 @@ export function createView(object: MicroVM, { record, obstacle, replacement, sil
     record,
     obstacle,
     replacement: replacement ?? null,
+    eviction: eviction ?? null,
+    hold: hold ?? null,
+    update: update ?? null,
     observation: isOfBinding ? observation : null,
     isHeard: isHostHeard(object, silence),
     lastBeatAtMs: silence?.lastBeatAtMs ?? null,

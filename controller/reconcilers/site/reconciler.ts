@@ -8,11 +8,13 @@ import type { SiteQuota } from '#api/model/quota.ts';
 import type { Site } from '#crds/gen/site.ts';
 import { parseWholeQuantity } from '#crds/scalar-values.ts';
 import { done, runSteps, waiting, type Outcome, type Step } from '#controller/runtime/outcome.ts';
-import type { ObjectKey } from '#controller/runtime/kubernetes-api.ts';
+import { keyOf, type ObjectKey } from '#controller/runtime/kubernetes-api.ts';
 import { patchStatus, writeFinalizers } from '#controller/runtime/status-patch.ts';
 import { writerFor, type ReconcilerDeps } from '../deps.ts';
+import type { MassDisconnect } from '#controller/domain/leases/mass-disconnect.ts';
 import type { MeshFinding } from '../mesh/board.ts';
-import { parseSite, siteFinalizer, siteResource } from '../kinds.ts';
+import { hostResource, isForced, microvmResource, parseSite, siteFinalizer, siteResource } from '../kinds.ts';
+import { confirmDeleteAnnotation } from './deletion-guard.ts';
 import { projectSiteStatus, type SiteFacts } from './status.ts';
 
 export interface SiteDeps extends ReconcilerDeps {
@@ -21,6 +23,8 @@ export interface SiteDeps extends ReconcilerDeps {
   readonly onSaved: (site: Site) => void;
   /** What was found in mesh accounts, by UID of the site. */
   readonly meshOf: (siteUid: string) => MeshFinding | null;
+  /** What holds the replacements of a site, by its UID. */
+  readonly massOf: (siteUid: string) => MassDisconnect | null;
 }
 
 interface SiteScope {
@@ -79,11 +83,32 @@ function quotaOf({ spec }: Site): SiteQuota | null {
   };
 }
 
-const convergenceSteps: readonly SiteStep[] = [ensureFinalizer, saveRow];
+/** A forced deletion takes all that is at the site with it: microVMs first, then hosts, each by its own way. */
+const deleteContents: SiteStep = async ({ object }, deps) => {
+  if (!isForced(object)) return null;
+  const { hosts, microvms } = await gather(object, deps);
+  const [resource, rest] = microvms.length > 0 ? [microvmResource, microvms] : [hostResource, hosts];
+  for (const { metadata } of rest.filter((one) => one.metadata.deletionTimestamp === undefined)) {
+    await deps.kube.delete(resource, keyOf({ metadata }), metadata.uid);
+  }
+  return null;
+};
+
+/** What was confirmed is done: the next mass deletion asks again. */
+const takeConfirmationOff: SiteStep = async ({ object }, deps) => {
+  const { namespace, name, uid, resourceVersion, annotations } = object.metadata;
+  if (annotations?.[confirmDeleteAnnotation] === undefined) return null;
+  const { hold } = await gather(object, deps);
+  if (hold.deleting > 0) return null;
+  await deps.kube.patch(siteResource, { namespace, name }, { metadata: { uid, resourceVersion, annotations: { [confirmDeleteAnnotation]: null } } }, { type: 'merge' });
+  return null;
+};
+
+const convergenceSteps: readonly SiteStep[] = [ensureFinalizer, saveRow, takeConfirmationOff];
 
 const waitUntilEmpty: SiteStep = async ({ object }, deps) => {
   if (!(object.metadata.finalizers ?? []).includes(siteFinalizer)) return done();
-  const { hosts, microvms } = gather(object, deps);
+  const { hosts, microvms } = await gather(object, deps);
   if (microvms.length > 0) return waiting('MicroVMsPresent', `${microvms.length} microVMs are still at the site`);
   if (hosts.length > 0) return waiting('HostsPresent', `${hosts.length} hosts are still at the site`);
   return null;
@@ -108,15 +133,17 @@ const removeFinalizer: SiteStep = async (scope, deps) => {
   return done();
 };
 
-const deletionSteps: readonly SiteStep[] = [waitUntilEmpty, removeRow, removeFinalizer];
+const deletionSteps: readonly SiteStep[] = [deleteContents, waitUntilEmpty, removeRow, removeFinalizer];
 
-function gather(site: Site, deps: SiteDeps): SiteFacts {
+async function gather(site: Site, deps: SiteDeps): Promise<SiteFacts> {
   const { name, namespace } = site.metadata;
   return {
     hosts: deps.caches.hosts.list(namespace).filter((host) => host.spec.siteRef.name === name),
     microvms: deps.caches.microvms.list(namespace).filter((microvm) => microvm.spec.siteRef.name === name),
     mesh: deps.meshOf(site.metadata.uid),
+    mass: deps.massOf(site.metadata.uid),
     recovery: { awaited: deps.recoveryBoard.awaitedAt(site.metadata.uid), incarnation: deps.recoveryBoard.incarnation() },
+    hold: await deps.deletionGuard.of(site),
     nowMs: deps.time.nowMs(),
   };
 }
@@ -124,7 +151,8 @@ function gather(site: Site, deps: SiteDeps): SiteFacts {
 /** Returns how long figures are held back, 0 when nothing is. */
 async function writeStatus({ object }: SiteScope, deps: SiteDeps): Promise<number> {
   const { uid } = object.metadata;
-  const project = (site: Site) => projectSiteStatus(site, gather(site, deps));
+  const facts = await gather(object, deps);
+  const project = (site: Site) => projectSiteStatus(site, facts);
   const figures = { hosts: deps.aggregateIntervalMs, microvms: deps.aggregateIntervalMs, usedQuota: deps.aggregateIntervalMs };
   const delayMs = deps.coalescer.delayMs(uid, object.status, project(object), figures);
   if (delayMs > 0) return delayMs;

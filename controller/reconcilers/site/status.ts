@@ -5,7 +5,11 @@ import type { Site, SiteStatus } from '#crds/gen/site.ts';
 import type { SiteConditionReason, SiteConditionType } from '#crds/conditions.ts';
 import { formatQuantity, parseWholeQuantity } from '#crds/scalar-values.ts';
 import { stampConditions, type DerivedCondition } from '#controller/runtime/status-patch.ts';
+import type { DeletionHold } from '#controller/domain/deletion-guard.ts';
+import { describeHold } from './deletion-guard.ts';
+import type { MassDisconnect } from '#controller/domain/leases/mass-disconnect.ts';
 import type { MeshFinding } from '../mesh/board.ts';
+import { deriveSiteMass } from '../replacement/status.ts';
 import { deriveSiteMesh } from '../mesh/status.ts';
 import { deriveSiteRecovery, type SiteRecovery } from '../recovery/status.ts';
 
@@ -14,7 +18,11 @@ export interface SiteFacts {
   readonly microvms: readonly MicroVM[];
   /** What was found in the mesh account; null while it was not looked at. */
   readonly mesh: MeshFinding | null;
+  /** What holds replacements; null: nothing does. */
+  readonly mass: MassDisconnect | null;
   readonly recovery: SiteRecovery;
+  /** What the brake on mass deletion says. */
+  readonly hold: DeletionHold;
   readonly nowMs: number;
 }
 
@@ -45,7 +53,9 @@ export function projectSiteStatus(site: Site, facts: SiteFacts): SiteStatus {
 
 function deriveConditions(site: Site, facts: SiteFacts, readyHosts: number): DerivedCondition[] {
   const conditions = [condition('Accepted', 'True', 'Accepted', 'the control plane has taken the site over'), deriveReady(facts, readyHosts)];
-  conditions.push(...deriveSiteMesh(site, facts.mesh), ...deriveSiteRecovery(facts.recovery, site.status?.conditions));
+  conditions.push(...deriveSiteMesh(site, facts.mesh), ...deriveSiteMass(site, facts.mass), ...deriveSiteRecovery(facts.recovery, site.status?.conditions));
+  const held = deriveDeletionHeld(site, facts);
+  if (held !== null) conditions.push(held);
   if (site.metadata.deletionTimestamp !== undefined) conditions.push(deriveDeletionBlocked(facts));
   return conditions;
 }
@@ -54,6 +64,13 @@ function deriveReady(facts: SiteFacts, readyHosts: number): DerivedCondition {
   if (facts.hosts.length === 0) return condition('Ready', 'False', 'NoHosts', 'no host is enrolled: make an EnrollmentToken and enroll a machine');
   if (readyHosts === 0) return condition('Ready', 'False', 'NoHostReady', 'none of the hosts is Ready; see kubectl get nkhost');
   return condition('Ready', 'True', 'HostsReady', 'microVMs can be placed');
+}
+
+/** Shown from the first time that it was held. */
+function deriveDeletionHeld(site: Site, { hold }: SiteFacts): DerivedCondition | null {
+  if (hold.isHeld) return condition('DeletionHeld', 'True', 'ConfirmationNeeded', describeHold(hold));
+  const wasShown = site.status?.conditions?.some(({ type }) => type === 'DeletionHeld') === true;
+  return wasShown ? condition('DeletionHeld', 'False', 'WithinLimit', 'no deletion waits for a confirmation') : null;
 }
 
 function deriveDeletionBlocked({ hosts, microvms }: SiteFacts): DerivedCondition {

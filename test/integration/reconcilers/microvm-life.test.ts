@@ -3,6 +3,7 @@
  * report to the status. Resync and polling are an hour apart, so every step here was moved by an event.
  */
 import { beforeAll, describe, expect, it } from 'vitest';
+import { until } from '#test/harness/until.ts';
 import { describeConditions, messageOf, microvmSpec, siteName, startLeader, statusOf, type Leader } from './leader.ts';
 import { enrollMachine, type Machine } from './machine.ts';
 
@@ -133,7 +134,11 @@ describe('tokens', () => {
 
 describe('taking a site apart', () => {
   it('keeps Site and Host while a microVM is there, says so, and lets them go in order', async () => {
-    await leader.remove('sites', siteName);
+    // What holds beneath the policies, which a status that lags could let pass.
+    for (const name of ['nkudo-host-deletion', 'nkudo-site-deletion']) {
+      await leader.kubernetes.client.request('DELETE', `/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/${name}`);
+    }
+    await until(async () => (await leader.kubernetes.client.request('DELETE', leader.path('sites', siteName))).status < 300, 'the policies to be gone');
     expect(messageOf(await leader.waitForCondition('sites', siteName, 'DeletionBlocked=True/MicroVMsPresent'), 'DeletionBlocked')).toContain('1 microVMs');
     await leader.remove('hosts', 'edge-1');
     await leader.waitForCondition('hosts', 'edge-1', 'DeletionBlocked=True/MicroVMsBound');

@@ -1,0 +1,159 @@
+/**
+ * Placement, preemption, cordon and drain through a real API server and a real Postgres. Resync and polling are an hour
+ * apart, so that whatever moves here was moved by an event. Machines do at once what they are told.
+ */
+import { beforeAll, describe, expect, it } from 'vitest';
+import { gib, hostNameOf, messageOf, startPlacementSite, statusOf, type PlacementSite } from './site.ts';
+import type { Machine } from '../reconcilers/machine.ts';
+
+let site: PlacementSite;
+let front: Machine;
+
+beforeAll(async () => {
+  site = await startPlacementSite({ massDeletionGuard: 'Disabled' });
+  front = await site.addMachine('front', { labels: { rack: 'a' } });
+  await site.addMachine('back', { facts: { memoryBytes: 4 * gib }, labels: { rack: 'b' } });
+});
+
+const clear = async (...names: readonly string[]): Promise<void> => {
+  for (const name of names) {
+    await site.remove('microvms', name);
+    await site.waitUntilGone('microvms', name);
+  }
+};
+const app = (name: string) => ({ labelSelector: { matchLabels: { app: name } } });
+
+describe('[C8] placement', () => {
+  it('honours taints, affinity and spread, and says what is in the way', async () => {
+    await site.patch('hosts', 'front', { spec: { taints: [{ key: 'camera', value: 'yes', effect: 'NoSchedule' }] } });
+    await site.makeMicroVM('plain', {}, { app: 'web' });
+    expect(await site.hostOf('plain')).toBe('back');
+    await site.makeMicroVM('tolerant', { placement: { tolerations: [{ key: 'camera', operator: 'Exists' }], affinity: { apart: [{ ...app('web'), topologyKey: 'nkudo.dev/hostname' }] } } });
+    expect(await site.hostOf('tolerant')).toBe('front');
+    await site.makeMicroVM('torn', { placement: { affinity: { apart: [{ ...app('web'), topologyKey: 'rack' }] } } });
+    const torn = await site.waitForCondition('microvms', 'torn', 'Scheduled=False/NoHostFits');
+    expect(messageOf(torn, 'Scheduled')).toBe('0 of 2 hosts fit: 1 has a taint that is not tolerated, 1 has microVMs that must be apart');
+    // A change of the host alone lets it go on.
+    await site.patch('hosts', 'front', { spec: { taints: null } });
+    expect(await site.hostOf('torn')).toBe('front');
+    await clear('plain', 'tolerant', 'torn');
+  });
+
+  it('promises what overcommit says and not more, checked again where it is bound', async () => {
+    await site.patch('hosts', 'front', { spec: { unschedulable: true } });
+    await site.makeMicroVM('large', { memory: { size: '6Gi' } });
+    expect(messageOf(await site.waitForCondition('microvms', 'large', 'Scheduled=False/NoHostFits'), 'Scheduled')).toBe('0 of 2 hosts fit: 1 is unschedulable, 1 lacks memory');
+    await site.patch('hosts', 'back', { spec: { overcommit: { memoryPercent: 200 } } });
+    expect(await site.hostOf('large')).toBe('back');
+    await clear('large');
+    await site.patch('hosts', 'back', { spec: { overcommit: null } });
+    await site.patch('hosts', 'front', { spec: { unschedulable: false } });
+  });
+
+  it('reads a site once, whatever is placed afterwards', async () => {
+    // The lists that a decision would need are the only statements that read all hosts or all bindings of a site.
+    const calls = async (): Promise<number> => {
+      const [row] = await site.rows.query(`select count(*)::int as count from nkudo.bindings`);
+      return Number(row?.['count']);
+    };
+    const before = await calls();
+    await Promise.all(Array.from({ length: 8 }, (_, index) => site.makeMicroVM(`many-${index}`)));
+    const hosts = await Promise.all(Array.from({ length: 8 }, (_, index) => site.hostOf(`many-${index}`)));
+    expect(hosts.every((host) => host === 'front' || host === 'back')).toBe(true);
+    expect((await calls()) - before).toBe(8);
+    await clear(...Array.from({ length: 8 }, (_, index) => `many-${index}`));
+  });
+
+  it('makes room for a higher priority only once the host confirmed that the victim has left', async () => {
+    await site.patch('hosts', 'back', { spec: { unschedulable: true } });
+    await site.makeMicroVM('keeper', { memory: { size: '3Gi' }, disks: [{ name: 'data', path: '/srv/data.raw' }] });
+    await site.makeMicroVM('guest', { memory: { size: '4Gi' }, evictionStrategy: 'Move' });
+    await Promise.all([site.hostOf('keeper'), site.hostOf('guest')]);
+    await site.makeMicroVM('urgent', { memory: { size: '4Gi' }, placement: { priority: 100 } });
+    const running = await site.waitForCondition('microvms', 'urgent', 'Running=True');
+    expect(hostNameOf(running)).toBe('front');
+    const evicted = await site.waitForCondition('microvms', 'guest', 'Scheduled=False/NoHostFits');
+    expect(hostNameOf(evicted)).toBe('');
+    const [order] = await site.rows.query(
+      `select b.released_at <= u.bound_at as released_first, b.leaving_reason from nkudo.bindings b, nkudo.bindings u where b.microvm_id = $1 and u.microvm_id = $2`,
+      [evicted.metadata.uid, running.metadata.uid],
+    );
+    expect(order).toEqual({ released_first: true, leaving_reason: 'Preemption' });
+    expect(await site.hostOf('keeper')).toBe('front');
+    // With room again it goes on by itself, under its own UID.
+    await site.patch('hosts', 'back', { spec: { unschedulable: false, overcommit: { memoryPercent: 200 } } });
+    await site.waitForHost('guest', 'back');
+    await clear('keeper', 'guest', 'urgent');
+    await site.patch('hosts', 'back', { spec: { overcommit: null } });
+  });
+});
+
+describe('[C8] cordon and drain', () => {
+  it('keeps new microVMs away from a cordoned host, and leaves those that run', async () => {
+    await site.makeMicroVM('resident', { placement: { hostSelector: { matchLabels: { rack: 'a' } } } });
+    await site.hostOf('resident');
+    await site.patch('hosts', 'front', { spec: { unschedulable: true } });
+    await site.makeMicroVM('newcomer', { placement: { hostSelector: { matchLabels: { rack: 'a' } } } });
+    expect(messageOf(await site.waitForCondition('microvms', 'newcomer', 'Scheduled=False/NoHostFits'), 'Scheduled')).toContain('1 is unschedulable');
+    expect(statusOf(await site.kubernetes.client.get(site.path('microvms', 'resident')))['printableStatus']).toBe('Running');
+    await site.patch('hosts', 'front', { spec: { unschedulable: false } });
+    await site.hostOf('newcomer');
+    await clear('resident', 'newcomer');
+  });
+
+  it('moves, stops or leaves each microVM as its evictionStrategy says, and starts again after the drain', async () => {
+    const onFront = { placement: { hostSelector: { matchLabels: {} } } };
+    await site.patch('hosts', 'back', { spec: { unschedulable: true } });
+    await site.makeMicroVM('mover', { ...onFront, evictionStrategy: 'Move' });
+    await site.makeMicroVM('stopper', { ...onFront, evictionStrategy: 'Stop' });
+    await site.makeMicroVM('holder', { ...onFront, evictionStrategy: 'None' });
+    await site.makeMicroVM('writer', { ...onFront, evictionStrategy: 'Move', disks: [{ name: 'data', path: '/srv/data.raw' }] });
+    for (const name of ['mover', 'stopper', 'holder', 'writer']) expect(await site.hostOf(name)).toBe('front');
+
+    await site.patch('hosts', 'front', { spec: { drain: { mode: 'Evict' } } });
+    // No other host is open: it goes on running and says so.
+    expect(messageOf(await site.waitForCondition('microvms', 'mover', 'EvictionBlocked=True/NoHostFits'), 'EvictionBlocked')).toContain('no other host can take it: 0 of 2 hosts fit: 1 is ruled out, 1 is unschedulable');
+    await site.patch('hosts', 'back', { spec: { unschedulable: false } });
+    await site.waitForHost('mover', 'back');
+    await site.waitForCondition('microvms', 'stopper', 'Running=False/HostDrained');
+    expect(hostNameOf(await site.waitForCondition('microvms', 'writer', 'Running=False/HostDrained'))).toBe('front');
+    const held = await site.waitForCondition('hosts', 'front', 'Drained=False/MicroVMsHeld');
+    expect(statusOf(held)['phase']).toBe('Draining');
+    const counted = await site.waitFor('hosts', 'front', 'one left', (host) => messageOf(host, 'Drained').startsWith('1 of 3'));
+    expect(messageOf(counted, 'Drained')).toBe('1 of 3 microVMs that are bound to the host still run; holder waits: evictionStrategy is None: stop it, delete it, or set a deadline of the drain');
+
+    // The deadline ends what is left, whatever its strategy says.
+    await site.patch('hosts', 'front', { spec: { drain: { deadline: new Date(Date.now() + 1_500).toISOString() } } });
+    await site.waitForCondition('microvms', 'holder', 'Running=False/HostDrained');
+    const drained = await site.waitForCondition('hosts', 'front', 'Drained=True/AllStopped');
+    expect(statusOf(drained)['phase']).toBe('Drained');
+
+    await site.patch('hosts', 'front', { spec: { drain: null } });
+    for (const name of ['stopper', 'holder', 'writer']) expect(await site.hostOf(name)).toBe('front');
+    expect(statusOf(await site.waitFor('hosts', 'front', 'to be Ready', (host) => statusOf(host)['phase'] === 'Ready'))['phase']).toBe('Ready');
+    const moved = await site.kubernetes.client.get(site.path('microvms', 'mover'));
+    const epochs = await site.rows.query('select epoch, host_id = $2 as on_front, released_at is not null as released from nkudo.bindings where microvm_id = $1 order by epoch', [moved.metadata.uid, front.hostId]);
+    expect(epochs).toMatchObject([{ on_front: true, released: true }, { on_front: false, released: false }]);
+    await clear('mover', 'stopper', 'holder', 'writer');
+  });
+
+  it('stops every microVM with StopAll, and shows a drained host that is empty', async () => {
+    await site.makeMicroVM('stays', { placement: { hostName: 'front' }, evictionStrategy: 'Move' });
+    await site.hostOf('stays');
+    await site.patch('hosts', 'front', { spec: { drain: { mode: 'StopAll' } } });
+    expect(hostNameOf(await site.waitForCondition('microvms', 'stays', 'Running=False/HostDrained'))).toBe('front');
+    await site.waitForCondition('hosts', 'front', 'Drained=True/AllStopped');
+    await clear('stays');
+    await site.waitForCondition('hosts', 'front', 'Drained=True/Empty');
+    await site.patch('hosts', 'front', { spec: { drain: null } });
+  });
+
+  it('expels what does not tolerate a NoExecute taint', async () => {
+    await site.makeMicroVM('sensitive', { evictionStrategy: 'Move', placement: { affinity: { together: [{ ...app('none'), topologyKey: 'rack', mode: 'Preferred' }] } } });
+    expect(await site.hostOf('sensitive')).toBe('front');
+    await site.patch('hosts', 'front', { spec: { taints: [{ key: 'heat', effect: 'NoExecute' }] } });
+    await site.waitForHost('sensitive', 'back');
+    await site.patch('hosts', 'front', { spec: { taints: null } });
+    await clear('sensitive');
+  });
+});
