@@ -21,6 +21,15 @@ export interface AuditConfig {
   readonly logLevel: string;
 }
 
+/** A second home of logs. */
+export interface LogSinkConfig {
+  readonly kind: 'loki' | 'otlp';
+  /** Whole address that lines are posted to. */
+  readonly url: string;
+  /** File with a bearer token; null: none. */
+  readonly tokenFile: string | null;
+}
+
 export interface ServeConfig {
   readonly databaseUrl: string;
   readonly databaseSystemUrl: string;
@@ -29,6 +38,8 @@ export interface ServeConfig {
   /** Longest time that a linked audit row waits for a signed checkpoint while others follow it. */
   readonly auditCheckpointIntervalMs: number;
   readonly logRetentionDays: number;
+  /** Null: logs stay in Postgres. */
+  readonly logSink: LogSinkConfig | null;
   /** Whole months after that of an operation, in which its executions are kept. */
   readonly executionRetentionMonths: number;
   readonly edgeListen: string;
@@ -163,6 +174,23 @@ export function parseAuditConfig(environment: Environment): AuditConfig {
 export function parseServeConfig(environment: Environment, suffix: string): ServeConfig {
   const hourMs = 3_600_000;
   const listen = (name: string, port: number): string => address(environment, name, `0.0.0.0:${port}`) ?? '';
+const originsMax = 32;
+
+function origins(environment: Environment, name: string): readonly string[] {
+  const values = (environment[name] ?? '').split(',').map((value) => value.trim()).filter((value) => value !== '');
+  const isOrigin = (value: string): boolean => /^https?:\/\//.test(value) && URL.parse(value)?.origin === value;
+  if (values.length > originsMax || !values.every(isOrigin)) throw new ConfigError(`${name} must be at most ${originsMax} origins such as https://console.example.com, separated by commas`);
+  return values;
+}
+
+function logSink(environment: Environment): LogSinkConfig | null {
+  const { NKUDO_LOG_SINK: kind = '', NKUDO_LOG_SINK_URL: url = '', NKUDO_LOG_SINK_TOKEN_FILE: tokenFile = '' } = environment;
+  if (kind === '') return null;
+  if (kind !== 'loki' && kind !== 'otlp') throw new ConfigError('NKUDO_LOG_SINK must be loki or otlp, or not be set');
+  if (!['http:', 'https:'].includes(URL.parse(url)?.protocol ?? '')) throw new ConfigError('NKUDO_LOG_SINK_URL must be the http or https address that lines are posted to');
+  return { kind, url, tokenFile: tokenFile === '' ? null : tokenFile };
+}
+
   return Object.freeze({
     databaseUrl: postgresUrl(environment, 'NKUDO_DATABASE_URL'),
     databaseSystemUrl: postgresUrl(environment, 'NKUDO_DATABASE_SYSTEM_URL'),
@@ -174,6 +202,8 @@ export function parseServeConfig(environment: Environment, suffix: string): Serv
     httpListen: listen('NKUDO_HTTP_LISTEN', 8080),
     advertise: address(environment, 'NKUDO_ADVERTISE', null),
     namespace: namespace(environment),
+    logSink: logSink(environment),
+    executionRetentionMonths: days(environment, 'NKUDO_EXECUTION_RETENTION_MONTHS', { fallback: 6, min: 1, max: 120, unit: 'months' }),
     readyFile: environment['NKUDO_READY_FILE'] || null,
     hostCertificateMs: milliseconds(environment, 'NKUDO_HOST_CERTIFICATE_MS', { fallback: 24 * hourMs, min: 1_000, max: 30 * 24 * hourMs }),
     recoveryWindowMs: days(environment, 'NKUDO_RECOVERY_DAYS', { fallback: 90, min: 1, max: 3_650 }) * 24 * hourMs,

@@ -15,6 +15,7 @@ import type { ChangeReader, HintBus } from './ports/hints.ts';
 import type { HostStore } from './ports/host-store.ts';
 import type { LeaseStore, ReplacementStore } from './ports/lease-store.ts';
 import type { LeadershipStore } from './ports/leadership-store.ts';
+import type { LogExportStore, LogSink } from './ports/log-sink.ts';
 import type { LogStore } from './ports/log-store.ts';
 import type { MaintenanceStore } from './ports/maintenance.ts';
 import type { OpenMeshAccount } from './ports/mesh.ts';
@@ -36,6 +37,7 @@ export interface Stores {
   readonly plans: PlanStore;
   readonly dispatch: DispatchStore;
   readonly logs: LogStore;
+  readonly logExports: LogExportStore;
   readonly fleet: FleetStore;
   readonly changes: ChangeReader;
   readonly mesh: MeshStore;
@@ -54,6 +56,8 @@ export interface Core {
   readonly maintenance: MaintenanceStore;
   /** Null when its role can't be reached by any setting: audit rows are then written and not linked. */
   readonly auditChain: AuditChainStore | null;
+  /** Null: logs stay in Postgres. */
+  readonly logSink: LogSink | null;
   readonly hints: HintBus;
   readonly kubernetes: KubernetesClient;
   readonly pki: Pki;

@@ -19,6 +19,7 @@ import { loadConnection } from './adapters/kubernetes/connection.ts';
 import { createKubernetesClient } from './adapters/kubernetes/kubernetes-client.ts';
 import { createKubernetesReviews } from './adapters/kubernetes/reviews.ts';
 import { createSecrets } from './adapters/kubernetes/secrets.ts';
+import { createLogSink } from './adapters/log-sinks/log-sink.ts';
 import { createNetbirdAccounts } from './adapters/netbird/netbird.ts';
 import type { ServeConfig } from './config.ts';
 import type { Core } from './core.ts';
@@ -219,6 +220,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     meshFaults: createFaultPoints({ socketPath: config.faultSocket, processName: 'controller', known: meshFaultPoints }),
     openMeshAccount: createNetbirdAccounts(time),
     faults: createFaultPoints({ socketPath: config.faultSocket, processName: 'controller', known: pointsOf([...controllerSteps, ...planSteps, ...meshGatewaySteps]) }),
+    logSink: config.logSink === null ? null : createLogSink(config.logSink),
     endpoints: () => (config.advertise === null ? (boundEdge === null ? [] : [boundEdge]) : [config.advertise]),
   };
   const grpc = await startGrpc(core);
@@ -242,7 +244,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
       await http.stop();
       await hints.close();
       kubernetes.close();
-      await Promise.all([database.close(), maintenance.close(), auditChain?.close()]);
+      await Promise.all([database.close(), maintenance.close(), auditChain?.close(), core.logSink?.close()]);
     },
   };
 }

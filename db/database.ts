@@ -9,6 +9,7 @@ import type { ChangeReader } from '#controller/ports/hints.ts';
 import type { HostStore } from '#controller/ports/host-store.ts';
 import type { LeaseStore, ReplacementStore } from '#controller/ports/lease-store.ts';
 import type { LeadershipStore } from '#controller/ports/leadership-store.ts';
+import type { LogExportStore } from '#controller/ports/log-sink.ts';
 import type { LogStore } from '#controller/ports/log-store.ts';
 import type { MeshStore } from '#controller/ports/mesh-store.ts';
 import type { RecoveryStore } from '#controller/ports/recovery.ts';
@@ -26,6 +27,7 @@ import { createFleetStore } from './stores/fleet-store.ts';
 import { createHostStore } from './stores/host-store.ts';
 import { createLeadershipStore } from './stores/leadership-store.ts';
 import { createLeaseStore } from './stores/lease-store.ts';
+import { createLogExportStore } from './stores/log-export-store.ts';
 import { createLogStore } from './stores/log-store.ts';
 import { createMeshStore } from './stores/mesh-store.ts';
 import { createMicroVMStore } from './stores/microvm-store.ts';
@@ -57,6 +59,7 @@ export interface Database {
   readonly plans: PlanStore;
   readonly dispatch: DispatchStore;
   readonly logs: LogStore;
+  readonly logExports: LogExportStore;
   readonly evictions: EvictionStore;
   readonly fleet: FleetStore;
   readonly changes: ChangeReader;
@@ -87,6 +90,7 @@ export function openDatabase(options: DatabaseOptions): Database {
     plans: createPlanStore(deps),
     dispatch: createDispatchStore(transactions),
     logs: createLogStore(transactions),
+    logExports: createLogExportStore(transactions),
     evictions: createEvictionStore(deps),
     fleet: createFleetStore(transactions),
     changes: createChangeReader(transactions),

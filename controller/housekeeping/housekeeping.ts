@@ -3,6 +3,7 @@ import { createChainer } from '../audit/chainer.ts';
 import { loadOrCreateSigningKey } from '../audit/signing-key.ts';
 import { createSecrets } from '../adapters/kubernetes/secrets.ts';
 import type { Core } from '../core.ts';
+import { startLogExport } from './log-export.ts';
 import { startLogRetention } from './log-retention.ts';
 
 export interface Housekeeping {
@@ -31,7 +32,8 @@ export function createHousekeeping(core: Core): Housekeeping {
   return {
     start: () => {
       const retention = startLogRetention({ maintenance: core.maintenance, time, log, metrics: metrics.logRetention, keepDays: config.logRetentionDays, keepMonths: config.executionRetentionMonths });
-      running = [retention, ...(chainer === null ? [] : [chainer.start()])];
+      const exports = core.logSink === null ? [] : [startLogExport({ store: core.database.logExports, sink: core.logSink, time, log, metrics: metrics.logExport })];
+      running = [retention, ...exports, ...(chainer === null ? [] : [chainer.start()])];
     },
     stop: async () => {
       const ending = running;

@@ -35,12 +35,20 @@ export interface RecoveryMetrics {
   setAwaitedHosts(count: number): void;
 }
 
+/** What the leader hands to a sink of logs. */
+export interface LogExportMetrics {
+  countExported(lines: number): void;
+  countExportRefused(lines: number): void;
+  countExportFailure(): void;
+}
+
 export interface ControllerMetrics {
   readonly recovery: RecoveryMetrics;
   readonly gateway: GatewayMetrics;
   readonly mesh: MeshMetrics;
   readonly audit: AuditMetrics;
   readonly logRetention: LogRetentionMetrics;
+  readonly logExport: LogExportMetrics;
   /** By method and `OK` or a code of docs/errors.md. */
   readonly countCall: (path: string, code: string) => void;
   /** By route of the table, such as `GET /v1/namespaces/{namespace}/sites`, and `OK` or a code of docs/errors.md. */
@@ -75,6 +83,8 @@ export function createMetrics(): ControllerMetrics {
   // Absent until it was counted: 0 would be an alarm.
   let partitionsAhead: Gauge | null = null;
   let monthsAhead: Gauge | null = null;
+  const exported = new Counter({ name: 'nkudo_log_lines_exported_total', help: 'Log lines handed to the sink, or refused by it for good', labelNames: ['outcome'], registers });
+  const exportFailures = new Counter({ name: 'nkudo_log_export_failures_total', help: 'Deliveries to the log sink that have to be tried again', registers });
   const partitionsDropped = new Counter({ name: 'nkudo_partitions_dropped_total', help: 'Partitions of logs and executions dropped by retention', registers });
   return {
     registry,
@@ -92,6 +102,11 @@ export function createMetrics(): ControllerMetrics {
       setUnlinkedAgeMs: (ageMs) => unlinkedAge.set(ageMs / 1000),
       countLinks: (count) => links.inc(count),
       countCheckpoints: (count) => checkpoints.inc(count),
+    },
+    logExport: {
+      countExported: (lines) => exported.inc({ outcome: 'delivered' }, lines),
+      countExportRefused: (lines) => exported.inc({ outcome: 'refused' }, lines),
+      countExportFailure: () => exportFailures.inc(),
     },
     logRetention: {
       setPartitionsAhead: (days) => {

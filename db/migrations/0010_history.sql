@@ -143,20 +143,20 @@ grant execute on function nkudo.ensure_execution_partition(timestamptz), nkudo.e
 -- Null in rows from before: no sink was there to get them, and giving them a value would rewrite every partition.
 alter table nkudo.logs add column xact xid8;
 alter table nkudo.logs alter column xact set default pg_current_xact_id();
-create index logs_in_order on nkudo.logs (xact, tenant_id, id);
+create index logs_in_order on nkudo.logs (tenant_id, xact, id);
 -- Which tenants have something new; what it is can only be read as that tenant.
 create policy system_reads on nkudo.logs for select to nkudo_system using (true);
-grant select (tenant_id, xact) on nkudo.logs to nkudo_system;
+grant select (tenant_id, xact, id) on nkudo.logs to nkudo_system;
 
 set local role nkudo_owner;
 drop table nkudo.executions_unpartitioned;
 
--- How far the rows of a tenant were handed to a sink: everything of an earlier transaction.
+-- How far the rows of a tenant were handed to a sink: the last row, in the order of transactions and ids.
 create table nkudo.log_exports (
   tenant_id uuid not null references nkudo.tenants (tenant_id),
   sink text not null check (length(sink) between 1 and 64),
-  delivered_below xid8 not null,
-  delivered_id bigint not null default 0 check (delivered_id >= 0),
+  delivered_xact xid8 not null,
+  delivered_id bigint not null check (delivered_id >= 0),
   primary key (tenant_id, sink)
 ) with (fillfactor = 50);
 alter table nkudo.log_exports enable row level security;
@@ -166,8 +166,8 @@ create policy tenant_isolation on nkudo.log_exports to nkudo_app
   with check (tenant_id = nullif(current_setting('app.tenant_id', true), '')::uuid);
 create policy system_reads on nkudo.log_exports for select to nkudo_system using (true);
 grant select, insert on nkudo.log_exports to nkudo_app;
-grant update (delivered_below, delivered_id) on nkudo.log_exports to nkudo_app;
-grant select (tenant_id, sink, delivered_below, delivered_id) on nkudo.log_exports to nkudo_system;
+grant update (delivered_xact, delivered_id) on nkudo.log_exports to nkudo_app;
+grant select (tenant_id, sink, delivered_xact, delivered_id) on nkudo.log_exports to nkudo_system;
 
 -- ---------------------------------------------------------------------------------------------------
 -- Readers of changes tell versions of a row apart by the transaction that wrote it.
