@@ -224,7 +224,7 @@ export async function createWorld(options: WorldOptions = {}): Promise<World> {
       },
       startAgent: async () => {
         const extra = options.agent?.(name) ?? {};
-        const [command = programs.node, ...before] = [...(extra.through ?? []), programs.node];
+        const [command, ...before] = [...(extra.through ?? []), programs.node];
         agent = await scope.start({
           name: `edge-${name}`,
           command,
