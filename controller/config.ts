@@ -44,6 +44,10 @@ export interface ServeConfig {
   readonly executionRetentionMonths: number;
   readonly edgeListen: string;
   readonly fleetListen: string;
+  /** The tenants' API over HTTPS. */
+  readonly apiListen: string;
+  /** Origins of web pages that may call it from a browser. */
+  readonly apiAllowedOrigins: readonly string[];
   readonly httpListen: string;
   /** `host:port` that agents dial; null: the bound edge address. */
   readonly advertise: string | null;
@@ -170,10 +174,6 @@ export function parseAuditConfig(environment: Environment): AuditConfig {
   return Object.freeze({ databaseChainerUrl, databaseSystemUrl, namespace: namespace(environment), logLevel: logLevel(environment) });
 }
 
-/** `suffix` tells two processes on one machine apart. @throws ConfigError */
-export function parseServeConfig(environment: Environment, suffix: string): ServeConfig {
-  const hourMs = 3_600_000;
-  const listen = (name: string, port: number): string => address(environment, name, `0.0.0.0:${port}`) ?? '';
 const originsMax = 32;
 
 function origins(environment: Environment, name: string): readonly string[] {
@@ -191,19 +191,27 @@ function logSink(environment: Environment): LogSinkConfig | null {
   return { kind, url, tokenFile: tokenFile === '' ? null : tokenFile };
 }
 
+/** `suffix` tells two processes on one machine apart. @throws ConfigError */
+export function parseServeConfig(environment: Environment, suffix: string): ServeConfig {
+  const hourMs = 3_600_000;
+  const listen = (name: string, port: number): string => address(environment, name, `0.0.0.0:${port}`) ?? '';
+  const fleetListen = listen('NKUDO_FLEET_LISTEN', 8444);
   return Object.freeze({
     databaseUrl: postgresUrl(environment, 'NKUDO_DATABASE_URL'),
     databaseSystemUrl: postgresUrl(environment, 'NKUDO_DATABASE_SYSTEM_URL'),
     databaseChainerUrl: optionalPostgresUrl(environment, 'NKUDO_DATABASE_CHAINER_URL'),
     auditCheckpointIntervalMs: milliseconds(environment, 'NKUDO_AUDIT_CHECKPOINT_INTERVAL_MS', { fallback: 60_000, min: 100, max: 24 * hourMs }),
     logRetentionDays: days(environment, 'NKUDO_LOG_RETENTION_DAYS', { fallback: 14, min: 1, max: 3_650 }),
+    logSink: logSink(environment),
+    executionRetentionMonths: days(environment, 'NKUDO_EXECUTION_RETENTION_MONTHS', { fallback: 6, min: 1, max: 120, unit: 'months' }),
     edgeListen: listen('NKUDO_EDGE_LISTEN', 8443),
-    fleetListen: listen('NKUDO_FLEET_LISTEN', 8444),
+    fleetListen,
+    // Several controllers on one machine: where one listener takes any free port, so does this one.
+    apiListen: listen('NKUDO_API_LISTEN', fleetListen.endsWith(':0') ? 0 : 8445),
+    apiAllowedOrigins: origins(environment, 'NKUDO_API_ALLOWED_ORIGINS'),
     httpListen: listen('NKUDO_HTTP_LISTEN', 8080),
     advertise: address(environment, 'NKUDO_ADVERTISE', null),
     namespace: namespace(environment),
-    logSink: logSink(environment),
-    executionRetentionMonths: days(environment, 'NKUDO_EXECUTION_RETENTION_MONTHS', { fallback: 6, min: 1, max: 120, unit: 'months' }),
     readyFile: environment['NKUDO_READY_FILE'] || null,
     hostCertificateMs: milliseconds(environment, 'NKUDO_HOST_CERTIFICATE_MS', { fallback: 24 * hourMs, min: 1_000, max: 30 * 24 * hourMs }),
     recoveryWindowMs: days(environment, 'NKUDO_RECOVERY_DAYS', { fallback: 90, min: 1, max: 3_650 }) * 24 * hourMs,
@@ -213,7 +221,6 @@ function logSink(environment: Environment): LogSinkConfig | null {
     aggregateIntervalMs: milliseconds(environment, 'NKUDO_AGGREGATE_INTERVAL_MS', { fallback: 10_000, min: 50, max: hourMs }),
     meshResyncIntervalMs: milliseconds(environment, 'NKUDO_MESH_RESYNC_INTERVAL_MS', { fallback: 600_000, min: 1_000, max: 24 * hourMs }),
     meshRetryMaxMs: milliseconds(environment, 'NKUDO_MESH_RETRY_MAX_MS', { fallback: 300_000, min: 100, max: 24 * hourMs }),
-    executionRetentionMonths: days(environment, 'NKUDO_EXECUTION_RETENTION_MONTHS', { fallback: 6, min: 1, max: 120, unit: 'months' }),
     meshAbandonAfterMs: milliseconds(environment, 'NKUDO_MESH_ABANDON_AFTER_MS', { fallback: 600_000, min: 0, max: 24 * hourMs }),
     logLevel: logLevel(environment),
     faultSocket: environment['NKUDO_FAULT_SOCKET'],
