@@ -177,4 +177,45 @@ describe('the status of a microVM', () => {
       `waiting for host edge-1 to confirm the teardown; it was last heard at 2026-01-02T03:04:04Z; to give up, annotate it with nkudo.dev/force-delete=${id}`,
     );
   });
+
+  describe('of a microVM with networks', () => {
+    const networks = [
+      { name: 'lan', kind: 'nat', mac: 'm', address: '10.87.0.2/20', gateway: '10.87.0.1', ports: [{ name: 'dns', protocol: 'udp', hostPort: 20_000, guestPort: 53 }] },
+      { name: 'plant', kind: 'bridge', mac: 'm', bridgeName: 'br0', ports: [] },
+      { name: 'fleet', kind: 'mesh', mac: 'm', address: '10.96.0.9/24', gateway: '10.96.0.1', ports: [] },
+    ] as const;
+    const withNetworks = { ...object, spec: { ...object.spec, networks: [{ name: 'lan', nat: {} }] } };
+    const show = (changes: Partial<Seen>, more: Partial<MicroVMFacts> = {}) => projectMicroVMStatus(withNetworks, { ...seen(changes, { desired: { ...desired, networks } }), ...more });
+
+    it('shows the addresses that it was given, the ports that lead to them, and the one of the mesh', () => {
+      expect(show({})).toMatchObject({
+        addresses: [
+          { network: 'lan', address: '10.87.0.2', type: 'NAT', ports: [{ name: 'dns', protocol: 'UDP', hostPort: 20_000, guestPort: 53 }] },
+          { network: 'fleet', address: '10.96.0.9', type: 'Mesh' },
+        ],
+        meshAddress: '10.96.0.9',
+      });
+      expect(projectMicroVMStatus(object, seen({}))).not.toHaveProperty('addresses');
+      expect(projectMicroVMStatus(withNetworks, facts({ record: null }))).not.toHaveProperty('addresses');
+    });
+
+    it.each([
+      ['True/NetworksMade', { state: 'running' }, {}],
+      ['False/DHCPUnavailable', { state: 'running', warnings: [{ code: 'DHCP_UNAVAILABLE', message: 'm' }] }, {}],
+      ['False/HostWarning', { state: 'running', warnings: [{ code: 'OF_LATER', message: 'm' }] }, {}],
+      ['False/PortInUse', { state: 'failed', problem: { code: 'PORT_IN_USE', message: 'm' } }, {}],
+      ['Unknown/KernelNotFound', { state: 'failed', problem: { code: 'KERNEL_NOT_FOUND', message: 'm' } }, {}],
+      ['Unknown/WaitingForHost', { state: 'preparing' }, {}],
+      ['Unknown/NotRunning', { state: 'stopped' }, {}],
+      ['Unknown/HostSilent', { state: 'running' }, { silence: { reachability: 'silent', lastBeatAtMs: null } }],
+      ['False/PortInUse', { state: 'running' }, { obstacle: { condition: 'NetworksReady', reason: 'PortInUse', message: 'm' } }],
+      ['False/NotScheduled', { state: 'running' }, { record: null }],
+    ] as const)('has NetworksReady=%s for %j %j', (expected, changes, more) => {
+      expect(conditionsOf(show(changes, more))['NetworksReady']).toBe(expected);
+    });
+
+    it('has no NetworksReady without networks', () => {
+      expect(conditionsOf(projectMicroVMStatus(object, seen({})))).not.toHaveProperty('NetworksReady');
+    });
+  });
 });
