@@ -26,6 +26,7 @@ import type { RecoveryStore } from './ports/recovery.ts';
 import type { SiteStore } from './ports/site-store.ts';
 import type { Time } from './runtime/time.ts';
 import type { ControllerMetrics } from './telemetry/metrics.ts';
+import type { Tracing } from './telemetry/tracing.ts';
 
 /** All that is kept in the database, by its ports. */
 export interface Stores {
@@ -62,6 +63,7 @@ export interface Core {
   readonly kubernetes: KubernetesClient;
   readonly pki: Pki;
   readonly metrics: ControllerMetrics;
+  readonly tracing: Tracing;
   readonly faults: ProcessFaultPoints;
   readonly meshFaults: MeshFaultPoints;
   readonly openMeshAccount: OpenMeshAccount;

@@ -7,10 +7,12 @@
 import { randomUUID } from 'node:crypto';
 import { createHousekeeping } from './housekeeping/housekeeping.ts';
 import type { Core } from './core.ts';
-import { startReconcilers } from './reconcilers/compose.ts';
+import { startReconcilers, type Reconcilers } from './reconcilers/compose.ts';
 import { campaign, fenceWrites, type Leadership } from './runtime/leader-election.ts';
 import type { Manager } from './runtime/manager.ts';
 import { pause, type Time } from './runtime/time.ts';
+import { meterPlans } from './telemetry/metered-stores.ts';
+import { traceReconcilers } from './telemetry/traced-stores.ts';
 import { createTermKeeper } from './term.ts';
 
 const leaseName = 'nkudo-controller';
@@ -36,11 +38,14 @@ async function inTime(work: Promise<void>, time: Time, limitMs: number): Promise
   }
 }
 
-function start(core: Core, term: Leadership, epoch: number): Manager {
-  const { config, database } = core;
+function start(core: Core, term: Leadership, epoch: number): Reconcilers {
+  const { config, database, metrics, time } = core;
+  const metered = meterPlans(database.microvms, () => time.monotonicMs(), (kind, outcome, seconds) => metrics.observePlan(kind, outcome, seconds));
+  const { kube, microvms } = traceReconcilers({ kube: fenceWrites(core.kubernetes, term), microvms: metered }, core.tracing, time);
   return startReconcilers({
-    kube: fenceWrites(core.kubernetes, term),
-    stores: { sites: database.sites, hosts: database.hosts, microvms: database.microvms, enrollment: database.enrollment, plans: database.plans, evictions: database.evictions, apiKeys: database.apiKeys, leases: database.leases, replacements: database.replacements, recovery: database.recovery },
+    kube,
+    onReconciled: (queue, outcome, durationMs) => metrics.leader.observeReconcile(queue, outcome, durationMs / 1000),
+    stores: { sites: database.sites, hosts: database.hosts, microvms, enrollment: database.enrollment, plans: database.plans, evictions: database.evictions, apiKeys: database.apiKeys, leases: database.leases, replacements: database.replacements, recovery: database.recovery },
     onAwaitedHosts: (count) => core.metrics.recovery.setAwaitedHosts(count),
     hints: core.hints,
     changes: database.changes,
@@ -81,6 +86,7 @@ export function lead(core: Core): Leader {
     core.metrics.setLeading(true);
     const started = start(core, term, epoch.epoch);
     manager = started;
+    core.metrics.leader.setSource(started);
     housekeeping.start();
     // Not awaited: a stop must not wait for an API server that is away.
     void started.ready.then(() => log.info('all objects are known; reconciling'));
@@ -91,6 +97,7 @@ export function lead(core: Core): Leader {
     log.error({ reason: end }, 'stepping down');
     if (!(await inTime(Promise.all([started.stop(), housekeeping.stop()]).then(() => {}), time, stepDownMs))) throw new Error('the reconcilers did not end in time');
     manager = null;
+    core.metrics.leader.setSource(null);
     // Gives the Lease back, when it is still ours, so that the next term need not wait for its end.
     await term.stop();
   };

@@ -43,6 +43,8 @@ import { createMeshOrders } from './reconcilers/mesh/key-maker.ts';
 import { createPlanDryRun } from './reconcilers/plan/dry-run.ts';
 import { pause, createTime } from './runtime/time.ts';
 import { createMetrics } from './telemetry/metrics.ts';
+import { traceDispatch } from './telemetry/traced-stores.ts';
+import { createTracing, isTracingAsked, noTracing } from './telemetry/tracing.ts';
 
 const authoritySecret = 'nkudo-ca';
 /** A host is silent after so many missed beats. */
@@ -98,7 +100,7 @@ async function startGrpc(core: Core): Promise<Listeners> {
       pki,
       enrollments: database.enrollment,
       hosts: database.hosts,
-      dispatch: database.dispatch,
+      dispatch: traceDispatch(database.dispatch, core.tracing, time),
       leases: database.leases,
       logs: database.logs,
       hints,
@@ -188,6 +190,8 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
   const kubernetes = createKubernetesClient({ connection: loadConnection(null), fieldManager: 'nkudo-controller', userAgent: 'nkudo-controller', time });
   const base = { log, time };
   const metrics = createMetrics();
+  database.onCommit(() => metrics.countCommit());
+  const tracing = isTracingAsked(process.env) ? createTracing({ replica: config.replica }) : noTracing;
   let leader: Leader | null = null;
   // First of all, so that a liveness probe does not kill a process that waits for the database.
   const http = await startHttpListener(splitAddress(config.httpListen), {
@@ -217,6 +221,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     kubernetes,
     pki,
     metrics,
+    tracing,
     meshFaults: createFaultPoints({ socketPath: config.faultSocket, processName: 'controller', known: meshFaultPoints }),
     openMeshAccount: createNetbirdAccounts(time),
     faults: createFaultPoints({ socketPath: config.faultSocket, processName: 'controller', known: pointsOf([...controllerSteps, ...planSteps, ...meshGatewaySteps]) }),
@@ -244,6 +249,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
       await http.stop();
       await hints.close();
       kubernetes.close();
+      await tracing.stop();
       await Promise.all([database.close(), maintenance.close(), auditChain?.close(), core.logSink?.close()]);
     },
   };

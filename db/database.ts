@@ -68,6 +68,8 @@ export interface Database {
   readonly recovery: RecoveryStore;
   readonly leases: LeaseStore;
   readonly replacements: ReplacementStore;
+  /** Called after each COMMIT. */
+  onCommit(listener: () => void): void;
   /** Reads through both pools, for readiness. @throws DATABASE_UNAVAILABLE, INTERNAL when the schema is missing */
   ping(): Promise<void>;
   close(): Promise<void>;
@@ -99,6 +101,7 @@ export function openDatabase(options: DatabaseOptions): Database {
     recovery: createRecoveryStore(transactions),
     leases: createLeaseStore(transactions),
     replacements: createReplacementStore(deps),
+    onCommit: (listener) => transactions.onCommit(listener),
     ping: () => transactions.ping(),
     close: () => transactions.close(),
   };

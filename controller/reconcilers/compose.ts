@@ -69,6 +69,8 @@ export interface ReconcilersOptions {
   readonly pki: { endpoints(): readonly string[]; pins(): readonly string[] };
   /** Called with how many hosts have not reported since the last recovery of the database. */
   readonly onAwaitedHosts?: (count: number) => void;
+  /** Called after each reconcile, for metrics. */
+  readonly onReconciled?: (queue: string, outcome: string, durationMs: number) => void;
   /** Left out: no Site gets a mesh. */
   readonly mesh?: MeshOptions;
 }
@@ -76,6 +78,8 @@ export interface ReconcilersOptions {
 export interface Reconcilers extends Manager {
   /** Of the queues, by kind, for metrics. */
   figures(): Readonly<Record<string, WorkQueueFigures>>;
+  /** Of the watches, by plural of the kind, for metrics. */
+  watchFigures(): Readonly<Record<string, ReflectorFigures>>;
   /** Of the watches, by plural of the kind, for metrics. */
   watchFigures(): Readonly<Record<string, ReflectorFigures>>;
 }
@@ -199,7 +203,7 @@ function createQueues(options: ReconcilersOptions, parts: { readonly caches: Cac
     savedSites: createSavedSites(),
   };
   const queue = (name: string, concurrency: number, reconcile: (key: ObjectKey) => Promise<Outcome>): WorkQueue =>
-    createWorkQueue({ name, concurrency, reconcile: (key) => reconcile(parseKey(key)), time, log });
+    createWorkQueue({ name, concurrency, reconcile: (key) => reconcile(parseKey(key)), time, log, onReconciled: options.onReconciled });
   const { aggregateIntervalMs } = settings;
   const meshOptions = options.mesh;
   const mesh =

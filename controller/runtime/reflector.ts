@@ -28,6 +28,12 @@ export interface ReflectorFigures {
   readonly lists: number;
   readonly watches: number;
   readonly failures: number;
+  /** Complete lists without an object where there were some before: nothing is deleted for it. */
+  readonly emptied: number;
+  /** Objects known now. */
+  readonly objects: number;
+  /** True from a failed list or watch until the next one that began. */
+  readonly isFailing: boolean;
   readonly lastEventAtMs: number | null;
 }
 
@@ -59,7 +65,7 @@ export interface ReflectorOptions<Type extends KubernetesObject> {
 export function createReflector<Type extends KubernetesObject>(options: ReflectorOptions<Type>): Reflector<Type> {
   const { api, resource, parse, time, log } = options;
   const cache = createCache<Type>();
-  const figures = { lists: 0, watches: 0, failures: 0, lastEventAtMs: null as number | null };
+  const figures = { lists: 0, watches: 0, failures: 0, emptied: 0, isFailing: false, lastEventAtMs: null as number | null };
   const firstList = Promise.withResolvers<void>();
   let hasSynced = false;
   /** Null: the next round lists. */
@@ -77,7 +83,13 @@ export function createReflector<Type extends KubernetesObject>(options: Reflecto
       }
       continueToken = page.continueToken;
       if (continueToken === '') {
+        const known = cache.list(undefined).length;
+        if (found.size === 0 && known > 0) {
+          figures.emptied += 1;
+          log.error({ resource: resource.plural, known }, 'a list came back empty: nothing is touched for it; look whether the API server, a proxy or RBAC hides the objects');
+        }
         cache.replace(found);
+        figures.isFailing = false;
         return page.resourceVersion;
       }
     }
@@ -95,6 +107,7 @@ export function createReflector<Type extends KubernetesObject>(options: Reflecto
         cancelTimer = time.schedule(silenceMs, () => silence.abort());
         figures.lastEventAtMs = time.nowMs();
         failures = 0;
+        figures.isFailing = false;
         if (event.type === 'BOOKMARK') {
           resourceVersion = event.resourceVersion;
           continue;
@@ -132,6 +145,7 @@ export function createReflector<Type extends KubernetesObject>(options: Reflecto
         } catch (error) {
           if (signal.aborted) break;
           figures.failures += 1;
+          figures.isFailing = true;
           failures += 1;
           if (isExpired(error)) resourceVersion = null;
           const delayMs = backoffMs(backoff, failures, time.random);
@@ -147,7 +161,7 @@ export function createReflector<Type extends KubernetesObject>(options: Reflecto
     list: (namespace) => cache.list(namespace),
     assume: (object) => cache.apply('MODIFIED', object),
     onChange: (listener) => cache.onChange(listener),
-    figures: () => ({ ...figures }),
+    figures: () => ({ ...figures, objects: cache.list(undefined).length }),
   };
 }
 

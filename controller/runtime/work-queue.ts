@@ -18,6 +18,8 @@ export interface WorkQueueOptions {
   readonly time: Time;
   readonly log: Log;
   readonly backoff?: { readonly initialMs: number; readonly maxMs: number };
+  /** Called after each reconcile, for metrics. */
+  readonly onReconciled?: ((queue: string, outcome: Outcome['kind'], durationMs: number) => void) | undefined;
 }
 
 export interface WorkQueueFigures {
@@ -91,11 +93,10 @@ export function createWorkQueue(options: WorkQueueOptions): WorkQueue {
     // The delayed look is superseded by this one.
     delayed.get(key)?.cancel();
     delayed.delete(key);
-    try {
-      settle(key, await options.reconcile(key));
-    } catch (error) {
-      settle(key, { kind: 'failed', error });
-    }
+    const startedAtMs = time.monotonicMs();
+    const outcome = await options.reconcile(key).catch((error: unknown): Outcome => ({ kind: 'failed', error }));
+    options.onReconciled?.(options.name, outcome.kind, time.monotonicMs() - startedAtMs);
+    settle(key, outcome);
     running.delete(key);
     if (addedWhileRunning.delete(key)) ready.add(key);
     fill();

@@ -3,6 +3,7 @@
  * the number of series must not grow with the fleet.
  */
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
+import { createLeaderMetrics, type LeaderMetrics } from './leader-metrics.ts';
 import { createMeshMetrics, type MeshMetrics } from './mesh-metrics.ts';
 
 export interface GatewayMetrics {
@@ -42,8 +43,15 @@ export interface LogExportMetrics {
   countExportFailure(): void;
 }
 
+/** From a small microVM on an idle host to one that is out of reach for a day. */
+const planBuckets = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3_600, 86_400];
+
 export interface ControllerMetrics {
   readonly recovery: RecoveryMetrics;
+  readonly leader: LeaderMetrics;
+  /** From the commit of an operation to when the leader sees that it has ended. */
+  observePlan(kind: string, outcome: string, seconds: number): void;
+  countCommit(): void;
   readonly gateway: GatewayMetrics;
   readonly mesh: MeshMetrics;
   readonly audit: AuditMetrics;
@@ -72,6 +80,8 @@ export function createMetrics(): ControllerMetrics {
   const logBytes = new Counter({ name: 'nkudo_log_bytes_total', help: 'Bytes of guests and VMMs received', registers });
   const leading = new Gauge({ name: 'nkudo_leading', help: '1 while this replica leads', registers });
   leading.set(0);
+  const plans = new Histogram({ name: 'nkudo_plan_seconds', help: 'From the commit of an operation to its end as the leader sees it', labelNames: ['kind', 'outcome'], buckets: planBuckets, registers });
+  const commits = new Counter({ name: 'nkudo_database_commits_total', help: 'Transactions of this replica that Postgres committed, those that only read included', registers });
   const incarnation = new Gauge({ name: 'nkudo_database_incarnation', help: 'Rises with every restore or lossy failover of the database', registers });
   const recoveries = new Counter({ name: 'nkudo_database_recoveries_total', help: 'Times that this replica found the database to be an older copy; more than 0 is an alarm', registers });
   const awaited = new Gauge({ name: 'nkudo_recovery_awaited_hosts', help: 'Hosts that have not reported since the last recovery; their sites replace nothing', registers });
@@ -89,6 +99,9 @@ export function createMetrics(): ControllerMetrics {
   return {
     registry,
     mesh: createMeshMetrics(registry),
+    leader: createLeaderMetrics(registry),
+    observePlan: (kind, outcome, seconds) => plans.observe({ kind, outcome }, seconds),
+    countCommit: () => commits.inc(),
     countCall: (method, code) => calls.inc({ method, code }),
     countRequest: (route, code) => requests.inc({ route, code }),
     setLeading: (isLeading) => leading.set(isLeading ? 1 : 0),

@@ -84,6 +84,7 @@ function readyReason(reason: string | undefined): MicroVMConditionReason<'Ready'
     case 'Preempting':
     case 'RecoveryUnderWay':
     case 'DeletionHeld':
+    case 'DeletionHeld':
     case 'QuotaExceeded':
     case 'DatabaseUnavailable':
     case 'SpecRefused':
