@@ -170,6 +170,13 @@ grant update (delivered_xact, delivered_id) on nkudo.log_exports to nkudo_app;
 grant select (tenant_id, sink, delivered_xact, delivered_id) on nkudo.log_exports to nkudo_system;
 
 -- ---------------------------------------------------------------------------------------------------
+-- Lists of plans by time and by microVM, and hosts by name also when they are revoked.
+-- ---------------------------------------------------------------------------------------------------
+
+create index plans_by_time on nkudo.plans (tenant_id, created_at desc, id desc);
+create index hosts_by_name on nkudo.hosts (tenant_id, name);
+
+-- ---------------------------------------------------------------------------------------------------
 -- Readers of changes tell versions of a row apart by the transaction that wrote it.
 -- ---------------------------------------------------------------------------------------------------
 

@@ -76,16 +76,19 @@ export const plansPage = (columns: string): Statement =>
     `select ${columns}, (extract(epoch from p.created_at) * 1000000)::bigint::text as created_micros
       from nkudo.plans p join nkudo.sites s on s.tenant_id = p.tenant_id and s.id = p.site_id
       where p.tenant_id = $1 and ($2::text is null or s.name = $2)
-        and ($3::uuid is null
-          or exists (select from nkudo.operations o where o.tenant_id = p.tenant_id and o.plan_id = p.id and o.microvm_id = $3)
-          or exists (select from nkudo.plan_actions a where a.tenant_id = p.tenant_id and a.plan_id = p.id and a.microvm_id = $3))
+        and ($3::uuid is null or p.id = any(array(
+          select o.plan_id from nkudo.operations o where o.tenant_id = $1 and o.microvm_id = $3
+          union select a.plan_id from nkudo.plan_actions a where a.tenant_id = $1 and a.microvm_id = $3)))
         and ($4::text is null or p.status = $4) and ($5::boolean or p.origin = 'caller')
         and ($6::bigint is null or (p.created_at, p.id) < ('epoch'::timestamptz + $6::bigint * interval '1 microsecond', $7::uuid))
       order by p.created_at desc, p.id desc limit $8`,
   );
 
-const executionColumns = `select e.id, e.operation_id, e.microvm_id, o.kind, e.attempt, e.status, e.started_at, e.finished_at, e.error_code, e.error_message
-    from nkudo.executions e join nkudo.operations o on o.tenant_id = e.tenant_id and o.id = e.operation_id
+/** The kind is looked up for what is shown only. */
+const executionColumns = `select e.id, e.operation_id, e.microvm_id,
+      (select o.kind from nkudo.operations o where o.tenant_id = e.tenant_id and o.id = e.operation_id) as kind,
+      e.attempt, e.status, e.started_at, e.finished_at, e.error_code, e.error_message
+    from nkudo.executions e
     where e.tenant_id = $1`;
 
 /**
