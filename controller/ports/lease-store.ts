@@ -67,7 +67,7 @@ export interface ReplaceInput {
   readonly desired: DesiredMicroVM;
   readonly networks?: NonNullable<PublishInput['networks']>;
   /** What the decision was made from; anything else in the rows undoes it. */
-  readonly from: { readonly hostId: HostId; readonly epoch: Epoch; readonly lastBeatAtMs: number | null; readonly leaseEpoch: number | null };
+  readonly from: { readonly hostId: HostId; readonly epoch: Epoch; readonly lastBeatAtMs: number | null; readonly leaseEpoch: number | null; readonly lineage: string };
   readonly placeOn: HostId;
   /** Set when a mass disconnect would have held it and an operator released it: what he wrote. */
   readonly releasedBy: string | null;

@@ -63,3 +63,13 @@ create policy system_reads on nkudo.bindings for select to nkudo_system using (t
 grant select (tenant_id, host_id, released_at, lease_ms) on nkudo.bindings to nkudo_system;
 grant select (lease_epoch, lease_ms, lease_granted_until, lease_holds) on nkudo.host_liveness to nkudo_system;
 grant update (lease_epoch, lease_ms, lease_granted_until) on nkudo.host_liveness to nkudo_system;
+
+-- Changes when another database answers: after a restore, a failover, or a recovery. The timeline is the one that is
+-- written now.
+create function nkudo.database_lineage() returns text
+language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
+  select s.system_identifier::text || '/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) || '/' || i.incarnation
+  from pg_control_system() s, nkudo.installation i
+$$;
+revoke execute on function nkudo.database_lineage() from public;
+grant execute on function nkudo.database_lineage() to nkudo_app, nkudo_system;

@@ -58,8 +58,8 @@ const listStatement = {
   name: 'list-leases',
   isHot: true,
   text: `select h.tenant_id, h.site_id, h.id as host_id, l.last_beat_at, l.lease_epoch, l.lease_ms,
-      d.system_identifier || '/' || d.timeline || '/' || d.incarnation as lineage
-    from nkudo.database_position() d
+      d.lineage
+    from (select nkudo.database_lineage() as lineage) d
     cross join nkudo.hosts h
     left join nkudo.host_liveness l on l.tenant_id = h.tenant_id and l.host_id = h.id
     where h.revoked_at is null`,

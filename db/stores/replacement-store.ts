@@ -54,17 +54,17 @@ async function saveDesired(tx: Tx, { tenantId, microvmId, desired }: ReplaceInpu
   return { action: 'readdressed', subject: 'microvm', id: microvmId, before, after: desired };
 }
 
-/** Locks the lease of the old host. Any beat or grant since the leader looked undoes the decision. */
+/** Locks the lease of the old host. Any beat or grant since the leader looked undoes the decision, and so does a database that may have lost one. */
 async function isStillLost(tx: Tx, { tenantId, from }: ReplaceInput): Promise<boolean> {
-  const { rows } = await tx.query<{ last_beat_at: number | null; lease_epoch: number | null }>(
+  const { rows } = await tx.query<{ last_beat_at: number | null; lease_epoch: number | null; lineage: string }>(
     {
       name: 'lock-lease',
-      text: 'select last_beat_at, lease_epoch from nkudo.host_liveness where tenant_id = $1 and host_id = $2 for update',
+      text: 'select last_beat_at, lease_epoch, nkudo.database_lineage() as lineage from nkudo.host_liveness where tenant_id = $1 and host_id = $2 for update',
     },
     [tenantId, from.hostId],
   );
   const [row] = rows;
-  return row !== undefined && row.last_beat_at === from.lastBeatAtMs && row.lease_epoch === from.leaseEpoch;
+  return row !== undefined && row.last_beat_at === from.lastBeatAtMs && row.lease_epoch === from.leaseEpoch && row.lineage === from.lineage;
 }
 
 /**

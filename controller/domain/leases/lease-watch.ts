@@ -17,6 +17,8 @@ export interface WatchedHost {
 }
 
 export interface HostWatch extends WatchedHost {
+  /** Of the database that it was read from. */
+  readonly lineage: string;
   readonly silentMs: number;
   readonly leaselessMs: number;
 }
@@ -37,7 +39,7 @@ interface Seen {
 export function createLeaseWatch(monotonicMs: () => number): LeaseWatch {
   let seen = new Map<HostId, Seen>();
   let lineageSeen: string | null = null;
-  const watchOf = ({ host, beatSeenMs, leaseSeenMs }: Seen): HostWatch => ({ ...host, silentMs: monotonicMs() - beatSeenMs, leaselessMs: monotonicMs() - leaseSeenMs });
+  const watchOf = ({ host, beatSeenMs, leaseSeenMs }: Seen): HostWatch => ({ ...host, lineage: lineageSeen ?? '', silentMs: monotonicMs() - beatSeenMs, leaselessMs: monotonicMs() - leaseSeenMs });
   return {
     observe: (hosts, lineage) => {
       const nowMs = monotonicMs();

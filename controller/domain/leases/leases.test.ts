@@ -64,7 +64,7 @@ describe('the watch of the leader', () => {
 
 describe('the decision', () => {
   const policy = { kind: 'on', lostAfterMs: 20_000, stopOnHostAfterMs: 10_000 } as const;
-  const watch = { ...reading({ leaseMs: 10_000 }), silentMs: 20_000, leaselessMs: 20_000 };
+  const watch = { ...reading({ leaseMs: 10_000 }), lineage: 'a', silentMs: 20_000, leaselessMs: 20_000 };
   const lost = { policy, watch, termsKnownForMs: 1e9, isHeard: false, mass: null, isRecovering: false };
 
   test('replaces a host that is silent for long enough and under no lease any more', () => {

@@ -77,7 +77,7 @@ export function createReplaceLost(chooseHost: ChooseHost): MicroVMStep {
     const result = await deps.stores.replacements.replace(
       {
         tenantId, siteId: record.siteId, microvmId: id, generation, desired, placeOn: placement.hostId, ...networksFor(scope, deps, placement),
-        from: { hostId: binding.hostId, epoch: binding.epoch, lastBeatAtMs: watch?.lastBeatAtMs ?? null, leaseEpoch: watch?.leaseEpoch ?? null },
+        from: { hostId: binding.hostId, epoch: binding.epoch, lastBeatAtMs: watch?.lastBeatAtMs ?? null, leaseEpoch: watch?.leaseEpoch ?? null, lineage: watch?.lineage ?? '' },
         releasedBy: deps.leases.releaseOf(record.siteId),
       },
       deps.epoch, deps.actor,

@@ -42,11 +42,12 @@ async function scene(wanted = leased): Promise<Scene> {
 const ask = ({ fleet }: Scene, host: TestHost, session = host.sessionId, holdsLease = false) => ({ tenantId: fleet.tenantId, hostId: host.hostId, sessionId: session, ageMs: 0, holdsLease });
 
 async function inputOf({ fleet, old, other, record }: Scene, changes: Partial<ReplaceInput> = {}): Promise<ReplaceInput> {
-  const reading = (await db.leases.list()).hosts.find((host) => host.hostId === old.hostId);
+  const { hosts, lineage } = await db.leases.list();
+  const reading = hosts.find((host) => host.hostId === old.hostId);
   if (reading === undefined || record.binding === null) throw new Error('the host is not listed');
   return {
     tenantId: fleet.tenantId, siteId: fleet.siteId, microvmId: record.microvmId, generation: record.generation, desired: record.desired ?? leased, placeOn: other.hostId, releasedBy: null,
-    from: { hostId: old.hostId, epoch: record.binding.epoch, lastBeatAtMs: reading.lastBeatAtMs, leaseEpoch: reading.leaseEpoch }, ...changes,
+    from: { hostId: old.hostId, epoch: record.binding.epoch, lastBeatAtMs: reading.lastBeatAtMs, leaseEpoch: reading.leaseEpoch, lineage }, ...changes,
   };
 }
 
@@ -136,6 +137,7 @@ describe('a replacement', () => {
     await db.hosts.flushBeats([{ tenantId: found.fleet.tenantId, hostId: found.old.hostId, sessionId: found.old.sessionId, ageMs: 0 }]);
     expect(await db.replacements.replace(now, found.fleet.epoch, actor)).toEqual({ outcome: 'changed' });
     const fresh = await inputOf(found);
+    expect(await db.replacements.replace({ ...fresh, from: { ...fresh.from, lineage: 'another' } }, found.fleet.epoch, actor)).toEqual({ outcome: 'changed' });
     await db.leadership.acquire(actor);
     await expect(db.replacements.replace(fresh, found.fleet.epoch, actor)).rejects.toMatchObject({ code: 'LEADERSHIP_LOST' });
   });
