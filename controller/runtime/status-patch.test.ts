@@ -52,6 +52,16 @@ describe('writing a status', () => {
     expect(api.find(key)).not.toHaveProperty('status');
   });
 
+  it('does not hand an object to the cache that is gone without its last finalizer', async () => {
+    const { api, writer, assumed } = setup();
+    const metadata = { name: 'a', namespace: 'ns', uid: 'one', deletionTimestamp: '2026-01-02T03:04:05Z', finalizers: ['f', 'g'] };
+    const leaving: Thing = api.put({ metadata });
+    const half = await writeFinalizers(writer, leaving, ['g']);
+    expect([half?.metadata.finalizers, assumed.length]).toEqual([['g'], 1]);
+    await writeFinalizers(writer, half ?? leaving, []);
+    expect(assumed).toHaveLength(1);
+  });
+
   it('refuses to change finalizers of a version that it has not seen, and learns the newer one', async () => {
     const { api, writer, object, assumed } = setup();
     const newer = api.put({ metadata: { name: 'a', namespace: 'ns' } });

@@ -135,13 +135,18 @@ export async function writeFinalizers<Type extends KubernetesObject>(
   const body = { metadata: { uid: object.metadata.uid, resourceVersion: object.metadata.resourceVersion, finalizers } };
   try {
     const written = writer.parse(await writer.around(() => writer.api.patch(writer.resource, keyOf(object), body, { type: 'merge' })));
-    if (written !== null) writer.assume(written);
+    // Without its last finalizer it is gone, and the watch may have said so already: it must not come back into the cache.
+    if (written !== null && !isGone(written)) writer.assume(written);
     return written;
   } catch (error) {
     if (isNotFound(error)) return null;
     if (isConflict(error)) await refresh(writer, object);
     throw error;
   }
+}
+
+function isGone({ metadata }: KubernetesObject): boolean {
+  return metadata.deletionTimestamp !== undefined && (metadata.finalizers ?? []).length === 0;
 }
 
 async function refresh<Type extends KubernetesObject>(writer: StatusWriter<Type>, object: Type): Promise<void> {

@@ -15,30 +15,30 @@ export const confirmDeleteAnnotation = 'nkudo.dev/confirm-delete';
 
 /** Deletions that went and are remembered; older ones are outside the window long before. */
 const goneMax = 20_000;
-/** The namespace of a burst of deletions is read once in this time. */
-const namespaceAgeMs = 5_000;
 
 export interface DeletionGuard {
   of(site: Site): Promise<DeletionHold>;
 }
 
-export function createDeletionGuard(deps: { readonly kube: Pick<KubernetesApi, 'get'>; readonly microvms: Reflector<MicroVM>; readonly time: Pick<Time, 'nowMs' | 'monotonicMs'> }): DeletionGuard {
+export function createDeletionGuard(deps: { readonly kube: Pick<KubernetesApi, 'get'>; readonly microvms: Reflector<MicroVM>; readonly time: Pick<Time, 'nowMs'> }): DeletionGuard {
   let gone: (Deletion & { readonly site: string })[] = [];
-  const namespaces = new Map<string, { readonly isGoing: boolean; readonly readAtMs: number }>();
+  const asking = new Map<string, Promise<boolean>>();
   deps.microvms.onChange(({ before, after }) => {
     if (after !== undefined || before?.metadata.deletionTimestamp === undefined) return;
     const oldestMs = deps.time.nowMs() - deletionLimits.windowMs;
     if (gone.length >= goneMax) gone = gone.filter(({ deletedAtMs }) => deletedAtMs >= oldestMs).slice(1);
     gone.push({ site: siteOf(before), ...deletionOf(before, before.metadata.deletionTimestamp) });
   });
-  const isNamespaceGoing = async (name: string): Promise<boolean> => {
-    const nowMs = deps.time.monotonicMs();
-    const known = namespaces.get(name);
-    if (known !== undefined && nowMs - known.readAtMs < namespaceAgeMs) return known.isGoing;
-    const object = await deps.kube.get(namespaceResource, { namespace: '', name });
-    const isGoing = object?.metadata.deletionTimestamp !== undefined;
-    namespaces.set(name, { isGoing, readAtMs: nowMs });
-    return isGoing;
+  /** Asked anew each time, since it may have begun a moment ago; those who ask at once share the answer. */
+  const isNamespaceGoing = (name: string): Promise<boolean> => {
+    const asked = asking.get(name);
+    if (asked !== undefined) return asked;
+    const answer = deps.kube
+      .get(namespaceResource, { namespace: '', name })
+      .then((object) => object?.metadata.deletionTimestamp !== undefined)
+      .finally(() => asking.delete(name));
+    asking.set(name, answer);
+    return answer;
   };
   return {
     of: async (site) => {

@@ -14,6 +14,7 @@ import { createTime } from '#controller/runtime/time.ts';
 import { openDatabase, type Database } from '#db/database.ts';
 import { fileScope } from '#test/harness/file-scope.ts';
 import { useKubernetes, type TestKubernetes } from '#test/harness/kubernetes.ts';
+import { until } from '#test/harness/until.ts';
 import { useDatabase, type TestDatabase } from '#test/harness/postgres.ts';
 import type { KubernetesObject } from '#hack/stack/kubernetes-client.ts';
 
@@ -131,15 +132,8 @@ export async function startLeader(options: LeaderOptions = {}): Promise<Leader> 
     waitFor,
     waitForCondition: (plural, name, wanted) =>
       waitFor(plural, name, wanted, (object) => describeConditions(object).some((condition) => condition === wanted || condition.startsWith(`${wanted}/`))),
-    waitUntilGone: async (plural, name) => {
-      const watching = kubernetes.client.watch(path(plural, name));
-      try {
-        if ((await kubernetes.client.find(path(plural, name))) === null) return;
-        await watching.waitFor((event) => event.type === 'DELETED', { what: `${plural}/${name}: gone`, timeoutMs: 30_000 });
-      } finally {
-        watching.stop();
-      }
-    },
+    // Asked again and again: a watch that begins after the deletion never tells of it.
+    waitUntilGone: (plural, name) => until(async () => (await kubernetes.client.find(path(plural, name))) === null, `${plural}/${name} to be gone`, { timeoutMs: 30_000 }),
   };
 }
 
