@@ -5,7 +5,7 @@
  */
 import { isAppError } from '#api/model/error-codes.ts';
 import type { Core } from './core.ts';
-import { advance, decideRecovery, encodePosition, furthest, parsePosition, type DatabasePosition } from './domain/recovery/decide-recovery.ts';
+import { advance, decideRecovery, encodePosition, furthest, parsePosition, type DatabasePosition } from '#api/model/recovery.ts';
 import type { Actor } from './ports/audit.ts';
 import type { LeadershipEpoch } from './ports/leadership-store.ts';
 import { createDatabaseWitness, witnessAnnotation } from './runtime/database-witness.ts';

@@ -3,7 +3,7 @@
  * FOR SHARE and is refused with LEADERSHIP_LOST unless the epoch is still the caller's, so that a
  * paused old leader can do nothing. The same holds when the database became an older copy of itself.
  */
-import type { DatabasePosition } from '#controller/domain/recovery/decide-recovery.ts';
+import type { DatabasePosition } from '#api/model/recovery.ts';
 import type { Actor } from './audit.ts';
 
 export interface LeadershipEpoch {

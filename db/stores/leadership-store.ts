@@ -3,7 +3,7 @@
  * leader, because those hold the row. An older copy of the database means a restore or a failover with a loss:
  * then the incarnation rises with the epoch, so that no fencing epoch is ever issued twice.
  */
-import { decideRecovery, type DatabasePosition, type FoundDatabase } from '#controller/domain/recovery/decide-recovery.ts';
+import { decideRecovery, type DatabasePosition, type FoundDatabase } from '#api/model/recovery.ts';
 import type { LeadershipEpoch, LeadershipStore } from '#controller/ports/leadership-store.ts';
 import { AppError } from '#api/model/error-codes.ts';
 import { appendAudit, installationTenant } from '../audit.ts';

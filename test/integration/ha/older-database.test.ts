@@ -1,6 +1,6 @@
 /** A leader whose database becomes an older copy under it, as a dump restored in its place does: nothing is written any more. */
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { decideRecovery } from '#controller/domain/recovery/decide-recovery.ts';
+import { decideRecovery } from '#api/model/recovery.ts';
 import type { Database } from '#db/database.ts';
 import { useDatabase, type TestDatabase } from '#test/harness/postgres.ts';
 import { actor, makeFleet, makeHost, openTestDatabase, publish, publishInput, type Fleet, type TestHost } from '../db/builders.ts';
