@@ -161,9 +161,10 @@ describe('networks of microVMs in Postgres', () => {
     await publish(fleet, publishInput(fleet, other, asks(nat())));
     const before = await publish(fleet, input);
     if (before.binding === null) throw new Error('it is bound');
-    const reading = (await db.leases.list()).hosts.find(({ hostId }) => hostId === lost.hostId);
+    const { hosts, lineage } = await db.leases.list();
+    const reading = hosts.find(({ hostId }) => hostId === lost.hostId);
     if (reading === undefined) throw new Error('the host is listed');
-    const from = { hostId: lost.hostId, epoch: before.binding.epoch, lastBeatAtMs: reading.lastBeatAtMs, leaseEpoch: reading.leaseEpoch };
+    const from = { hostId: lost.hostId, epoch: before.binding.epoch, lastBeatAtMs: reading.lastBeatAtMs, leaseEpoch: reading.leaseEpoch, lineage };
     const { tenantId, siteId } = fleet;
     const { microvmId, generation, desired, networks } = input;
     if (networks === undefined) throw new Error('it has networks');
