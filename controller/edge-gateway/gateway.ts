@@ -31,8 +31,8 @@ export const edgeAccess: AccessTable = {
   '/nkudo.edge.v1.EdgeService/StreamLogs': 'caller',
 };
 
-/** Identities that are read at once in a safety read. */
-const identityReadsAtOnce = 8;
+/** Identities that are read at once in a safety read; those asked for together are one statement. */
+const identityReadsAtOnce = 1_000;
 /** A beat waits for a part of the interval only, so that what is stored is nearly as fresh as what was heard. */
 const flushesPerBeat = 4;
 /** Changes of other replicas that come in this time share one look at all identities. */

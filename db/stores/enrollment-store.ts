@@ -8,6 +8,7 @@ import type { Actor } from '#controller/ports/audit.ts';
 import type { CertificateIdentity, EnrolledHost, EnrollInput, EnrollmentStore, IssuedCertificate, RecoverInput, TokenRegistration } from '#controller/ports/enrollment-store.ts';
 import type { HostQuarantine } from '#controller/ports/host-store.ts';
 import type { IdSource } from '#controller/ports/ids.ts';
+import { createBatchRead } from '../batch-read.ts';
 import { appendAudit, type AuditEntry } from '../audit.ts';
 import type { LeaderTx, Transactions, Tx } from '../tx.ts';
 import { isAcceptedClaimant, type LastSession } from './host-claims.ts';
@@ -15,8 +16,16 @@ import { noteClaim, quarantine } from './host-session.ts';
 
 type RenewInput = Parameters<EnrollmentStore['renew']>[0];
 
+/** Certificates of one look. */
+const identitiesMax = 1_000;
+
 export function createEnrollmentStore(deps: { readonly transactions: Transactions; readonly ids: IdSource }): EnrollmentStore {
   const { transactions, ids } = deps;
+  // A replica asks for every open session at each safety read: thousands of keys, a few statements.
+  const identify = createBatchRead(identitiesMax, async (serials) => {
+    const { rows } = await transactions.systemQuery<IdentityRow>(identifyStatement, [serials]);
+    return new Map(rows.map((row) => [row.serial, toIdentity(row)]));
+  });
   return {
     registerToken: async (input, epoch, actor) => {
       await transactions.leader(input.tenantId, epoch, {
@@ -55,11 +64,7 @@ export function createEnrollmentStore(deps: { readonly transactions: Transaction
         throw error;
       }
     },
-    identify: async (serial) => {
-      const { rows } = await transactions.systemQuery<IdentityRow>(identifyStatement, [serial]);
-      const [row] = rows;
-      return row === undefined ? null : toIdentity(row, serial);
-    },
+    identify,
     renew: async (input) => {
       const renewed = await transactions.tenant(input.identity.tenantId, (tx) => renew(tx, ids, input));
       // Thrown after the commit, as below.
@@ -67,10 +72,8 @@ export function createEnrollmentStore(deps: { readonly transactions: Transaction
       return renewed;
     },
     recover: async (input) => {
-      const found = await transactions.systemQuery<IdentityRow>(identifyStatement, [input.serial]);
-      const [row] = found.rows;
-      if (row === undefined) throw new AppError('RECOVERY_PROOF_INVALID', 'no such certificate was issued');
-      const identity = toIdentity(row, input.serial);
+      const identity = await identify(input.serial);
+      if (identity === null) throw new AppError('RECOVERY_PROOF_INVALID', 'no such certificate was issued');
       const recovered = await transactions.tenant(identity.tenantId, (tx) => recover(tx, ids, { identity, input }));
       // Thrown after the commit, which records the quarantine and who claims to be the host.
       if (recovered === 'quarantined') throw new AppError('HOST_QUARANTINED');
@@ -330,6 +333,7 @@ async function issueNext(tx: Tx, ids: IdSource, call: IssueCall): Promise<{ read
 }
 
 interface IdentityRow {
+  readonly serial: string;
   readonly tenant_id: string;
   readonly site_id: string;
   readonly host_id: string;
@@ -344,19 +348,19 @@ interface IdentityRow {
 const identifyStatement = {
   name: 'identify',
   isHot: true,
-  text: `select c.tenant_id, h.site_id, c.host_id, h.name, c.counter,
+  text: `select c.serial, c.tenant_id, h.site_id, c.host_id, h.name, c.counter,
       c.revoked_at is not null or h.revoked_at is not null as is_revoked, h.quarantined_at is not null as is_quarantined,
       s.require_approval and not h.is_approved as awaits_approval, l.session_id
     from nkudo.certificates c
     join nkudo.hosts h on h.tenant_id = c.tenant_id and h.id = c.host_id
     join nkudo.sites s on s.tenant_id = h.tenant_id and s.id = h.site_id
     left join nkudo.host_liveness l on l.tenant_id = h.tenant_id and l.host_id = h.id
-    where c.serial = $1`,
+    where c.serial = any($1::text[])`,
 };
 
-function toIdentity(row: IdentityRow, serial: string): CertificateIdentity {
+function toIdentity(row: IdentityRow): CertificateIdentity {
   return {
-    tenantId: tenantId(row.tenant_id), siteId: siteId(row.site_id), hostId: hostId(row.host_id), hostName: row.name, serial, counter: row.counter,
+    tenantId: tenantId(row.tenant_id), siteId: siteId(row.site_id), hostId: hostId(row.host_id), hostName: row.name, serial: row.serial, counter: row.counter,
     isRevoked: row.is_revoked, isQuarantined: row.is_quarantined, awaitsApproval: row.awaits_approval,
     currentSessionId: row.session_id,
   };
