@@ -60,6 +60,7 @@ const copiesMax = 40;
 export class SimDatabase {
   rows: Rows = { hosts: new Map(), microvms: new Map(), operations: [], leaderEpoch: 0, incarnation: 1, keptTimeline: 1 };
   timeline = 1;
+  #witness = 1;
   readonly #ids: { readonly siteId: SiteId; readonly tenantId: TenantId };
   readonly #wallMs: () => number;
   readonly #copies: { readonly atMs: number; readonly rows: Rows }[] = [];
@@ -91,7 +92,9 @@ export class SimDatabase {
   acquire(): number {
     if (this.rows.keptTimeline !== this.timeline) {
       this.rows.keptTimeline = this.timeline;
-      this.rows.incarnation += 1;
+      // Kubernetes keeps the highest that was used: two failovers in a row never give one twice.
+      this.#witness = Math.max(this.#witness, this.rows.incarnation) + 1;
+      this.rows.incarnation = this.#witness;
     }
     this.rows.leaderEpoch += 1;
     return this.rows.leaderEpoch;
