@@ -18,6 +18,8 @@ const remove = (plural: Plural, name: string) => site.kubernetes.client.request(
 const uidOf = async (plural: Plural, name: string): Promise<string> => (await site.kubernetes.client.get(site.path(plural, name))).metadata.uid ?? '';
 const messageIn = (answer: { readonly body: unknown }): string => String((answer.body as { message?: string }).message);
 
+const countIn = (message: string): number => Number(/nkudo\.dev\/confirm-delete=(\d+)/.exec(message)?.[1] ?? 0);
+
 /** The server takes a policy up some moments after it was applied; a dry run tells when it has. */
 async function awaitPolicies(plural: Plural, name: string): Promise<void> {
   await until(async () => (await site.kubernetes.client.request('DELETE', `${site.path(plural, name)}?dryRun=All`)).status === 403, 'the policies to be in force');
@@ -83,8 +85,7 @@ describe('[C8] the brake on mass deletion', () => {
     // At once, as a mistaken selector does it.
     const answer = await site.kubernetes.client.request('DELETE', `${site.path('microvms')}?labelSelector=${encodeURIComponent('!spared')}&fieldSelector=${encodeURIComponent('metadata.name!=web')}`);
     expect(answer.status).toBe(200);
-    const held = await site.waitForCondition('sites', siteName, 'DeletionHeld=True/ConfirmationNeeded');
-    const [, count] = /nkudo\.dev\/confirm-delete=(\d+)/.exec(messageOf(held, 'DeletionHeld')) ?? [];
+    await site.waitForCondition('sites', siteName, 'DeletionHeld=True/ConfirmationNeeded');
     // The first nine may have gone before it was a mass; the last one was deleted when it was.
     const last = names.at(-1) ?? '';
     const one = await site.waitForCondition('microvms', last, 'DeletionBlocked=True/DeletionHeld');
@@ -95,7 +96,14 @@ describe('[C8] the brake on mass deletion', () => {
     // A number that is too small confirms nothing.
     await site.patch('sites', siteName, { metadata: { annotations: { 'nkudo.dev/confirm-delete': '1' } } });
     await site.waitForCondition('sites', siteName, 'DeletionHeld=True');
-    await site.patch('sites', siteName, { metadata: { annotations: { 'nkudo.dev/confirm-delete': count ?? '' } } });
+    // The number that it asks for, once it has seen all of them; from here on they only become fewer.
+    let asked = 0;
+    await until(async () => {
+      const [object, objects] = await Promise.all([site.kubernetes.client.get(site.path('sites', siteName)), site.kubernetes.client.list(site.path('microvms'))]);
+      asked = countIn(messageOf(object, 'DeletionHeld'));
+      return asked >= objects.filter(({ metadata }) => metadata.deletionTimestamp !== undefined).length;
+    }, 'the Site to count all of them');
+    await site.patch('sites', siteName, { metadata: { annotations: { 'nkudo.dev/confirm-delete': String(asked) } } });
     for (const name of names) await site.waitUntilGone('microvms', name);
     await site.waitForCondition('sites', siteName, 'DeletionHeld=False/WithinLimit');
     expect(await site.hostOf('web')).toBe('edge-2');
