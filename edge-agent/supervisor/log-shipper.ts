@@ -3,8 +3,10 @@
  * and journals an offset only when it was acknowledged. File notifications wake it; at rest it does
  * nothing. The VMM truncates the file at every boot, so a stream is (microVM, incarnation).
  *
- * What is lost: bytes of a boot that were not read before the next one truncated the file, and with
- * a long absence everything but the last {@link backlogMax} bytes, which is said as a gap.
+ * What is lost, and said as a gap: bytes of a boot that were there at a look at the file and not read
+ * before the next boot truncated it, and with a long absence everything but the last
+ * {@link backlogMax} bytes. Bytes that were written and truncated between two looks, or while no agent
+ * ran, are lost without a trace but the number of the next boot.
  */
 import type { MicroVMId } from '#api/model/ids.ts';
 import type { ObservedState } from '#api/model/microvm.ts';
@@ -34,6 +36,8 @@ export const backlogMax = 16 * 2 ** 20;
 const unackedMax = 64;
 /** Output within this time goes into one chunk, milliseconds. */
 const gatherMs = 50;
+/** Boots whose size is remembered. */
+const sizesMax = 4;
 
 interface Tail {
   readonly worker: MicroVMWorker;
@@ -41,6 +45,8 @@ interface Tail {
   incarnation: number;
   offset: number;
   isWanted: boolean;
+  /** Largest size of the file that was seen, of the last boots. */
+  readonly sizes: Map<number, number>;
   stopWatching: (() => void) | null;
 }
 
@@ -65,23 +71,47 @@ export function createLogShipper(deps: {
 
   function wake(tail: Tail): void {
     tail.isWanted = true;
-    if (logs === undefined || isPumping || cancelGather !== undefined) return;
+    if (isPumping || cancelGather !== undefined) return;
     cancelGather = clock.after(gatherMs, () => {
       cancelGather = undefined;
-      pump();
+      if (logs === undefined) noteSizes().catch(deps.onFatal);
+      else pump();
     });
+  }
+
+  /** Nobody takes the bytes now; how many there were tells later what a boot took away. */
+  async function noteSizes(): Promise<void> {
+    for (const tail of tails.values()) {
+      if (!tail.isWanted) continue;
+      const { microvmId, run } = tail.worker.record();
+      const size = await files.size(deps.serialLogOf(microvmId));
+      if (size !== null && run.incarnation === tail.worker.record().run.incarnation) noteSize(tail, run.incarnation, size);
+    }
+  }
+
+  function noteSize(tail: Tail, incarnation: number, size: number): void {
+    tail.sizes.set(incarnation, Math.max(size, tail.sizes.get(incarnation) ?? 0));
+    const [oldest] = tail.sizes.keys();
+    if (tail.sizes.size > sizesMax && oldest !== undefined) tail.sizes.delete(oldest);
   }
 
   function pump(): void {
     const target = logs;
     if (target === undefined || isPumping) return;
     isPumping = true;
-    drain(target)
-      .catch((error: unknown) => {
+    drain(target).then(
+      () => {
+        isPumping = false;
+        // Woken while another file was read: nobody else would look again.
+        if (unacked < unackedMax && [...tails.values()].some((tail) => tail.isWanted)) pump();
+      },
+      (error: unknown) => {
+        isPumping = false;
         // The reader of the acknowledgements sees the same end and opens anew.
         if (!isAppError(error) || error.code === 'JOURNAL_FAILED') deps.onFatal(error);
-      })
-      .finally(() => (isPumping = false));
+        else if (logs !== target) pump(); // A newer stream was opened meanwhile and found this one at work.
+      },
+    );
   }
 
   /** One chunk of each file in turn, so that a talkative guest does not silence the others. */
@@ -90,7 +120,7 @@ export function createLogShipper(deps: {
       isMore = false;
       for (const tail of tails.values()) {
         if (!tail.isWanted || unacked >= unackedMax || logs !== target) continue;
-        const chunk = await readNext(tail);
+        const chunk = await readNext(tail, target);
         if (chunk === undefined) continue;
         unacked += 1;
         await target.send(chunk);
@@ -99,21 +129,37 @@ export function createLogShipper(deps: {
     }
   }
 
-  async function readNext(tail: Tail) {
+  async function readNext(tail: Tail, target: LogSession) {
     const { microvmId, run } = tail.worker.record();
-    if (run.incarnation === 0) return void (tail.isWanted = false);
+    // Before the look, so that a change which comes meanwhile is looked at again.
+    tail.isWanted = false;
+    if (run.incarnation === 0) return undefined;
     if (run.incarnation !== tail.incarnation) {
+      const { incarnation, offset } = tail;
+      const seen = tail.sizes.get(incarnation) ?? 0;
       tail.incarnation = run.incarnation;
       tail.offset = 0;
+      const lost = seen - offset;
+      if (lost > 0) {
+        tail.isWanted = true;
+        return { microvmId, incarnation, offset: seen, data: new Uint8Array(), gapBytes: lost, readAtMs: clock.now().wallMs };
+      }
     }
     const path = deps.serialLogOf(microvmId);
     const size = await files.size(path);
     // Smaller than what was read: truncated by a boot whose number is not known yet.
-    if (size === null || size <= tail.offset) return void (tail.isWanted = false);
+    if (size !== null && run.incarnation === tail.worker.record().run.incarnation) noteSize(tail, run.incarnation, size);
+    if (size === null || size <= tail.offset) return undefined;
     const gapBytes = Math.max(0, size - tail.offset - backlogMax);
     const offset = tail.offset + gapBytes;
     const data = await files.read(path, offset, chunkMax);
-    if (data.length === 0) return void (tail.isWanted = false);
+    if (logs !== target) {
+      // Rewound for a newer stream while the file was read: what was read here is not sent, so it is not behind us.
+      tail.isWanted = true;
+      return undefined;
+    }
+    if (data.length === 0) return undefined;
+    tail.isWanted = true;
     tail.offset = offset + data.length;
     return { microvmId, incarnation: tail.incarnation, offset, data, gapBytes, readAtMs: clock.now().wallMs };
   }
@@ -175,7 +221,7 @@ export function createLogShipper(deps: {
       if (next !== undefined) open();
     },
     follow(worker) {
-      const tail: Tail = { worker, incarnation: 0, offset: 0, isWanted: true, stopWatching: null };
+      const tail: Tail = { worker, incarnation: 0, offset: 0, isWanted: true, sizes: new Map(), stopWatching: null };
       rewind(tail);
       tails.set(worker.record().microvmId, tail);
     },
