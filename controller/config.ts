@@ -13,6 +13,13 @@ export interface MigrateConfig {
   readonly logLevel: string;
 }
 
+/** Settings of `doctor`. */
+export interface DoctorConfig {
+  /** Each login by the variable that it came from. */
+  readonly logins: readonly { readonly variable: string; readonly url: string }[];
+  readonly namespace: string;
+}
+
 /** Settings of `audit verify` and `audit export`. */
 export interface AuditConfig {
   readonly databaseSystemUrl: string | null;
@@ -164,6 +171,12 @@ export function parseMigrateConfig(environment: Environment): MigrateConfig {
     chainerPassword: optionalPassword(environment, 'NKUDO_DATABASE_CHAINER_PASSWORD', 'NKUDO_DATABASE_CHAINER_URL'),
     logLevel: logLevel(environment),
   });
+}
+
+/** @throws ConfigError */
+export function parseDoctorConfig(environment: Environment): DoctorConfig {
+  const variables = ['NKUDO_DATABASE_URL', 'NKUDO_DATABASE_SYSTEM_URL'];
+  return Object.freeze({ logins: variables.map((variable) => ({ variable, url: postgresUrl(environment, variable) })), namespace: namespace(environment) });
 }
 
 /** @throws ConfigError */

@@ -1,11 +1,15 @@
 /** Entry of `nkudo-controller`: commands, logging, signals, exit codes. What runs is in `serve.ts`. */
-import { Command } from 'commander';
+import { Command, Option } from 'commander';
 import pino, { type Logger } from 'pino';
+import { readDatabaseFacts } from '#db/database-facts.ts';
 import { migrate, MigrationError } from '#db/migrate.ts';
 import { deriveChainerUrl } from '#db/roles.ts';
 import { createAuditStore } from '#db/stores/audit-store.ts';
 import { runExport, runVerify, type AuditCommandDeps } from './audit/run.ts';
-import { ConfigError, parseAuditConfig, parseMigrateConfig, parseServeConfig } from './config.ts';
+import { loadConnection } from './adapters/kubernetes/connection.ts';
+import { createQuestions } from './adapters/kubernetes/questions.ts';
+import { ConfigError, parseAuditConfig, parseDoctorConfig, parseMigrateConfig, parseServeConfig } from './config.ts';
+import { runDoctor } from './doctor/doctor.ts';
 import { serve } from './serve.ts';
 
 /** A stop that takes longer is ended. */
@@ -59,6 +63,13 @@ async function runServe(): Promise<void> {
   process.exit(0);
 }
 
+async function examineInstallation(output: 'table' | 'json'): Promise<void> {
+  const config = parseDoctorConfig(process.env);
+  const nowMs = (): number => Date.now();
+  const deps = { database: () => readDatabaseFacts(config.logins, nowMs), kubernetes: () => createQuestions(loadConnection(null)), namespace: config.namespace, nowMs };
+  process.exitCode = await runDoctor(deps, output, (text) => void process.stdout.write(`${text}\n`));
+}
+
 /** Runs a command on the audit chain. Its report goes to stdout; the program's own log is not wanted there. */
 async function withAudit(command: (deps: AuditCommandDeps) => Promise<number>): Promise<void> {
   const config = parseAuditConfig(process.env);
@@ -88,6 +99,11 @@ program
   .command('serve')
   .description('serve agents and tenants; reconcile while leading')
   .action(() => runServe().catch(fail));
+program
+  .command('doctor')
+  .description('look at database, API server and certificates, and say what is wrong; exit code 4 when something is')
+  .addOption(new Option('--output <format>', 'how to print it').choices(['table', 'json']).default('table'))
+  .action((options: { output: 'table' | 'json' }) => examineInstallation(options.output).catch(fail));
 const audit = program.command('audit').description('the chain over the audit log');
 audit
   .command('verify')

@@ -8,6 +8,7 @@ import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import pg from 'pg';
+import { describeConnectError } from './connect-error.ts';
 import { silentLog, type DatabaseLog } from './log.ts';
 import { ensureRoles, maintenanceRole, ownerRole, type LoginPasswords } from './roles.ts';
 
@@ -49,11 +50,15 @@ interface MigrationFile {
  */
 export async function migrate(options: MigrateOptions): Promise<MigrateResult> {
   const log = options.log ?? silentLog;
-  const files = loadMigrations(options.migrationsDir ?? defaultMigrationsDir());
+  const files = loadMigrations(options.migrationsDir ?? migrationsDirectory());
   const admin = new pg.Client({ connectionString: options.adminUrl, connectionTimeoutMillis: 10_000, application_name: 'nkudo-migrate' });
   // A lost connection also fails the statement under way, which is where it is reported.
   admin.on('error', () => {});
-  await admin.connect();
+  try {
+    await admin.connect();
+  } catch (error) {
+    throw new MigrationError(describeConnectError(error, options.adminUrl, 'NKUDO_DATABASE_ADMIN_URL'), { cause: error });
+  }
   try {
     await admin.query('select pg_advisory_lock($1)', [migrationLock]);
     await ensureRoles(admin, options.adminUrl, options);
@@ -71,7 +76,7 @@ export async function migrate(options: MigrateOptions): Promise<MigrateResult> {
 }
 
 /** The bundle has the files beside it in `migrations`; in the source tree this module does. */
-function defaultMigrationsDir(): string {
+export function migrationsDirectory(): string {
   const script = process.argv[1];
   const candidates = [
     ...(script === undefined ? [] : [join(dirname(script), 'migrations')]),

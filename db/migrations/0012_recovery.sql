@@ -61,3 +61,11 @@ begin
 end $$;
 revoke execute on function nkudo.assert_leader_since(bigint, bigint) from public;
 grant execute on function nkudo.assert_leader_since(bigint, bigint) to nkudo_app;
+
+-- For `nkudo-controller doctor`, which runs under the program's own roles.
+create function nkudo.applied_migrations() returns table (name text)
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+  select m.name from nkudo.migrations m order by m.name
+$$;
+revoke execute on function nkudo.applied_migrations() from public;
+grant execute on function nkudo.applied_migrations() to nkudo_app, nkudo_system;

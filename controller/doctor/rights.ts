@@ -1,0 +1,31 @@
+/** What the controller must be allowed to do in Kubernetes, as data: `doctor` asks for each. */
+
+interface Rule {
+  readonly group: string;
+  readonly resource: string;
+  readonly subresource?: string;
+  readonly verbs: readonly string[];
+  /** Only in the controller's own namespace. */
+  readonly isOwnNamespace?: true;
+}
+
+const own = { group: 'nkudo.dev' } as const;
+
+export const neededRights: readonly Rule[] = [
+  { ...own, resource: 'sites', verbs: ['get', 'list', 'watch', 'patch'] },
+  { ...own, resource: 'hosts', verbs: ['get', 'list', 'watch', 'create', 'patch'] },
+  // Plans of tenants make, change and delete them.
+  { ...own, resource: 'microvms', verbs: ['get', 'list', 'watch', 'create', 'patch', 'delete'] },
+  { ...own, resource: 'enrollmenttokens', verbs: ['get', 'list', 'watch', 'patch'] },
+  { ...own, resource: 'apikeys', verbs: ['get', 'list', 'watch', 'patch'] },
+  ...['sites', 'hosts', 'microvms', 'enrollmenttokens', 'apikeys'].map((resource): Rule => ({ ...own, resource, subresource: 'status', verbs: ['patch'] })),
+  { group: '', resource: 'namespaces', verbs: ['get'] },
+  // Tokens and keys are written once; mesh accounts are read.
+  { group: '', resource: 'secrets', verbs: ['get', 'create', 'delete'] },
+  { group: 'events.k8s.io', resource: 'events', verbs: ['create', 'patch'] },
+  { group: 'authentication.k8s.io', resource: 'tokenreviews', verbs: ['create'] },
+  { group: 'authorization.k8s.io', resource: 'subjectaccessreviews', verbs: ['create'] },
+  { group: 'apiextensions.k8s.io', resource: 'customresourcedefinitions', verbs: ['get'] },
+  { group: 'coordination.k8s.io', resource: 'leases', verbs: ['get', 'create', 'patch'], isOwnNamespace: true },
+  { group: '', resource: 'configmaps', verbs: ['get', 'create', 'patch'], isOwnNamespace: true },
+];
