@@ -80,6 +80,7 @@ interface Session {
   /** Latest delivery in each direction: a stream keeps its order. */
   lastMs: { up: number; down: number };
   heard: { readonly atMs: number } | null;
+  /** It hands out no work before; never, until its hello was answered. */
   slowUntilMs: number;
   isFirstClaim: boolean;
 }
@@ -161,7 +162,7 @@ export function simulate(seed: number, options: { readonly defect?: Defect; read
     const again = (): void => void timeline.after(between(300, 1_200), () => host.whenRunning(() => connect(host)));
     const replica = Math.floor(random() * 2);
     if (cut.has(host.hostId) || hasDatabase[replica] !== true) return again();
-    const session: Session = { id: sessionId(uuid(4, (serial += 1))), host, replica, isOpen: true, beats: null, held: [], lastMs: { up: 0, down: 0 }, heard: null, slowUntilMs: 0, isFirstClaim: true };
+    const session: Session = { id: sessionId(uuid(4, (serial += 1))), host, replica, isOpen: true, beats: null, held: [], lastMs: { up: 0, down: 0 }, heard: null, slowUntilMs: Infinity, isFirstClaim: true };
     sessions.set(host.hostId, session);
     const known = host.known();
     send(session, 'up', () => {
