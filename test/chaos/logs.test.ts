@@ -18,6 +18,7 @@ import { createRandom, isFullRun, sample, testSeed } from './seed.ts';
 const lineCount = isFullRun ? 200_000 : 20_000;
 /** Each kind of fault so often. */
 const faultRounds = isFullRun ? 8 : 2;
+const dropsInARow = 4;
 const patience = { timeoutMs: 120_000 };
 const mebibyte = 2 ** 20;
 
@@ -121,7 +122,12 @@ describe('logs', () => {
         await world.crashController();
         await world.startController();
       },
-      'connections dropped': async () => edge.drop(),
+      'connections dropped': async () => {
+        for (let drop = 0; drop < dropsInARow; drop += 1) {
+          await until(() => edge.open() > 0, 'the agent to connect', patience);
+          edge.drop();
+        }
+      },
       'both killed': async () => {
         await Promise.all([world.crashController(), host.crashAgent()]);
         await Promise.all([world.startController(), host.startAgent()]);

@@ -7,6 +7,8 @@ export interface TcpProxy {
   readonly address: string;
   /** Connections that were cut so far. */
   cuts(): number;
+  /** Connections that are open now. */
+  open(): number;
   /** Ends every connection; new ones go through. */
   drop(): void;
   /** Ends every connection and refuses new ones. */
@@ -44,6 +46,7 @@ export async function startTcpProxy(target: () => string): Promise<TcpProxy> {
   return {
     address: `127.0.0.1:${(server.address() as AddressInfo).port}`, // A TCP server that listens.
     cuts: () => cuts,
+    open: () => sockets.size / 2,
     drop,
     cut: () => {
       isCut = true;
