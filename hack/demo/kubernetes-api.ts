@@ -161,7 +161,7 @@ async function prepare(client: KubernetesClient, { namespace, systemNamespace }:
   }
 }
 
-const kinds = ['microvms', 'enrollmenttokens', 'hosts', 'sites'];
+const kinds = ['microvms', 'enrollmenttokens', 'apikeys', 'hosts', 'sites'];
 
 /**
  * The controller has ended and the run folder's end kills the VMs, so nobody is left to confirm a teardown: the objects

@@ -44,6 +44,7 @@ const plurals: Readonly<Record<Kind, string>> = {
   Host: 'hosts',
   MicroVM: 'microvms',
   EnrollmentToken: 'enrollmenttokens',
+  APIKey: 'apikeys',
   MicroVMClass: 'microvmclasses',
 };
 

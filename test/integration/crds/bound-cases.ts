@@ -3,7 +3,7 @@
  * with values that the API server takes and values that it refuses for exactly that field.
  */
 import type { Spec } from './api-server.ts';
-import { hostSpec, microvmSpec, siteSpec, tokenSpec } from './rule-cases.ts';
+import { hostSpec, keySpec, microvmSpec, siteSpec, tokenSpec } from './rule-cases.ts';
 import type { Kind, Variant } from './crd-source.ts';
 
 export interface BoundCase {
@@ -110,7 +110,7 @@ export const boundCases: readonly BoundCase[] = [
   shipped('Site', 'spec.timeZone', [siteSpec({ timeZone: 'America/Argentina/Ushuaia' })], [siteSpec({ timeZone: '../../etc/passwd' }), siteSpec({ timeZone: '' })]),
   shipped('Site', 'spec.maintenanceWindows[0].start', [maintenanceWindow({ start: '23:59' })], [maintenanceWindow({ start: '24:00' }), maintenanceWindow({ start: '2:00' })]),
   shipped('Site', 'spec.maintenanceWindows[0].days', [maintenanceWindow({ days: ['Mon', 'Sun'] })], [maintenanceWindow({ days: ['Mon', 'Mon'] }), maintenanceWindow({ days: ['Funday'] })]),
-  unlocked('Site', 'spec.quota.microvms', [siteSpec({ quota: { microvms: 0 } })], [siteSpec({ quota: { microvms: -1 } })]),
+  shipped('Site', 'spec.quota.microvms', [siteSpec({ quota: { microvms: 0 } })], [siteSpec({ quota: { microvms: -1 } })]),
   shipped('Site', 'spec.mesh.provider', [], [siteSpec({ mesh: { provider: 'Tailscale' } })]),
   shipped('Site', 'spec.mesh.groups', [meshSpec({ groups: ['shops'] })], [meshSpec({ groups: many(17, (index) => `g${index}`) }), meshSpec({ groups: [''] })]),
   shipped('Site', 'spec.mesh.policies', [], [meshSpec({ policies: many(17, (index) => ({ name: `p${index}`, peers: ['a'] })) })]),
@@ -124,4 +124,6 @@ export const boundCases: readonly BoundCase[] = [
   shipped('EnrollmentToken', 'spec.siteRef', [tokenSpec()], [{}]),
   shipped('EnrollmentToken', 'spec.hostName', [tokenSpec({ hostName: 'edge-1' })], [tokenSpec({ hostName: 'edge_1' }), tokenSpec({ hostName: '' }), tokenSpec({ hostName: 'a/../b' })]),
   shipped('EnrollmentToken', 'spec.ttl', [], [tokenSpec({ ttl: 3600 })]),
+  shipped('APIKey', 'spec.role', [keySpec({ role: 'admin' })], [{}, keySpec({ role: 'owner' })]),
+  shipped('APIKey', 'spec.siteRef.name', [keySpec({ siteRef: { name: 'shop-1' } })], [keySpec({ siteRef: { name: '../shop' } }), keySpec({ siteRef: { name: '' } })]),
 ];

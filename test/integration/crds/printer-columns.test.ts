@@ -61,6 +61,12 @@ const shown: readonly Shown[] = [
     header: 'NAME STATUS READY SITE SECRET USED BY AGE',
     line: 'shown Used False shop-1 edge-1-token edge-1',
   },
+  {
+    kind: 'APIKey',
+    status: { printableStatus: 'Active', secretName: 'shown-key', expiresAt: time, conditions: [ready('SecretWritten')] },
+    header: 'NAME STATUS ROLE SITE SECRET EXPIRES LAST USED AGE',
+    line: `shown Active read shown-key ${time}`,
+  },
   { kind: 'MicroVMClass', status: {}, header: 'NAME CPUS MEMORY AGE', line: 'shown 1 512Mi' },
 ];
 
@@ -95,6 +101,7 @@ describe('kubectl get', () => {
     ['nkhost', 'host'],
     ['mvm', 'microvm'],
     ['nktoken', 'enrollmenttoken'],
+    ['nkkey', 'apikey'],
     ['mvmclass', 'microvmclass'],
   ])('knows %s as the short name of %s', async (shortName, singular) => {
     expect((await get(shortName, '--output=name')).flat()).toEqual([`${singular}.nkudo.dev/shown`]);
@@ -102,7 +109,7 @@ describe('kubectl get', () => {
 
   it('lists every kind by the category nkudo', async () => {
     const names = (await get('nkudo', '--output=name')).flat();
-    expect(names.toSorted()).toEqual(['enrollmenttoken.nkudo.dev/shown', 'host.nkudo.dev/shown', 'microvm.nkudo.dev/shown', 'microvmclass.nkudo.dev/shown', 'site.nkudo.dev/shown']);
+    expect(names.toSorted()).toEqual(['apikey.nkudo.dev/shown', 'enrollmenttoken.nkudo.dev/shown', 'host.nkudo.dev/shown', 'microvm.nkudo.dev/shown', 'microvmclass.nkudo.dev/shown', 'site.nkudo.dev/shown']);
   });
 
   it('shows the reason with --output=wide', async () => {

@@ -28,6 +28,7 @@ export interface RuleCase {
 export const siteSpec = (fields: Spec = {}): Spec => fields;
 export const hostSpec = (fields: Spec = {}): Spec => ({ siteRef: { name: 'shop-1' }, ...fields });
 export const tokenSpec = hostSpec;
+export const keySpec = (fields: Spec = {}): Spec => ({ role: 'read', ...fields });
 export const microvmSpec = (fields: Spec = {}): Spec => ({
   siteRef: { name: 'shop-1' },
   cpu: { count: 1 },
@@ -41,6 +42,7 @@ export const baseSpecs: Readonly<Record<Kind, Spec>> = {
   Host: hostSpec(),
   MicroVM: microvmSpec(),
   EnrollmentToken: tokenSpec(),
+  APIKey: keySpec(),
   MicroVMClass: classSpec(),
 };
 
@@ -268,7 +270,6 @@ const siteCases: RuleCase[] = [
   nameRule('Site'),
   natSubnetRule('Site', (natSubnet) => siteSpec({ natSubnet })),
   reserved('Site', 'images', siteSpec({ images: {} })),
-  reserved('Site', 'quota', siteSpec({ quota: { microvms: 1 } })),
   ...meshCases,
   ...disconnectRules('Site', siteSpec),
   durationRule(
@@ -285,11 +286,11 @@ const siteCases: RuleCase[] = [
     { smallest: '16Ki', largest: '100Gi', tooSmall: '15Ki', tooLarge: '101Gi' },
   ),
   ...quantityRules(
-    { kind: 'Site', variant: 'unlocked', label: 'quota.memory', place: (memory) => siteSpec({ quota: { memory } }) },
+    { kind: 'Site', variant: 'shipped', label: 'quota.memory', place: (memory) => siteSpec({ quota: { memory } }) },
     { smallest: '0', largest: '1Pi', tooLarge: '2Pi' },
   ),
   ...quantityRules(
-    { kind: 'Site', variant: 'unlocked', label: 'quota.disk', place: (disk) => siteSpec({ quota: { disk } }) },
+    { kind: 'Site', variant: 'shipped', label: 'quota.disk', place: (disk) => siteSpec({ quota: { disk } }) },
     { smallest: '0', largest: '1Ei', tooLarge: '2Ei' },
   ),
 ];
@@ -332,6 +333,40 @@ const tokenCases: RuleCase[] = [
   durationRule(
     { kind: 'EnrollmentToken', variant: 'shipped', label: 'ttl', place: (ttl) => tokenSpec({ ttl }) },
     { shortest: '1m', longest: '24h', tooShort: '59s', tooLong: '24h1ms' },
+  ),
+];
+
+const keyCases: RuleCase[] = [
+  nameRule('APIKey'),
+  {
+    kind: 'APIKey',
+    variant: 'shipped',
+    rule: 'an APIKey can be revoked and not be changed otherwise',
+    accepted: [
+      { title: 'the same again, default written out', before: keySpec(), spec: keySpec({ ttl: '2160h' }) },
+      { title: 'revoked', before: keySpec(), spec: keySpec({ revoked: true }) },
+    ],
+    refused: [
+      { title: 'another role', before: keySpec(), spec: keySpec({ role: 'admin' }) },
+      { title: 'a longer ttl', before: keySpec(), spec: keySpec({ ttl: '8760h' }) },
+      { title: 'a site', before: keySpec(), spec: keySpec({ siteRef: { name: 'shop-1' } }) },
+      { title: 'another site', before: keySpec({ siteRef: { name: 'shop-1' } }), spec: keySpec({ siteRef: { name: 'shop-2' } }) },
+      { title: 'no site any more', before: keySpec({ siteRef: { name: 'shop-1' } }), spec: keySpec() },
+    ],
+  },
+  {
+    kind: 'APIKey',
+    variant: 'shipped',
+    rule: 'a revoked APIKey stays revoked',
+    accepted: [{ title: 'still revoked', before: keySpec({ revoked: true }), spec: keySpec({ revoked: true }) }],
+    refused: [
+      { title: 'given back', before: keySpec({ revoked: true }), spec: keySpec({ revoked: false }) },
+      { title: 'left out', before: keySpec({ revoked: true }), spec: keySpec() },
+    ],
+  },
+  durationRule(
+    { kind: 'APIKey', variant: 'shipped', label: 'ttl', place: (ttl) => keySpec({ ttl }) },
+    { shortest: '1m', longest: '8760h', tooShort: '59s', tooLong: '8760h1ms' },
   ),
 ];
 
@@ -718,4 +753,4 @@ const microvmCases: RuleCase[] = [
   ...probeCases,
 ];
 
-export const ruleCases: readonly RuleCase[] = [...siteCases, ...hostCases, ...microvmCases, ...tokenCases];
+export const ruleCases: readonly RuleCase[] = [...siteCases, ...hostCases, ...microvmCases, ...tokenCases, ...keyCases];

@@ -81,7 +81,7 @@ describe('an object that is refused', () => {
     expect(await server.client.find(`${server.collection('MicroVM')}/half-made`)).toBeNull();
   });
 
-  it.each(['Site', 'Host', 'MicroVM', 'EnrollmentToken'] as const)('[S6] can be a %s with a field that does not exist', async (kind) => {
+  it.each(['Site', 'Host', 'MicroVM', 'EnrollmentToken', 'APIKey'] as const)('[S6] can be a %s with a field that does not exist', async (kind) => {
     const causes = await server.offer({ kind, variant: 'shipped', spec: { ...baseSpecs[kind], memroy: { size: '1Gi' } } });
     expect(causes.map(({ message }) => message).join()).toContain('unknown field "spec.memroy"');
   });
