@@ -40,7 +40,7 @@ export async function recordReports(tx: Tx, input: ReportInput, actor: Actor): P
   return {
     refused: [...executions.refused, ...observations.refused],
     changed: [...new Set([...executions.changed, ...observations.changed])].map((id) => microVMId(id)),
-    isHostChanged: executions.entries.some((entry) => entry.subject === 'displacement'),
+    ...(executions.entries.some((entry) => entry.subject === 'displacement') ? { isHostChanged: true } : {}),
   };
 }
 

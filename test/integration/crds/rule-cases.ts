@@ -444,13 +444,18 @@ const microvmCases: RuleCase[] = [
       { title: 'a readOnly path disk', spec: { ...pathDisk({ readOnly: true }), disconnect: { replace: true } } },
       { title: 'Discard', spec: { ...pathDisk({}), disconnect: { replace: true, data: 'Discard' } } },
       { title: 'not replacing', spec: { ...pathDisk({}), disconnect: { replace: false } } },
-      { title: 'an Ephemeral disk', spec: { ...disk({ blank: {}, size: '1Gi', persistence: 'Ephemeral' }), disconnect: { replace: true } } },
     ],
     refused: [
       { title: 'a writable path disk', spec: { ...pathDisk({}), disconnect: { replace: true } } },
       { title: 'Keep', spec: { ...pathDisk({}), disconnect: { replace: true, data: 'Keep' } } },
-      { title: 'a Persistent disk', spec: { ...disk({ blank: {}, size: '1Gi', persistence: 'Persistent' }), disconnect: { replace: true } } },
     ],
+  },
+  {
+    kind: 'MicroVM',
+    variant: 'unlocked',
+    rule: 'a replacement on another host loses the local disks',
+    accepted: [{ title: 'an Ephemeral disk', spec: { ...disk({ blank: {}, size: '1Gi', persistence: 'Ephemeral' }), disconnect: { replace: true } } }],
+    refused: [{ title: 'a Persistent disk', spec: { ...disk({ blank: {}, size: '1Gi', persistence: 'Persistent' }), disconnect: { replace: true } } }],
   },
   // Sizes and identity
   {

@@ -28,6 +28,7 @@ beforeAll(async () => {
     insert into nkudo.plan_actions (tenant_id, id, plan_id, position, kind, name) select tenant_id, gen_random_uuid(), id, 0, 'Create', 'web' from nkudo.plans limit 1;
     insert into nkudo.adoptions (tenant_id, id, object_uid, generation_base) select tenant_id, id, gen_random_uuid(), 1 from nkudo.microvms where tenant_id = '${fleet.tenantId}' limit 1;
     insert into nkudo.guest_holds (tenant_id, id, host_id, network, port, space, value, is_mesh) select tenant_id, id, '${host.hostId}', 'lan', 'web', 'tcp', '80', false from nkudo.microvms where tenant_id = '${fleet.tenantId}' limit 1;
+    insert into nkudo.displacements (tenant_id, id, microvm_id, host_id, epoch, operation_id) select tenant_id, gen_random_uuid(), microvm_id, host_id, epoch, id from nkudo.operations where tenant_id = '${fleet.tenantId}' limit 1;
     insert into nkudo.mesh_sites (tenant_id, id, management_url, secret_name, group_ids) values ('${fleet.tenantId}', '${fleet.siteId}', 'https://mesh', 'mesh', '{}');
     insert into nkudo.mesh_hosts (tenant_id, id, site_id, is_joined, management_url, host_name) values ('${fleet.tenantId}', '${host.hostId}', '${fleet.siteId}', false, '', '');
   end $$`);
@@ -80,6 +81,7 @@ const changes: Readonly<Record<string, string>> = {
   plan_actions: `status = 'Writing'`,
   operations: `status = 'Failed'`,
   guest_holds: 'retired_revision = 2',
+  displacements: 'stopped_at = now()',
   mesh_sites: `secret_name = 'other'`,
   mesh_hosts: `group_id = 'other'`,
 };

@@ -34,10 +34,11 @@ async function makeTwoTenants(at: TestDatabase, stores: Database): Promise<{ rea
     await stores.logs.append(fleet.tenantId, host.hostId, { microvmId: record.microvmId, source: 'serial', incarnation: 1, offset: 0, data: Buffer.from('hello'), gapBytes: 0 });
     await at.query(`do $$ begin
       set local session_replication_role = replica;
-      insert into nkudo.api_keys (tenant_id, id, name, key_hash, access) values ('${fleet.tenantId}', gen_random_uuid(), 'ci', sha256('key'), 'read');
+      insert into nkudo.api_keys (tenant_id, id, name, key_hash, access, expires_at) values ('${fleet.tenantId}', gen_random_uuid(), 'ci', sha256('key'), 'read', now());
       insert into nkudo.plan_actions (tenant_id, id, plan_id, position, kind, name) select tenant_id, gen_random_uuid(), id, 0, 'Create', 'web' from nkudo.plans where tenant_id = '${fleet.tenantId}' limit 1;
       insert into nkudo.adoptions (tenant_id, id, object_uid, generation_base) select tenant_id, id, gen_random_uuid(), 1 from nkudo.microvms where tenant_id = '${fleet.tenantId}' limit 1;
       insert into nkudo.guest_holds (tenant_id, id, host_id, network, port, space, value, is_mesh) values ('${fleet.tenantId}', '${record.microvmId}', '${host.hostId}', 'lan', 'web', 'tcp', '80', false);
+      insert into nkudo.displacements (tenant_id, id, microvm_id, host_id, epoch, operation_id) select tenant_id, gen_random_uuid(), microvm_id, host_id, epoch, id from nkudo.operations where tenant_id = '${fleet.tenantId}' limit 1;
       insert into nkudo.mesh_sites (tenant_id, id, management_url, secret_name, group_ids) values ('${fleet.tenantId}', '${fleet.siteId}', 'https://mesh', 'mesh', '{}');
       insert into nkudo.mesh_hosts (tenant_id, id, site_id, is_joined, management_url, host_name) values ('${fleet.tenantId}', '${host.hostId}', '${fleet.siteId}', false, '', '');
       insert into nkudo.mesh_reports (tenant_id, id, report) values ('${fleet.tenantId}', '${host.hostId}', '{}');
@@ -110,9 +111,9 @@ describe('row level security', () => {
     expect(relations.length).toBeGreaterThan(40);
   });
 
-  it('[C4] lets the application role run one function with the rights of its owner, which shows nothing of tenants', async () => {
-    const functions = await server.query(`select p.proname from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname = 'nkudo' and p.prosecdef and has_function_privilege('nkudo_app', p.oid, 'execute')`);
-    expect(functions).toEqual([{ proname: 'assert_leader' }]);
+  it('[C4] lets the application role run few functions with the rights of their owner, which show nothing of tenants', async () => {
+    const functions = await server.query(`select p.proname from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname = 'nkudo' and p.prosecdef and has_function_privilege('nkudo_app', p.oid, 'execute') order by 1`);
+    expect(functions.map((row) => row['proname'])).toEqual(['applied_migrations', 'assert_leader', 'assert_leader_since', 'database_lineage']);
   });
 
   it('can not be used to bind a microVM to a host of another tenant', async () => {
@@ -141,7 +142,7 @@ describe('the cross-tenant role', () => {
     const rights = await server.query(`select table_name || '.' || column_name as at from information_schema.role_column_grants
       where grantee = 'nkudo_system' and table_schema = 'nkudo' and privilege_type = 'UPDATE' order by 1`);
     expect(rights.map((row) => row['at'])).toEqual([
-      'host_liveness.last_beat_at', 'installation.incarnation', 'installation.system_identifier', 'installation.timeline',
+      'host_liveness.last_beat_at', 'host_liveness.lease_epoch', 'host_liveness.lease_granted_until', 'host_liveness.lease_ms', 'installation.incarnation', 'installation.system_identifier', 'installation.timeline',
       'leadership.acquired_at', 'leadership.epoch', 'leadership.holder',
     ]);
     for (const sql of ['select desired from nkudo.microvms', 'select content from nkudo.plans', 'select data from nkudo.logs', 'select chain_pem from nkudo.certificates', 'select facts from nkudo.hosts', 'select report from nkudo.mesh_reports', 'select key_id from nkudo.mesh_hosts', 'delete from nkudo.host_liveness', 'select * from nkudo.audit_events']) {
