@@ -16,6 +16,8 @@ interface Question {
   readonly index: SiteIndex;
   readonly isOnline: (hostId: HostId) => boolean;
   readonly need: { readonly cpus: number; readonly memoryBytes: number };
+  /** Some room is kept for somebody. */
+  readonly isNominated: boolean;
   /** One for each required term: places where such microVMs are, null when the term holds for the first of its kind. */
   readonly together: readonly { readonly topologyKey: string; readonly places: ReadonlySet<string> | null }[];
   /** Places that it must keep away from, by topology key. */
@@ -26,8 +28,10 @@ interface Question {
 interface Predicate {
   readonly singular: string;
   readonly plural: string;
-  /** Room can be made. */
+  /** Room can be made. These come last, so that a host that one of them excludes passes all others. */
   readonly isRoom?: boolean;
+  /** Says no more than that the host is not open. */
+  readonly isOpenness?: boolean;
   readonly excludes: (entry: HostEntry, question: Question) => boolean;
 }
 
@@ -36,21 +40,21 @@ const predicates: readonly Predicate[] = [
   { singular: 'has another name', plural: 'have another name', excludes: ({ host }, { request }) => request.hostName !== null && host.name !== request.hostName },
   { singular: 'lacks the labels of hostSelector', plural: 'lack the labels of hostSelector', excludes: ({ host }, { request }) => !matches(host.labels, request.matchLabels) },
   { singular: 'is ruled out', plural: 'are ruled out', excludes: ({ host }, { request }) => request.excludedHosts?.has(host.hostId) === true },
-  { singular: 'is revoked', plural: 'are revoked', excludes: ({ host }) => host.isRevoked },
-  { singular: 'is being deleted', plural: 'are being deleted', excludes: ({ host }) => host.isDeleting },
-  { singular: 'is quarantined', plural: 'are quarantined', excludes: ({ host }) => host.isQuarantined },
-  { singular: 'awaits approval', plural: 'await approval', excludes: ({ host }) => !host.isApproved },
-  { singular: 'is draining', plural: 'are draining', excludes: ({ host }) => host.isDraining },
-  { singular: 'is unschedulable', plural: 'are unschedulable', excludes: ({ host }) => host.isUnschedulable },
+  { singular: 'is revoked', plural: 'are revoked', isOpenness: true, excludes: ({ host }) => host.isRevoked },
+  { singular: 'is being deleted', plural: 'are being deleted', isOpenness: true, excludes: ({ host }) => host.isDeleting },
+  { singular: 'is quarantined', plural: 'are quarantined', isOpenness: true, excludes: ({ host }) => host.isQuarantined },
+  { singular: 'awaits approval', plural: 'await approval', isOpenness: true, excludes: ({ host }) => !host.isApproved },
+  { singular: 'is draining', plural: 'are draining', isOpenness: true, excludes: ({ host }) => host.isDraining },
+  { singular: 'is unschedulable', plural: 'are unschedulable', isOpenness: true, excludes: ({ host }) => host.isUnschedulable },
   { singular: 'is silent', plural: 'are silent', excludes: ({ host }, { isOnline }) => !isOnline(host.hostId) },
-  { singular: 'has no usable hypervisor', plural: 'have no usable hypervisor', excludes: ({ host }) => !host.hasHypervisor },
+  { singular: 'has no usable hypervisor', plural: 'have no usable hypervisor', isOpenness: true, excludes: ({ host }) => !host.hasHypervisor },
   { singular: 'lacks a feature of the VMM', plural: 'lack a feature of the VMM', excludes: ({ host }, { request }) => request.features.some((feature) => !host.features.has(feature)) },
   { singular: 'has a taint that is not tolerated', plural: 'have a taint that is not tolerated', excludes: ({ host }, { request }) => host.taints.some((taint) => !isTolerated(taint, request.tolerations)) },
   { singular: 'is not together with the microVMs of affinity.together', plural: 'are not together with the microVMs of affinity.together', excludes: isNotTogether },
   { singular: 'has microVMs that must be apart', plural: 'have microVMs that must be apart', excludes: isNotApart },
   { singular: 'would break topologySpread', plural: 'would break topologySpread', excludes: breaksSpread },
-  { singular: 'lacks memory', plural: 'lack memory', isRoom: true, excludes: (entry, question) => roomOf(entry, question).memoryBytes < question.need.memoryBytes },
-  { singular: 'lacks CPUs', plural: 'lack CPUs', isRoom: true, excludes: (entry, question) => roomOf(entry, question).cpus < question.need.cpus },
+  { singular: 'lacks memory', plural: 'lack memory', isRoom: true, excludes: (entry, question) => entry.freeMemoryBytes - (question.isNominated ? keptOn(entry, question).memoryBytes : 0) < question.need.memoryBytes },
+  { singular: 'lacks CPUs', plural: 'lack CPUs', isRoom: true, excludes: (entry, question) => entry.freeCpus - (question.isNominated ? keptOn(entry, question).cpus : 0) < question.need.cpus },
 ];
 
 /**
@@ -62,12 +66,14 @@ export function placeMicroVM(request: PlacementRequest, index: SiteIndex, isOnli
   const question = ask(request, index, isOnline);
   if (request.hostName !== null) return placeOnNamed(request.hostName, question);
   const exclusions = new Map<Predicate, number>();
+  const full: HostEntry[] = [];
   const isScored = hasWishes(request);
   let chosen: { readonly entry: HostEntry; readonly score: number } | null = null;
   for (const entry of index.ordered()) {
     const excluding = excludingPredicate(entry, question);
     if (excluding !== undefined) {
       exclusions.set(excluding, (exclusions.get(excluding) ?? 0) + 1);
+      if (excluding.isRoom === true) full.push(entry);
       continue;
     }
     // The order of hosts is the order of preference, so that without wishes the first that fits is the best.
@@ -76,7 +82,7 @@ export function placeMicroVM(request: PlacementRequest, index: SiteIndex, isOnli
     if (chosen === null || score > chosen.score) chosen = { entry, score };
   }
   if (chosen !== null) return placed(chosen.entry);
-  return makeRoom(question, index.ordered(), explain(index.size(), exclusions));
+  return makeRoom(question, full, explain(index.size(), exclusions));
 }
 
 function placeOnNamed(name: string, question: Question): Placement {
@@ -88,32 +94,34 @@ function placeOnNamed(name: string, question: Question): Placement {
   const exclusions = new Map([[excluding, 1]]);
   const [byName] = predicates;
   if (others > 0 && byName !== undefined) exclusions.set(byName, others);
-  return makeRoom(question, [entry], explain(others + 1, exclusions));
+  return makeRoom(question, excluding.isRoom === true ? [entry] : [], explain(others + 1, exclusions));
 }
 
 function placed({ host }: HostEntry): Placement {
   return { outcome: 'placed', hostId: host.hostId, hostName: host.name };
 }
 
+/** Most hosts are open: what would only find that out again is left out. */
+const predicatesOfOpen = predicates.filter(({ isOpenness }) => isOpenness !== true);
+
 function excludingPredicate(entry: HostEntry, question: Question): Predicate | undefined {
   question.index.figures.hostsVisited += 1;
-  return predicates.find((predicate) => predicate.excludes(entry, question));
+  for (const predicate of entry.isOpen ? predicatesOfOpen : predicates) if (predicate.excludes(entry, question)) return predicate;
+  return undefined;
 }
 
-/** Looks for room that microVMs of lower priority can give; without any it is unplaced. */
-function makeRoom(question: Question, entries: readonly HostEntry[], message: string): Placement {
+/** Looks for room that microVMs of lower priority can give, on hosts that lack nothing else; without any it is unplaced. */
+function makeRoom(question: Question, full: readonly HostEntry[], message: string): Placement {
   const { request, index } = question;
-  const candidates = entries.filter((entry) => predicates.every((predicate) => predicate.isRoom === true || !predicate.excludes(entry, question)));
-  const room = findRoom(request, candidates, (hostId) => index.nominatedOn(hostId, request));
+  const room = findRoom(request, full, (hostId) => index.nominatedOn(hostId, request));
   if (room === null) return { outcome: 'unplaced', code: 'NO_HOST_FITS', message };
   const { name, hostId } = room.entry.host;
   const what = room.victims.length === 0 ? 'waits for microVMs that leave' : `moves ${room.victims.length} of lower priority away`;
   return { outcome: 'preempting', hostId, hostName: name, victims: room.victims.map(({ microvmId }) => microvmId), message: `${message}; it ${what} on ${name}` };
 }
 
-function roomOf(entry: HostEntry, { index, request }: Question): { readonly cpus: number; readonly memoryBytes: number } {
-  const kept = index.nominatedOn(entry.host.hostId, request);
-  return { cpus: entry.freeCpus - kept.cpus, memoryBytes: entry.freeMemoryBytes - kept.memoryBytes };
+function keptOn(entry: HostEntry, { index, request }: Question): { readonly cpus: number; readonly memoryBytes: number } {
+  return index.nominatedOn(entry.host.hostId, request);
 }
 
 function ask(request: PlacementRequest, index: SiteIndex, isOnline: (hostId: HostId) => boolean): Question {
@@ -124,6 +132,7 @@ function ask(request: PlacementRequest, index: SiteIndex, isOnline: (hostId: Hos
     index,
     isOnline,
     need: needOf(request),
+    isNominated: index.hasNominations(),
     together: request.together.filter(({ isRequired }) => isRequired).map((term) => {
       const places = placesOf(term, request, index);
       // The first of its kind would wait for itself for ever.

@@ -33,24 +33,27 @@ export function findRoom(request: PlacementRequest, entries: readonly HostEntry[
 /** Null when there is no room even without all that may be moved. */
 function victimsOn(entry: HostEntry, { request, need, kept }: { readonly request: PlacementRequest; readonly need: Size; readonly kept: Size }): readonly BoundMicroVM[] | null {
   let [cpus, memoryBytes] = [need.cpus - entry.freeCpus + kept.cpus, need.memoryBytes - entry.freeMemoryBytes + kept.memoryBytes];
-  const lower: BoundMicroVM[] = [];
   let leaving = 0;
+  let [freedCpus, freedMemoryBytes] = [0, 0];
   for (const microvm of entry.bound.values()) {
     if (microvm.isLeaving) {
       leaving += 1;
       cpus -= microvm.cpus;
       memoryBytes -= microvm.memoryBytes;
-    } else if (microvm.isMovable && microvm.priority < request.priority) lower.push(microvm);
+    } else if (microvm.isMovable && microvm.priority < request.priority) {
+      freedCpus += microvm.cpus;
+      freedMemoryBytes += microvm.memoryBytes;
+    }
   }
   if (cpus <= 0 && memoryBytes <= 0) return leaving > 0 ? [] : null;
   // All of them first; then each is spared that need not go, the most important first.
-  for (const microvm of lower) {
-    cpus -= microvm.cpus;
-    memoryBytes -= microvm.memoryBytes;
-  }
+  cpus -= freedCpus;
+  memoryBytes -= freedMemoryBytes;
   if (cpus > 0 || memoryBytes > 0) return null;
+  const lower: BoundMicroVM[] = [];
+  for (const microvm of entry.bound.values()) if (microvm.isMovable && !microvm.isLeaving && microvm.priority < request.priority) lower.push(microvm);
   const victims: BoundMicroVM[] = [];
-  for (const microvm of lower.toSorted((left, right) => right.priority - left.priority || right.memoryBytes - left.memoryBytes || (left.microvmId < right.microvmId ? -1 : 1))) {
+  for (const microvm of lower.sort((left, right) => right.priority - left.priority || right.memoryBytes - left.memoryBytes || (left.microvmId < right.microvmId ? -1 : 1))) {
     if (cpus + microvm.cpus <= 0 && memoryBytes + microvm.memoryBytes <= 0) {
       cpus += microvm.cpus;
       memoryBytes += microvm.memoryBytes;

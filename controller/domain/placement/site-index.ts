@@ -11,6 +11,8 @@ import { matches, placeOf, type AffinityTerm, type BoundMicroVM, type CandidateH
 
 export interface HostEntry {
   readonly host: CandidateHost;
+  /** Nothing about the host itself but silence keeps microVMs away. */
+  readonly isOpen: boolean;
   readonly bound: ReadonlyMap<MicroVMId, BoundMicroVM>;
   readonly freeCpus: number;
   readonly freeMemoryBytes: number;
@@ -18,6 +20,7 @@ export interface HostEntry {
 
 interface MutableEntry {
   host: CandidateHost;
+  isOpen: boolean;
   bound: Map<MicroVMId, BoundMicroVM>;
   freeCpus: number;
   freeMemoryBytes: number;
@@ -64,7 +67,7 @@ export interface SiteIndex {
   forbiddenPlaces(labels: Labels): ReadonlyMap<string, ReadonlySet<string>>;
   nominate(microvmId: MicroVMId, nomination: Nomination): void;
   dropNomination(microvmId: MicroVMId): void;
-  nominationOf(microvmId: MicroVMId): Nomination | undefined;
+  hasNominations(): boolean;
   /** Room of a host that others are waiting for, as one of that priority sees it. */
   nominatedOn(hostId: HostId, for_: { readonly microvmId: MicroVMId; readonly priority: number }): { readonly cpus: number; readonly memoryBytes: number };
 }
@@ -152,6 +155,7 @@ export function createSiteIndex(): SiteIndex {
       const total = allocatable(host.capacity);
       const entry: MutableEntry = {
         host,
+        isOpen: isOpen(host),
         bound: new Map(bound.map((microvm) => [microvm.microvmId, microvm])),
         freeCpus: total.cpus - sum(bound, ({ cpus }) => cpus),
         freeMemoryBytes: total.memoryBytes - sum(bound, ({ memoryBytes }) => memoryBytes),
@@ -203,7 +207,7 @@ export function createSiteIndex(): SiteIndex {
     },
     nominate: (microvmId, nomination) => void nominations.set(microvmId, nomination),
     dropNomination: (microvmId) => void nominations.delete(microvmId),
-    nominationOf: (microvmId) => nominations.get(microvmId),
+    hasNominations: () => nominations.size > 0,
     nominatedOn: (hostId, { microvmId, priority }) => {
       let [cpus, memoryBytes] = [0, 0];
       if (nominations.size === 0) return { cpus, memoryBytes };
@@ -215,6 +219,10 @@ export function createSiteIndex(): SiteIndex {
       return { cpus, memoryBytes };
     },
   };
+}
+
+function isOpen({ isRevoked, isDeleting, isQuarantined, isApproved, isDraining, isUnschedulable, hasHypervisor }: CandidateHost): boolean {
+  return !isRevoked && !isDeleting && !isQuarantined && isApproved && !isDraining && !isUnschedulable && hasHypervisor;
 }
 
 export function needOf(request: { readonly cpuCount: number; readonly memoryBytes: number }): { readonly cpus: number; readonly memoryBytes: number } {
