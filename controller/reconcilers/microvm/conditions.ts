@@ -4,7 +4,7 @@ import type { MicroVMObservation } from '#api/model/microvm.ts';
 import { hostFailureReasons, microvmConditions, type HostFailureReason, type MicroVMConditionReason, type MicroVMConditionType } from '#crds/conditions.ts';
 import type { MicroVMStatus } from '#crds/gen/microvm.ts';
 import { formatTime, type DerivedCondition } from '#controller/runtime/status-patch.ts';
-import type { ReplacementFinding } from '../replacement/replace-lost.ts';
+import type { ReplacementFinding } from '../replacement/finding.ts';
 import { isUnderWay, type MicroVMView } from './view.ts';
 
 /** Bound of the CRD for messages, with room for our own words around one from a host. */
@@ -83,7 +83,6 @@ function readyReason(reason: string | undefined): MicroVMConditionReason<'Ready'
     case 'NoHostFits':
     case 'Preempting':
     case 'RecoveryUnderWay':
-    case 'DeletionHeld':
     case 'DeletionHeld':
     case 'QuotaExceeded':
     case 'DatabaseUnavailable':

@@ -12,7 +12,7 @@ import type { Step } from '#controller/runtime/outcome.ts';
 import { findSite, type ReconcilerDeps } from '../deps.ts';
 import { microvmFinalizer } from '../kinds.ts';
 import type { LeaseReadings } from '../replacement/lease-readings.ts';
-import type { ReplacementFinding } from '../replacement/replace-lost.ts';
+import type { ReplacementFinding } from '../replacement/finding.ts';
 import type { EvictionFinding } from './leaving.ts';
 import type { RetryGate } from './retry-gate.ts';
 import type { UpdateFinding } from './updating.ts';

@@ -3,7 +3,7 @@ import type { MicroVMObservation } from '#api/model/microvm.ts';
 import type { MicroVM } from '#crds/gen/microvm.ts';
 import type { HostSilence } from '#controller/domain/silence.ts';
 import type { MicroVMRecord } from '#controller/ports/microvm-store.ts';
-import type { ReplacementFinding } from '../replacement/replace-lost.ts';
+import type { ReplacementFinding } from '../replacement/finding.ts';
 import type { EvictionFinding } from './leaving.ts';
 import type { Obstacle } from './scope.ts';
 import type { UpdateFinding } from './updating.ts';

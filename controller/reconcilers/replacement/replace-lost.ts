@@ -14,12 +14,6 @@ import type { MicroVMDeps, MicroVMScope, MicroVMStep } from '../microvm/scope.ts
 /** What holds a replacement has no event of its own in every case. */
 const heldRetryMs = 10_000;
 
-/** What the status shows of replacement; null: it is not asked for. */
-export interface ReplacementFinding {
-  readonly reason: 'DeadlinesTooClose' | 'PersistentDisk' | 'MassDisconnect' | 'RecoveryUnderWay' | 'HostUnconfirmed' | 'NoHostFits' | 'NotDisabled';
-  readonly message: string;
-}
-
 export type ChooseHost = (scope: MicroVMScope, deps: MicroVMDeps, without: HostId) => Promise<{ readonly outcome: 'placed'; readonly hostId: HostId; readonly hostName: string } | { readonly outcome: 'unplaced'; readonly message: string }>;
 
 /** Of the Site as it is now; without it, what was published last stays. */
