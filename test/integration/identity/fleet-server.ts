@@ -85,11 +85,17 @@ export interface FleetServer {
 
 export async function useFleetWorld(): Promise<FleetWorld> {
   const [kubernetes, rows] = await Promise.all([useKubernetes(), useDatabase()]);
+  const database = openDatabase({ appUrl: rows.appUrl, systemUrl: rows.systemUrl, ids: { uuid: () => randomUUID() } });
+  fileScope().defer(() => database.close());
+  return makeFleetWorld({ kubernetes, rows, database });
+}
+
+/** On what is there already. Making tenants and keys takes the leadership; serving does not. */
+export async function makeFleetWorld(parts: Pick<FleetWorld, 'kubernetes' | 'rows' | 'database'>): Promise<FleetWorld> {
+  const { kubernetes, rows, database } = parts;
   const scope = fileScope();
-  const ids = { uuid: () => randomUUID() };
-  const database = openDatabase({ appUrl: rows.appUrl, systemUrl: rows.systemUrl, ids });
-  scope.defer(() => database.close());
-  const { epoch } = await database.leadership.acquire(actor);
+  let acquired: Promise<number> | null = null;
+  const lead = (): Promise<number> => (acquired ??= database.leadership.acquire(actor).then(({ epoch }) => epoch));
   const pki = await createPki({ authority: await createAuthority(Date.now()), hosts: [], hostValidityMs: dayMs, nowMs: Date.now() });
   const time = createTime({ nowMs: () => Date.now(), monotonicMs: () => performance.now(), random: () => Math.random() });
   const connection = loadConnection(kubernetes.access.kubeconfig);
@@ -99,6 +105,7 @@ export async function useFleetWorld(): Promise<FleetWorld> {
 
   const makeTenant = async (prefix: string): Promise<TestTenant> => {
     made += 1;
+    const epoch = await lead();
     const namespace = await kubernetes.createNamespace(prefix);
     const { stdout } = await kubernetes.kubectl(['get', 'namespace', namespace, '-o', 'jsonpath={.metadata.uid}']);
     const tenant = tenantId(stdout.trim());
@@ -159,6 +166,7 @@ export async function useFleetWorld(): Promise<FleetWorld> {
     kubernetes, rows, database, pki, makeTenant, serve,
     signingKeyFile: join(kubernetes.access.directory, 'service-account.key'),
     makeKey: async (tenant, { role, siteName, ttlMs }) => {
+      const epoch = await lead();
       const id = apiKeyId(randomUUID());
       const secret = randomBytes(32);
       const secretHash = createHash('sha256').update(secret).digest();
@@ -172,6 +180,6 @@ export async function useFleetWorld(): Promise<FleetWorld> {
       );
       return { text: encodeApiKey({ keyId: id, secret }), id, secret };
     },
-    revokeKey: (tenant, id) => database.apiKeys.revoke(tenant.tenantId, id, epoch, actor),
+    revokeKey: async (tenant, id) => database.apiKeys.revoke(tenant.tenantId, id, await lead(), actor),
   };
 }

@@ -3,7 +3,7 @@
  * Agents are played by `machine.ts` through the same stores that the gateway uses.
  */
 import { randomUUID } from 'node:crypto';
-import pino from 'pino';
+import pino, { type Logger } from 'pino';
 import { inertFaultPoints } from '#api/fault-points/fault-points.ts';
 import { loadConnection } from '#controller/adapters/kubernetes/connection.ts';
 import { createKubernetesClient, type KubernetesClient } from '#controller/adapters/kubernetes/kubernetes-client.ts';
@@ -23,7 +23,7 @@ const group = '/apis/nkudo.dev/v1alpha1';
 export const time = createTime({ nowMs: () => Date.now(), monotonicMs: () => performance.now(), random: () => Math.random() });
 export const siteName = 'shop-1';
 
-export type Plural = 'sites' | 'hosts' | 'microvms' | 'enrollmenttokens';
+export type Plural = 'sites' | 'hosts' | 'microvms' | 'enrollmenttokens' | 'apikeys';
 
 export interface Leader {
   readonly kubernetes: TestKubernetes;
@@ -47,6 +47,7 @@ export interface Leader {
 export interface LeaderOptions {
   readonly settings?: Partial<ReconcilersOptions['settings']>;
   readonly faults?: ProcessFaultPoints;
+  readonly log?: Logger;
   readonly kube?: (access: TestKubernetes['access']) => KubernetesClient;
   /** Changes what the reconcilers see of the database. */
   readonly stores?: (stores: ReconcilersOptions['stores']) => ReconcilersOptions['stores'];
@@ -64,7 +65,7 @@ export async function startLeader(options: LeaderOptions = {}): Promise<Leader> 
   const database = openDatabase({ appUrl: rows.appUrl, systemUrl: rows.systemUrl, ids: { uuid: () => randomUUID() } });
   const namespace = await kubernetes.createNamespace('shop');
   const listeners = new Set<(hint: ChangeHint) => void>();
-  const log = pino({ level: process.env['NKUDO_TEST_LOG'] ?? 'silent' });
+  const log = options.log ?? pino({ level: process.env['NKUDO_TEST_LOG'] ?? 'silent' });
   let epoch = 0;
   let running: Reconcilers | null = null;
   const start = async (): Promise<void> => {
@@ -101,7 +102,7 @@ export async function startLeader(options: LeaderOptions = {}): Promise<Leader> 
     await database.close();
   });
   const path: Leader['path'] = (plural, name) => `${group}/namespaces/${namespace}/${plural}${name === undefined ? '' : `/${name}`}`;
-  const kinds: Record<Plural, string> = { sites: 'Site', hosts: 'Host', microvms: 'MicroVM', enrollmenttokens: 'EnrollmentToken' };
+  const kinds: Record<Plural, string> = { sites: 'Site', hosts: 'Host', microvms: 'MicroVM', enrollmenttokens: 'EnrollmentToken', apikeys: 'APIKey' };
   const waitFor: Leader['waitFor'] = async (plural, name, what, matches) => {
     const watching = kubernetes.client.watch(path(plural, name));
     try {
