@@ -47,8 +47,8 @@ function spansOf({ name, days, start, duration }: SiteMaintenanceWindow, zone: s
   const spans: Span[] = [];
   for (let offset = -daysAround.before; offset <= daysAround.after; offset += 1) {
     const { year, month, day, weekday } = today.plus({ days: offset });
-    const name_ = weekdays[weekday - 1];
-    if (days !== undefined && days.length > 0 && (name_ === undefined || !days.includes(name_))) continue;
+    const dayName = weekdays[weekday - 1];
+    if (days !== undefined && days.length > 0 && (dayName === undefined || !days.includes(dayName))) continue;
     const opensAtMs = earliest(DateTime.fromObject({ year, month, day, hour, minute }, { zone }));
     spans.push({ name, opensAtMs, closesAtMs: opensAtMs + durationMs });
   }

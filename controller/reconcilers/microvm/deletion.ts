@@ -10,7 +10,6 @@ import { durably, writerFor } from '../deps.ts';
 import { isForced, microvmFinalizer, microvmResource, parseMicroVM } from '../kinds.ts';
 import { findBeforeDeletion } from '../recovery/hold.ts';
 import { definitionRetryMs, describeDefinitionHold } from '../recovery/definition-guard.ts';
-import { definitionRetryMs, describeDefinitionHold } from '../recovery/definition-guard.ts';
 import { describeHold } from '../site/deletion-guard.ts';
 import { hasFinalizer, type MicroVMStep } from './scope.ts';
 
@@ -39,15 +38,6 @@ const awaitConfirmation: MicroVMStep = async (scope, deps) => {
   if (!hold.isHeld) return null;
   scope.hold = describeHold(hold);
   return waiting('DeletionHeld', scope.hold);
-};
-
-/** Whoever uninstalls the CRD deletes every object with it, and hardly means every microVM. */
-const holdForDefinition: MicroVMStep = async (scope, deps) => {
-  if (isForced(scope.object) || scope.record?.isTornDown === true) return null;
-  const message = await describeDefinitionHold(deps.kube, microvmResource);
-  if (message === null) return null;
-  scope.obstacle = { condition: 'Scheduled', reason: 'DeletionHeld', message };
-  return waiting('DeletionHeld', message, definitionRetryMs);
 };
 
 /** Whoever uninstalls the CRD deletes every object with it, and hardly means every microVM. */
@@ -102,7 +92,6 @@ const removeFinalizer: MicroVMStep = async (scope, deps) => {
 export const deletionSteps: readonly MicroVMStep[] = [
   skipWithoutFinalizer,
   forceIfAsked,
-  holdForDefinition,
   holdForDefinition,
   awaitConfirmation,
   findBeforeDeletion,

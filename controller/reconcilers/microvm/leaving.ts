@@ -15,13 +15,6 @@ import type { MicroVMDeps, MicroVMScope, MicroVMStep } from './scope.ts';
 /** A wait that nothing wakes: a place that another host may have by then. */
 const elsewhereRetryMs = 60_000;
 
-/** What the status shows while the host is being emptied; null: it is not. */
-export interface EvictionFinding {
-  readonly isBlocked: boolean;
-  readonly reason: 'OperatorNeeded' | 'KeepsLocalData' | 'PinnedToHost' | 'SiteHold' | 'HostSilent' | 'NoHostFits' | 'NotBlocked';
-  readonly message: string;
-}
-
 type Binding = NonNullable<MicroVMRecord['binding']>;
 
 export const followHost: MicroVMStep = async (scope, deps) => {

@@ -13,9 +13,8 @@ import { findSite, type ReconcilerDeps } from '../deps.ts';
 import { microvmFinalizer } from '../kinds.ts';
 import type { LeaseReadings } from '../replacement/lease-readings.ts';
 import type { ReplacementFinding } from '../replacement/finding.ts';
-import type { EvictionFinding } from './leaving.ts';
+import type { EvictionFinding, UpdateFinding } from './findings.ts';
 import type { RetryGate } from './retry-gate.ts';
-import type { UpdateFinding } from './updating.ts';
 
 /** Why it can not be handed to a host, under the condition that says so. */
 export type Obstacle =

@@ -6,12 +6,6 @@ import { decideUpdate } from '#controller/domain/maintenance/decide-update.ts';
 import { formatTime } from '#controller/runtime/status-patch.ts';
 import type { MicroVMScope, MicroVMStep } from './scope.ts';
 
-/** What the status shows of an update that needs a restart. */
-export interface UpdateFinding {
-  readonly reason: 'OutsideWindow' | 'SiteHold' | 'NotHeld';
-  readonly message: string;
-}
-
 /** Above what a timer can wait; windows further away are looked at again by then. */
 const lookAgainMaxMs = 86_400_000;
 

@@ -4,9 +4,8 @@ import type { MicroVM } from '#crds/gen/microvm.ts';
 import type { HostSilence } from '#controller/domain/silence.ts';
 import type { MicroVMRecord } from '#controller/ports/microvm-store.ts';
 import type { ReplacementFinding } from '../replacement/finding.ts';
-import type { EvictionFinding } from './leaving.ts';
+import type { EvictionFinding, UpdateFinding } from './findings.ts';
 import type { Obstacle } from './scope.ts';
-import type { UpdateFinding } from './updating.ts';
 
 export interface MicroVMFacts {
   readonly record: MicroVMRecord | null;

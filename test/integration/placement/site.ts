@@ -1,7 +1,7 @@
 /** A leader with a Site and some machines, for tests of placement, drain and deletion. */
 import type { KubernetesObject } from '#hack/stack/kubernetes-client.ts';
 import type { HostFacts } from '#api/model/host.ts';
-import { messageOf, siteName, startLeader, statusOf, type Leader, type Plural } from '../reconcilers/leader.ts';
+import { messageOf, siteName, startLeader, statusOf, type Leader, type LeaderOptions, type Plural } from '../reconcilers/leader.ts';
 import { enrollMachine, type Machine } from '../reconcilers/machine.ts';
 
 export { messageOf, siteName, statusOf };
@@ -16,8 +16,8 @@ export interface PlacementSite extends Leader {
   waitForHost(name: string, host: string): Promise<KubernetesObject>;
 }
 
-export async function startPlacementSite(spec: object = {}): Promise<PlacementSite> {
-  const leader = await startLeader();
+export async function startPlacementSite(spec: object = {}, options: LeaderOptions = {}): Promise<PlacementSite> {
+  const leader = await startLeader(options);
   await leader.apply('sites', siteName, spec);
   await leader.waitForCondition('sites', siteName, 'Accepted=True');
   const patch: PlacementSite['patch'] = async (plural, name, body) => {
