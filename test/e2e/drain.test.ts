@@ -43,6 +43,13 @@ describe('[C8] a host that is drained and deleted', () => {
       clearInterval(watching);
     }
     expect(most).toBeLessThanOrEqual(2);
+    // The next host was told only after the last one had confirmed that nothing is left there.
+    const [order] = await world.database.query(
+      `select d.status, d.finished_at <= c.created_at as confirmed_first from nkudo.operations d join nkudo.operations c on c.microvm_id = d.microvm_id and c.kind = 'Create' and c.revision > d.revision
+        where d.kind = 'Delete' and d.microvm_id = $1`,
+      [(await world.get('microvms', 'mover')).metadata.uid],
+    );
+    expect(order).toEqual({ status: 'Succeeded', confirmed_first: true });
     expect([front.vmms().length, back.vmms().length]).toEqual([0, 1]);
 
     await patch('hosts', 'front', { spec: { drain: null } });

@@ -82,10 +82,11 @@ describe('[C8] placement', () => {
     const evicted = await site.waitForCondition('microvms', 'guest', 'Scheduled=False/NoHostFits');
     expect(hostNameOf(evicted)).toBe('');
     const [order] = await site.rows.query(
-      `select b.released_at <= u.bound_at as released_first, b.leaving_reason from nkudo.bindings b, nkudo.bindings u where b.microvm_id = $1 and u.microvm_id = $2`,
+      `select d.finished_at <= u.bound_at as confirmed_first, b.released_at <= u.bound_at as released_first, b.leaving_reason
+        from nkudo.bindings b join nkudo.operations d on d.microvm_id = b.microvm_id and d.kind = 'Delete', nkudo.bindings u where b.microvm_id = $1 and u.microvm_id = $2`,
       [evicted.metadata.uid, running.metadata.uid],
     );
-    expect(order).toEqual({ released_first: true, leaving_reason: 'Preemption' });
+    expect(order).toEqual({ confirmed_first: true, released_first: true, leaving_reason: 'Preemption' });
     expect(await site.hostOf('keeper')).toBe('front');
     // With room again it goes on by itself, under its own UID.
     await site.patch('hosts', 'back', { spec: { unschedulable: false, overcommit: { memoryPercent: 200 } } });
