@@ -1,5 +1,6 @@
 import { Metadata } from '@grpc/grpc-js';
 import { describe, expect, it } from 'vitest';
+import { createCallLimits, defaultCallLimits } from '#controller/domain/quota/call-limits.ts';
 import { createAuthentication, type FleetCaller, type KubernetesUser, type ReviewPort } from './authentication.ts';
 
 const user: KubernetesUser = { username: 'ann', uid: 'u1', groups: ['g'], extra: {} };
@@ -60,5 +61,41 @@ describe('authentication', () => {
     const before = asked.length;
     await authentication.authenticate(metadata('Bearer bad0')).catch(() => {});
     expect(asked).toHaveLength(before + 1); // The first one was forgotten, as the cache is bounded.
+  });
+});
+
+describe('many calls at once', () => {
+  it('with one token ask once', async () => {
+    const { authentication, asked } = fixture();
+    await Promise.all(Array.from({ length: 100 }, () => authentication.authenticate(metadata('Bearer good'))));
+    expect(asked).toEqual(['token nkudo']);
+  });
+
+  it('hold a place of their tenant from the right to the end, and a call that asked for none holds none', async () => {
+    const review: ReviewPort = { reviewToken: () => Promise.resolve(user), reviewAccess: () => Promise.resolve(true) };
+    const clock = { nowMs: () => 0, monotonicMs: () => 0 };
+    const authentication = createAuthentication(review, clock, { limits: createCallLimits({ ...defaultCallLimits, callsPerTenant: 2 }) });
+    const begin = async () => {
+      const caller = await authentication.authenticateHeader('Bearer good');
+      return { caller, ticket: authentication.open(caller, { isStream: false, end: () => {} }) };
+    };
+    const [one, two, three] = [await begin(), await begin(), await begin()];
+    expect(one.ticket.isGranted).toBe(false);
+    for (const { caller } of [one, two]) await authentication.authorize(caller, 'a', right);
+    expect(one.ticket.isGranted).toBe(true);
+    await expect(authentication.authorize(three.caller, 'a', right)).rejects.toMatchObject({ code: 'RATE_LIMITED' });
+    expect(three.ticket.isGranted).toBe(false);
+    await authentication.authorize(three.caller, 'b', right);
+    one.ticket.close();
+    one.ticket.close();
+    const four = await begin();
+    await authentication.authorize(four.caller, 'a', right);
+    // A call that was over before its right came holds nothing.
+    const late = await begin();
+    late.ticket.close();
+    two.ticket.close();
+    await authentication.authorize(late.caller, 'a', right);
+    const five = await begin();
+    await authentication.authorize(five.caller, 'a', right);
   });
 });
