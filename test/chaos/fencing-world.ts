@@ -14,7 +14,8 @@ import type { TestHost } from '../e2e/world.ts';
 interface Pair {
   readonly inside: Socket;
   readonly outside: Socket;
-  readonly owner: string;
+  /** Found out when it matters: a host is known to the test only some time after it has connected. */
+  readonly owner: () => string;
 }
 
 export interface CuttableProxy {
@@ -30,28 +31,32 @@ export async function startProxy(upstream: () => string, ownerOf: (port: number)
   const pairs = new Set<Pair>();
   const isCut = new Set<string>();
   const server: Server = createServer({ pauseOnConnect: true }, (inside) => {
-    const owner = ownerOf(inside.remotePort ?? 0);
+    const from = inside.remotePort ?? 0;
+    let known = ownerOf(from);
+    const owner = (): string => (known === '' ? (known = ownerOf(from)) : known);
     const [host = '', port = ''] = upstream().split(':');
     const outside = connect(Number(port), host);
     const pair = { inside, outside, owner };
     pairs.add(pair);
-    for (const [from, to] of [[inside, outside], [outside, inside]] as const) {
-      from.on('data', (chunk) => {
-        if (!to.write(chunk)) from.pause();
+    for (const [source, target] of [[inside, outside], [outside, inside]] as const) {
+      source.on('data', (chunk) => {
+        if (!target.write(chunk)) source.pause();
       });
-      to.on('drain', () => {
-        if (!isCut.has(owner)) from.resume();
+      target.on('drain', () => {
+        if (!isCut.has(owner())) source.resume();
       });
-      from.on('error', () => {
+      source.on('error', () => {
         // The other side is told by the close.
       });
-      from.on('close', () => {
-        pairs.delete(pair);
+      source.on('close', () => {
         // The end of a connection can't cross a cut either.
-        if (!isCut.has(owner)) to.destroy();
+        if (!isCut.has(owner())) {
+          pairs.delete(pair);
+          target.destroy();
+        }
       });
     }
-    if (isCut.has(owner)) outside.pause();
+    if (isCut.has(owner())) outside.pause();
     else inside.resume();
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
@@ -63,20 +68,24 @@ export async function startProxy(upstream: () => string, ownerOf: (port: number)
     return new Promise<void>((resolve) => server.close(() => resolve()));
   });
   const address = server.address();
-  const ofOwner = (owner: string): Pair[] => [...pairs].filter((pair) => pair.owner === owner);
+  const ofOwner = (owner: string): Pair[] => [...pairs].filter((pair) => pair.owner() === owner);
   return {
     address: `127.0.0.1:${typeof address === 'object' && address !== null ? address.port : 0}`,
     cut: (owner) => {
       isCut.add(owner);
-      for (const { inside, outside } of ofOwner(owner)) {
+      const found = ofOwner(owner);
+      if (found.length === 0) throw new Error(`${owner} has no connection that could be cut`);
+      for (const { inside, outside } of found) {
         inside.pause();
         outside.pause();
       }
     },
     heal: (owner, isReset) => {
       isCut.delete(owner);
-      for (const { inside, outside } of ofOwner(owner)) {
+      for (const pair of ofOwner(owner)) {
+        const { inside, outside } = pair;
         if (isReset || inside.destroyed || outside.destroyed) {
+          pairs.delete(pair);
           inside.destroy();
           outside.destroy();
         } else {
