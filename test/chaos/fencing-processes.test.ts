@@ -15,7 +15,7 @@ const random = createRandom(seed);
 /** The shortest pair that the API server accepts. */
 const disconnect = { replace: true, stopOnHostAfter: '5s', lostAfter: '10s100ms' };
 /** The host stands still so long beyond the end of its lease: within what its kernel is allowed. */
-const stillMs = 6_500;
+const stillMs = 5_600;
 
 let world: World;
 let link: CuttableProxy;
