@@ -11,6 +11,9 @@ export const errorCodeTrailer = 'nkudo-error-code';
 /** Trailer with milliseconds until a retry can help; absent when nothing is known. */
 export const retryAfterTrailer = 'nkudo-retry-after-ms';
 
+/** The same for clients with a retry policy. Source: https://github.com/grpc/proposal/blob/master/A6-client-retries.md */
+const pushbackTrailer = 'grpc-retry-pushback-ms';
+
 /** Long texts make trailers that HTTP/2 refuses. */
 const detailsMax = 1024;
 
@@ -26,7 +29,10 @@ export function toStatus(error: unknown, log: Logger): CallStatus {
   if (!isAppError(error)) log.error({ err: error }, 'a call failed');
   const metadata = new Metadata();
   metadata.set(errorCodeTrailer, known.code);
-  if (known.retryAfterMs !== undefined) metadata.set(retryAfterTrailer, String(known.retryAfterMs));
+  if (known.retryAfterMs !== undefined) {
+    metadata.set(retryAfterTrailer, String(known.retryAfterMs));
+    metadata.set(pushbackTrailer, String(known.retryAfterMs));
+  }
   const details = known.message.slice(0, detailsMax);
   return { name: 'AppError', message: details, details, code: status[errorCatalogue[known.code].grpcStatus], metadata };
 }
