@@ -1,5 +1,5 @@
 /**
- * The controller as one running thing: database, Kubernetes, certificate authority, the three listeners,
+ * The controller as one running thing: database, Kubernetes, certificate authority, the listeners,
  * then leadership and the reconcilers. Owns the order of start and stop; what each part does is its own.
  *
  * Every replica serves agents and tenants; only the one that leads reconciles. Losing the database or the
@@ -32,6 +32,7 @@ import { createWakeUps } from './fleet-api/wake-ups.ts';
 import { createCallers } from './grpc/access.ts';
 import { splitAddress, startListener, type Listener } from './grpc/listener.ts';
 import { createHealth, createReflection, healthAccess, reflectionAccess, type Health } from './grpc/standard-services.ts';
+import { startHttpApi } from './http-api/server.ts';
 import { createReadiness } from './http/readiness.ts';
 import { startHttpListener } from './http/server.ts';
 import { lead, type Leader } from './lead.ts';
@@ -79,6 +80,7 @@ async function untilItAnswers<Result>(core: Pick<Core, 'log' | 'time'>, what: st
 interface Listeners {
   readonly edge: Listener;
   readonly fleet: Listener;
+  readonly api: Listener;
   readonly healths: readonly Health[];
   stop(): Promise<void>;
 }
@@ -113,7 +115,7 @@ async function startGrpc(core: Core): Promise<Listeners> {
     },
     calls,
   );
-  const authentication = createAuthentication(createKubernetesReviews(loadConnection(null)), time);
+  const authentication = createAuthentication(createKubernetesReviews(loadConnection(null)), time, { keys: database.apiKeys });
   const fleetTable = { ...fleetAccess, ...healthAccess, ...reflectionAccess };
   const fleetCallers = createCallers({ table: fleetTable, authenticate: ({ metadata, peer }) => authentication.authenticate(metadata, peer), hold: (caller, call) => authentication.open(caller, call), log });
   const fleetCalls = createFleetCalls({
@@ -147,14 +149,19 @@ async function startGrpc(core: Core): Promise<Listeners> {
     interceptor: fleetCallers.interceptor,
     services: [fleetService, fleetHealth.service, createReflection(calls)],
   });
+  const api = await startHttpApi(
+    { calls: fleetCalls, authentication, log: core.log.child({ part: 'api' }), clock: time, uuid: () => randomUUID(), allowedOrigins: config.apiAllowedOrigins, onEnd: metrics.countRequest },
+    { listen: splitAddress(config.apiListen), certificates: pki.serverCertificates },
+  );
   gateway.start();
   return {
     edge,
     fleet,
+    api,
     healths: [edgeHealth, fleetHealth],
     stop: async () => {
       await gateway.stop();
-      await Promise.all([edge.stop(stopGraceMs), fleet.stop(stopGraceMs)]);
+      await Promise.all([edge.stop(stopGraceMs), fleet.stop(stopGraceMs), api.stop(stopGraceMs)]);
     },
   };
 }
@@ -217,6 +224,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     database,
     maintenance,
     auditChain,
+    logSink: config.logSink === null ? null : createLogSink(config.logSink),
     hints,
     kubernetes,
     pki,
@@ -225,7 +233,6 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     meshFaults: createFaultPoints({ socketPath: config.faultSocket, processName: 'controller', known: meshFaultPoints }),
     openMeshAccount: createNetbirdAccounts(time),
     faults: createFaultPoints({ socketPath: config.faultSocket, processName: 'controller', known: pointsOf([...controllerSteps, ...planSteps, ...meshGatewaySteps]) }),
-    logSink: config.logSink === null ? null : createLogSink(config.logSink),
     endpoints: () => (config.advertise === null ? (boundEdge === null ? [] : [boundEdge]) : [config.advertise]),
   };
   const grpc = await startGrpc(core);
@@ -237,7 +244,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
   const certificates = setInterval(() => {
     pki.renewServerCertificate(time.nowMs()).catch((error: unknown) => log.error({ err: error }, 'the server certificate could not be renewed; the one in use goes on'));
   }, certificateCheckMs);
-  const addresses = { edge: grpc.edge.address, fleet: grpc.fleet.address, http: http.address };
+  const addresses = { edge: grpc.edge.address, fleet: grpc.fleet.address, api: grpc.api.address, http: http.address };
   if (config.readyFile !== null) await writeReadyFile(config.readyFile, addresses);
   log.info(addresses, 'ready');
   return {

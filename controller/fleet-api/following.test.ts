@@ -32,7 +32,7 @@ function receiver<Message>() {
 
 describe('tailing a log', () => {
   const request: TailLogsRequest = { namespace: 'n', microvmUid: microvm, source: '', tailBytes: 0, follow: false };
-  const reader = (chunks: readonly StoredLogChunk[]) => ({ read: (_t: unknown, _m: unknown, _s: unknown, afterId: number, limit: number) => Promise.resolve(chunks.filter((each) => each.id > afterId).slice(0, limit)) });
+  const reader = (chunks: readonly StoredLogChunk[]) => ({ read: (_t: unknown, _m: unknown, _s: unknown, afterId: number, limit: number) => Promise.resolve(chunks.filter((each) => each.id > afterId).slice(0, limit)), readLast: () => Promise.resolve(chunks) });
 
   it('cuts the first chunk so that exactly the last bytes remain', () => {
     expect(lastBytes([chunk(1, 'abc'), chunk(2, 'def', 3)], 4).map((each) => [each.offset, Buffer.from(each.data).toString()])).toEqual([[2, 'c'], [3, 'def']]);

@@ -139,6 +139,7 @@ export async function watchStatus(
       await out.send({ change: { $case: 'isSynced', value: true } });
     }
     await changes.next(lookIntervalMs);
-    await delay(lookPauseMs);
+    // Its end is the end of the stream.
+    await delay(lookPauseMs, undefined, { signal: out.signal }).catch(() => {});
   }
 }

@@ -139,7 +139,8 @@ const shown = (name: string): string => (/^[\w.[\]-]{1,64}$/.test(name) ? name :
 /** More items than any rule allows are not looked at; the rule of the list refuses it. */
 const itemsReadMax = 257;
 
-export function decodeJson(type: DescMessage, json: unknown, path = ''): Decoded {
+/** `takes` limits the fields of the outermost object. */
+export function decodeJson(type: DescMessage, json: unknown, takes: (name: string) => boolean = () => true, path = ''): Decoded {
   const message: Record<string, unknown> = Object.fromEntries(type.fields.map((field) => [nameOf(field), emptyOf(field)]));
   const problems: FieldProblem[] = [];
   if (typeof json !== 'object' || json === null || Array.isArray(json)) return { message, problems: [{ field: path === '' ? 'body' : path, problem: 'must be a JSON object' }] };
@@ -157,7 +158,7 @@ export function decodeJson(type: DescMessage, json: unknown, path = ''): Decoded
       case 'integer':
         return take(at, typeof value === 'number' && Number.isSafeInteger(value) && value >= 0 ? ok(value) : wrong('must be a whole number'));
       case 'message': {
-        const inner = decodeJson(kind.of, value, at);
+        const inner = decodeJson(kind.of, value, () => true, at);
         problems.push(...inner.problems);
         return inner.message;
       }
@@ -168,7 +169,7 @@ export function decodeJson(type: DescMessage, json: unknown, path = ''): Decoded
   for (const [name, value] of Object.entries(json)) {
     const field = type.fields.find((each) => nameOf(each) === name);
     const at = `${prefix}${shown(name)}`;
-    if (field === undefined) problems.push({ field: at, problem: 'is not a field of this request' });
+    if (field === undefined || !takes(name)) problems.push({ field: at, problem: 'is not a field of this request' });
     else if (field.fieldKind !== 'list') message[name] = decodeOne(typeOf(field), value, at) ?? emptyOf(field);
     else if (!Array.isArray(value)) problems.push({ field: at, problem: 'must be a list' });
     else message[name] = value.slice(0, itemsReadMax).map((item: unknown, index) => decodeOne(typeOf(field), item, `${at}[${index}]`));

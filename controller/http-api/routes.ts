@@ -47,7 +47,7 @@ export const httpRoutes: readonly HttpRoute[] = [
   get('/microvms/{name}', 'GetMicroVM', 'One microVM by its name.', { without: ['uid'] }),
   get('/microvms/by-uid/{uid}', 'GetMicroVM', 'One microVM by its UID.', { without: ['name'] }),
   get('/microvms/by-uid/{microvmUid}/logs', 'TailLogs', 'A log as text; where bytes were lost, a line says how many.', { kind: 'text' }),
-  get('/microvms/by-uid/{microvmUid}/logs/watch', 'TailLogs', 'A log as events, each with its place.', { kind: 'events' }),
+  get('/microvms/by-uid/{microvmUid}/logs/watch', 'TailLogs', 'A log as events, each with its place; goes on with what comes.', { kind: 'events', without: ['follow'] }),
   get('/plans', 'ListPlans', 'Plans with their actions and operations, newest first.'),
   post('/plans', 'ApplyPlan', 'Accepts an intent for microVMs of one site; with dryRun nothing is changed.', 'body'),
   get('/plans/{planId}', 'GetPlan', 'One plan with its actions and operations.'),
