@@ -11,6 +11,7 @@ import { AppError } from '#api/model/error-codes.ts';
 import { createCloudHypervisor } from '../adapters/cloud-hypervisor/cloud-hypervisor.ts';
 import { makeCertificateRequest } from '../adapters/control-plane-grpc/certificate-request.ts';
 import { createControlPlaneGrpc } from '../adapters/control-plane-grpc/control-plane-grpc.ts';
+import { createGuardProcess } from '../adapters/guard/guard-process.ts';
 import { createHostFacts } from '../adapters/host-facts/host-facts.ts';
 import { createIdentityFiles } from '../adapters/identity-files/identity-files.ts';
 import { openJournal } from '../adapters/journal-sqlite/journal-sqlite.ts';
@@ -23,10 +24,11 @@ import { createHostFiles } from '../adapters/system/host-files.ts';
 import { systemLogFiles } from '../adapters/system/log-files.ts';
 import { lockStateDirectory } from '../adapters/system/state-lock.ts';
 import { createVmDirectories } from '../adapters/vm-directories/vm-directories.ts';
-import { agentVersion, type RunConfig } from '../config.ts';
+import { agentVersion, guardDirectory, type RunConfig } from '../config.ts';
 import { edgeFaultPoints, meshFaultPoints, type EdgeFaultPoint } from '../fault-points.ts';
 import type { Journal } from '../ports/journal.ts';
 import { createCertificateRenewal } from '../supervisor/certificate-renewal.ts';
+import { createLeaseKeeper } from '../supervisor/lease-keeper.ts';
 import { createLinkLoop } from '../supervisor/link-loop.ts';
 import { createLogShipper } from '../supervisor/log-shipper.ts';
 import { createMeshKeeper } from '../supervisor/mesh-membership.ts';
@@ -69,7 +71,15 @@ export async function runAgent(config: RunConfig): Promise<void> {
     logger,
     onFatal,
   });
+  const leases = createLeaseKeeper({
+    guard: createGuardProcess({ directory: join(config.stateDirectory, guardDirectory), bootId: clock.now().bootId, environment: config.vmmEnvironment }),
+    directories,
+    records: () => [...registry.workers()].map((worker) => worker.record()),
+    clock,
+    logger,
+  });
   const registry = createMicroVMRegistry({
+    leases,
     journal,
     hypervisor,
     directories,
@@ -89,6 +99,9 @@ export async function runAgent(config: RunConfig): Promise<void> {
       },
     },
     onFatal,
+  });
+  leases.onConfirmed(() => {
+    for (const worker of registry.workers()) if (worker.record().desired?.lease !== undefined) worker.wake();
   });
   registry.onWorker(shipper.follow);
   reporter.onNews(sender.wake);
@@ -126,6 +139,7 @@ export async function runAgent(config: RunConfig): Promise<void> {
     onFatal,
   });
   const link = createLinkLoop({
+    leases,
     controlPlane: createControlPlaneGrpc(),
     registry,
     facts,
@@ -165,6 +179,7 @@ export async function runAgent(config: RunConfig): Promise<void> {
   shipper.stop();
   await mesh.stop();
   await registry.stop();
+  leases.close();
   journal.close();
   lock.release();
 }

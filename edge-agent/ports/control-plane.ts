@@ -35,7 +35,8 @@ export interface Receipt {
 }
 
 export type AgentMessage =
-  | { readonly kind: 'beat'; readonly sequence: number }
+  /** `asking`: for the lease of this host to be extended, which it has held without a gap or not. */
+  | { readonly kind: 'beat'; readonly sequence: number; readonly asking?: { readonly holdsLease: boolean } }
   | { readonly kind: 'receipt'; readonly receipt: Receipt }
   | { readonly kind: 'facts'; readonly facts: HostFacts }
   | { readonly kind: 'mesh'; readonly report: MeshReport };
@@ -46,7 +47,8 @@ export type ControlMessage =
   | { readonly kind: 'welcome'; readonly heartbeatIntervalMs: number; readonly endpoints: readonly string[]; readonly trustBundlePem: string;
       /** By the clock of the control plane; null when it did not say. */
       readonly serverTimeMs: number | null; readonly renewNow: boolean; readonly awaitsApproval: boolean }
-  | { readonly kind: 'beatAck'; readonly sequence: number }
+  /** `leaseMs`: the lease was extended, so long from when that beat was sent. */
+  | { readonly kind: 'beatAck'; readonly sequence: number; readonly leaseMs?: number }
   | { readonly kind: 'operation'; readonly operation: Operation }
   /** A message that could not be read; an operation is answered with REFUSED when its id could. */
   | { readonly kind: 'unreadable'; readonly operationId: OperationId | null; readonly message: string }

@@ -15,6 +15,8 @@ import type { ControlMessage, ControlPlane, ControlSession, Receipt } from '../p
 import type { HostFactsSource } from '../ports/host-facts.ts';
 import type { Identity } from '../ports/identity-store.ts';
 import type { Logger } from '../ports/logger.ts';
+import { createBeats, type Beats } from './beats.ts';
+import type { LeaseKeeper } from './lease-keeper.ts';
 import type { MicroVMRegistry } from './microvm-registry.ts';
 
 export interface LinkLoopDeps {
@@ -29,6 +31,7 @@ export interface LinkLoopDeps {
   readonly onMeshOrder: (message: ControlMessage & { kind: 'mesh' }) => void;
   /** Told of each session when it is online, and of its end. */
   readonly onSession: (session: ControlSession | undefined) => void;
+  readonly leases: LeaseKeeper;
   readonly clock: Clock;
   readonly entropy: Entropy;
   readonly faults: EdgeFaultPoints;
@@ -47,8 +50,6 @@ export interface LinkLoop {
 
 /** A welcome must come within this time of the hello, milliseconds. */
 const welcomeDeadlineMs = 15_000;
-/** Missed acknowledgements after which the session counts as dead. */
-const missedAcksMax = 3;
 
 export function createLinkLoop(deps: LinkLoopDeps): LinkLoop {
   const { clock, entropy, logger } = deps;
@@ -94,7 +95,7 @@ export function createLinkLoop(deps: LinkLoopDeps): LinkLoop {
   /** One session from connect to end. Only a journal that can't be written escapes. */
   async function hold(endpoint: string, identity: Identity): Promise<LinkEnd> {
     let cancelDeadline = (): void => {};
-    const beats = createBeats();
+    const beats = createBeats({ clock, leases: deps.leases });
     try {
       const facts = await deps.facts.read(AbortSignal.timeout(factsDeadlineMs));
       const known = await deps.registry.known();
@@ -131,7 +132,7 @@ export function createLinkLoop(deps: LinkLoopDeps): LinkLoop {
         deps.onSession(target);
         return;
       case 'beatAck':
-        return beats.acknowledged(message.sequence);
+        return beats.acknowledged(message.sequence, message.leaseMs);
       case 'operation': {
         logger.info({ operationId: message.operation.id, microvmId: message.operation.microvmId, kind: message.operation.kind, revision: message.operation.revision }, 'received an operation');
         return answer(await deps.registry.accept(message.operation), target);
@@ -151,33 +152,6 @@ export function createLinkLoop(deps: LinkLoopDeps): LinkLoop {
 
   const answer = (receipt: Receipt, target: ControlSession): Promise<void> =>
     around(deps.faults, 'receipt.send', () => target.send({ kind: 'receipt', receipt }));
-
-  interface Beats {
-    start(intervalMs: number, target: ControlSession): void;
-    acknowledged(sequence: number): void;
-    stop(): void;
-  }
-
-  function createBeats(): Beats {
-    let cancel = (): void => {};
-    let sent = 0;
-    let acknowledged = 0;
-    const beat = (intervalMs: number, target: ControlSession): void => {
-      cancel = clock.after(intervalMs, () => {
-        if (sent - acknowledged >= missedAcksMax) return target.close();
-        sent += 1;
-        target.send({ kind: 'beat', sequence: sent }).catch(() => {
-          // The reader of the stream sees the same end and says why.
-        });
-        beat(intervalMs, target);
-      });
-    };
-    return {
-      start: beat,
-      acknowledged: (sequence) => void (acknowledged = Math.max(acknowledged, sequence)),
-      stop: () => cancel(),
-    };
-  }
 
   async function factsChanged(): Promise<void> {
     const facts: HostFacts = await deps.facts.read(AbortSignal.timeout(factsDeadlineMs));

@@ -85,7 +85,7 @@ function unary<Response>(signal: AbortSignal, start: (metadata: Metadata, done: 
 function encodeMessage(message: AgentMessage): HeartbeatRequest {
   switch (message.kind) {
     case 'beat':
-      return { message: { $case: 'beat', value: { sequence: message.sequence } } };
+      return { message: { $case: 'beat', value: { sequence: message.sequence, wantsLease: message.asking && true, holdsLease: message.asking?.holdsLease } } };
     case 'facts':
       return { message: { $case: 'facts', value: encodeHostFacts(message.facts) } };
     case 'mesh':
@@ -130,7 +130,7 @@ function decodeMessage({ message }: HeartbeatResponse, self: HostId): ControlMes
       return { kind: 'welcome', heartbeatIntervalMs: Math.min(heartbeatMaxMs, Math.max(heartbeatMinMs, heartbeatIntervalMs)), endpoints, trustBundlePem, serverTimeMs: serverTime === undefined ? null : decodeTimestamp('welcome.server_time', serverTime), renewNow, awaitsApproval };
     }
     case 'ack':
-      return { kind: 'beatAck', sequence: message.value.sequence };
+      return { kind: 'beatAck', sequence: message.value.sequence, ...(message.value.leaseMs === undefined ? {} : { leaseMs: message.value.leaseMs }) };
     case 'operation':
       try {
         return { kind: 'operation', operation: decodeOperation(message.value, self) };
