@@ -172,7 +172,7 @@ async function seedMicroVM(place: Place, host: SeededHost, name: string): Promis
   const desired = desiredOf(place, name);
   const input = { tenantId: tenant, siteId: place.siteId, microvmId: microVMId(choice.uuid()), name, generation: 1, desired, kind: 'Create', placeOn: host.hostId, tryNumber: 1 } as const;
   const published = await db.microvms.publish(input, epoch, actor);
-  if (published.outcome === 'hostUnavailable') return false;
+  if (!('record' in published)) return false;
   const fate = host.isSilent ? 'pending' : choice.from(fates);
   if (fate === 'pending') return true;
   await reportEnd(place, host, published.record, fate === 'failed' ? 'Failed' : 'Succeeded');

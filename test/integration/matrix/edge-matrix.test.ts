@@ -9,7 +9,6 @@ import { EdgeServiceService, EnrollmentServiceService } from '#api/gen/nkudo/edg
 import { hostId, sessionId } from '#api/model/ids.ts';
 import { edgeAccess } from '#controller/edge-gateway/gateway.ts';
 import { serverName } from '#controller/pki/certificates.ts';
-import { fileScope } from '#test/harness/file-scope.ts';
 import { actor, execution, observation, publishAndClaim, type Claimed } from '../db/builders.ts';
 import { encodeExecution, encodeObservation } from '#api/codec/edge-codec.ts';
 import { startControlPlane, type ControlPlane } from '../gateway/control-plane.ts';
