@@ -105,6 +105,3 @@ export interface ReplacementStore {
 
 /** Whether the database may have forgotten what hosts hold. */
 export type RecoveryGate = Pick<RecoveryStore, 'isReplacementHeld'>;
-
-/** Nothing was restored. */
-export const noRecovery: RecoveryGate = { isReplacementHeld: () => Promise.resolve(false) };
