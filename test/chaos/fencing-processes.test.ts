@@ -69,6 +69,7 @@ async function disturb(kind: Disturbance, victim: TestHost, uid: string): Promis
     database.heal('controller', true);
     return;
   }
+  await until(() => link.connections(victim.name) > 0, `a connection of ${victim.name} that can be cut`);
   link.cut(victim.name);
   if (kind === 'agentKilled') await victim.crashAgent();
   if (kind === 'hostStands') await standStill([victim.agent().pid, guardPid(victim)], stillMs);
@@ -117,6 +118,7 @@ describe('a lost host, as processes', () => {
     const victim = await hostOf('fenced');
     const stopped = [victim.agent().pid, guardPid(victim)];
     observer.reset();
+    await until(() => link.connections(victim.name) > 0, `a connection of ${victim.name} that can be cut`);
     link.cut(victim.name);
     for (const pid of stopped) signal(pid, 'SIGSTOP');
     try {

@@ -21,6 +21,8 @@ interface Pair {
 export interface CuttableProxy {
   /** `host:port` on loopback. */
   readonly address: string;
+  /** Connections of it that are open now. */
+  connections(owner: string): number;
   cut(owner: string): void;
   /** Bytes that waited arrive; with `isReset` the connections break instead. */
   heal(owner: string, isReset: boolean): void;
@@ -71,11 +73,10 @@ export async function startProxy(upstream: () => string, ownerOf: (port: number)
   const ofOwner = (owner: string): Pair[] => [...pairs].filter((pair) => pair.owner() === owner);
   return {
     address: `127.0.0.1:${typeof address === 'object' && address !== null ? address.port : 0}`,
+    connections: (owner) => ofOwner(owner).filter(({ inside, outside }) => !inside.destroyed && !outside.destroyed).length,
     cut: (owner) => {
       isCut.add(owner);
-      const found = ofOwner(owner);
-      if (found.length === 0) throw new Error(`${owner} has no connection that could be cut`);
-      for (const { inside, outside } of found) {
+      for (const { inside, outside } of ofOwner(owner)) {
         inside.pause();
         outside.pause();
       }
