@@ -173,10 +173,11 @@ async function seedMicroVM(place: Place, host: SeededHost, name: string): Promis
   const input = { tenantId: tenant, siteId: place.siteId, microvmId: microVMId(choice.uuid()), name, generation: 1, desired, kind: 'Create', placeOn: host.hostId, tryNumber: 1 } as const;
   const published = await db.microvms.publish(input, epoch, actor);
   if (!('record' in published)) return false;
+  const { record } = published;
   const fate = host.isSilent ? 'pending' : choice.from(fates);
   if (fate === 'pending') return true;
-  await reportEnd(place, host, published.record, fate === 'failed' ? 'Failed' : 'Succeeded');
-  await reportState(place, host, published.record, fate);
+  await reportEnd(place, host, record, fate === 'failed' ? 'Failed' : 'Succeeded');
+  await reportState(place, host, record, fate);
   if (fate === 'updated') {
     const update = await db.microvms.publish({ ...input, generation: 2, kind: 'Update', desired: { ...desired, terminationGracePeriodMs: 60_000 } }, epoch, actor);
     if (update.outcome !== 'hostUnavailable') {

@@ -1,3 +1,4 @@
+import { crc32 } from 'node:zlib';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { apiKeyPrefix, encodeApiKey, parseApiKey } from './api-key.ts';
@@ -16,6 +17,12 @@ describe('the text of an API key', () => {
         expect(Buffer.from(parsed?.secret ?? [])).toEqual(Buffer.from(made.secret));
       }),
     );
+  });
+
+  it('has the checksum that other programs compute', () => {
+    const made = { keyId: '00112233-4455-6677-8899-aabbccddeeff', secret: Buffer.alloc(32, 7) };
+    const text = encodeApiKey(made);
+    expect(Buffer.from(text.slice(-6), 'base64url').readUInt32BE()).toBe(crc32(text.slice(apiKeyPrefix.length, -6)));
   });
 
   it('is no key any more with one letter changed, left out or added', () => {
