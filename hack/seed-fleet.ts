@@ -180,15 +180,15 @@ async function seedMicroVM(place: Place, host: SeededHost, name: string): Promis
   await reportState(place, host, record, fate);
   if (fate === 'updated') {
     const update = await db.microvms.publish({ ...input, generation: 2, kind: 'Update', desired: { ...desired, terminationGracePeriodMs: 60_000 } }, epoch, actor);
-    if (update.outcome !== 'hostUnavailable') {
+    if ('record' in update) {
       await reportEnd(place, host, update.record, 'Succeeded');
       await reportState(place, host, update.record, 'running');
     }
   }
   if (fate === 'deleting' || fate === 'deleted') {
-    const record = await db.microvms.publishDeletion({ tenantId: tenant, microvmId: input.microvmId, generation: 2, tryNumber: 1 }, epoch, actor);
-    if (fate === 'deleted' && record !== null) {
-      await reportEnd(place, host, record, 'Succeeded');
+    const deletion = await db.microvms.publishDeletion({ tenantId: tenant, microvmId: input.microvmId, generation: 2, tryNumber: 1 }, epoch, actor);
+    if (fate === 'deleted' && deletion !== null) {
+      await reportEnd(place, host, deletion, 'Succeeded');
       await db.microvms.completeDeletion(tenant, input.microvmId, epoch, actor);
     }
     return true;
