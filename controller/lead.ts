@@ -68,7 +68,9 @@ export function lead(core: Core): Leader {
   const log = core.log.child({ part: 'leader' });
   let leadership = null as Leadership | null; // Set later, from inside a promise, as the next one.
   let manager = null as Manager | null;
-  const housekeeping = createHousekeeping(core);
+  // Also what it does beside reconciling ends with the term.
+  const termOnly = fenceWrites(core.kubernetes, { isCurrent: () => leadership?.isCurrent() === true });
+  const housekeeping = createHousekeeping({ ...core, kubernetes: { ...termOnly, close: () => {} } });
   const keeper = createTermKeeper(core);
 
   /** One term, from the campaign to the loss of the Lease or of the database that it began with, or the end of the process. */

@@ -96,11 +96,12 @@ export function createTermKeeper(core: Core): TermKeeper {
             return null;
           });
           if (found === null) continue;
-          if (found.epoch > epoch.epoch) return 'another replica took the leadership';
+          const { present, durable } = found;
+          if (present.epoch > epoch.epoch) return 'another replica took the leadership';
           const before = furthestKnown() ?? epoch.position;
-          const { reason } = decideRecovery({ ...found, kept: before }, before);
+          const { reason } = decideRecovery({ ...present, kept: before }, before);
           if (reason !== null) return `the database is an older copy: ${reason}`;
-          known = advance(before, found);
+          known = advance(before, durable);
         }
         return 'it was stopped';
       } finally {

@@ -31,14 +31,16 @@ const fromMax = 64;
 /** Appends the rows in one statement. */
 export async function appendAudit(tx: Tx, tenantId: string, actor: Actor, entries: readonly AuditEntry[]): Promise<void> {
   if (entries.length === 0) return;
-  await tx.query(
+  // Rows of the installation are written under a role that may not read them.
+  const returning = tenantId === installationTenant ? '' : 'returning id';
+  const { rows } = await tx.query<{ id: number }>(
     {
-      name: 'append-audit',
+      name: returning === '' ? 'append-installation-audit' : 'append-audit',
       isHot: true,
       text: `insert into nkudo.audit_events
           (tenant_id, actor_kind, actor_name, actor_from, action, subject_kind, subject_id, before_hash, after_hash)
         select $1, $2, $3, $4, e.action, e.subject, e.id, e.before, e.after
-        from unnest($5::text[], $6::text[], $7::uuid[], $8::text[], $9::text[]) as e (action, subject, id, before, after)`,
+        from unnest($5::text[], $6::text[], $7::uuid[], $8::text[], $9::text[]) as e (action, subject, id, before, after) ${returning}`,
     },
     [
       tenantId,
@@ -52,6 +54,7 @@ export async function appendAudit(tx: Tx, tenantId: string, actor: Actor, entrie
       entries.map((entry) => hashOrNull(entry.after)),
     ],
   );
+  for (const { id } of rows) tx.audited(id);
 }
 
 function hashOrNull(state: unknown): string | null {

@@ -29,6 +29,8 @@ export interface Statement {
 export interface Tx {
   /** @throws AppError, translated */
   query<Row extends pg.QueryResultRow = Record<never, never>>(statement: Statement, values?: readonly unknown[]): Promise<pg.QueryResult<Row>>;
+  /** Notes the number of an audit row that this transaction wrote: once it is committed, a database without it is an older one. */
+  audited(id: number): void;
 }
 
 export interface LeaderTx extends Tx {
@@ -59,7 +61,7 @@ export interface Transactions {
   ping(): Promise<void>;
   /** Called when a leader transaction was refused with LEADERSHIP_LOST. Returns the end of listening. */
   onRefused(listener: () => void): () => void;
-  /** Newest audit row that a committed leader transaction of this process has seen, 0 before the first. */
+  /** Newest audit row that a committed transaction of this process has written or, as leader, seen; 0 before the first. */
   seenAuditId(): number;
   /** A new leadership has looked at the database as it is: an older copy that it began to use is no longer refused. */
   beginLeadership(auditId: number): void;
@@ -77,13 +79,14 @@ export function createTransactions(pools: { readonly app: pg.Pool; readonly syst
   const fair = createFairQueue({ slots: max, perKey: Math.max(1, Math.ceil((max * 2) / 3)), waitMaxMs: turnWaitMaxMs });
   const refusals = new Set<() => void>();
   const commits: (() => void)[] = [];
+  /** A database that lacks this audit row is an older one. Raised by commits only: what a crash takes back is drawn again. */
+  let seenAuditId = 0;
   const run = async <Result>(pool: pg.Pool, begin: string, work: (client: pg.PoolClient) => Promise<Result>): Promise<Result> => {
-    const result = await runRepeatedly(pool, begin, work);
+    const { result, auditId } = await runRepeatedly(pool, begin, work);
+    seenAuditId = Math.max(seenAuditId, auditId);
     for (const listener of commits) listener();
     return result;
   };
-  /** Newest audit row that a committed leader transaction of this process has seen; a database without it is an older one. */
-  let seenAuditId = 0;
   return {
     tenant: (tenantId, work) => fair.run(tenantId, () => run(pools.app, `begin; ${tenantSetting(tenantId)}`, (client) => work(txOf(client)))),
     leader: async (tenantId, epoch, { settled, work }) => {
@@ -98,7 +101,6 @@ export function createTransactions(pools: { readonly app: pg.Pool; readonly syst
           auditId = held.auditId;
           return work({ ...tx, incarnation: held.incarnation });
         }));
-        // Not before the commit: a number that was only handed out can be handed out again after a crash of the server.
         seenAuditId = Math.max(seenAuditId, auditId);
         return result;
       } catch (error) {
@@ -140,8 +142,12 @@ function tenantSetting(tenantId: TenantId): string {
   return `select set_config('app.tenant_id', '${tenantId}', true)`;
 }
 
+/** Of the transaction that is open on the connection. */
+const auditIds = new WeakMap<pg.PoolClient, number>();
+
 function txOf(client: pg.PoolClient): Tx {
   return {
+    audited: (id) => void auditIds.set(client, Math.max(auditIds.get(client) ?? 0, id)),
     query: async (statement, values) => {
       try {
         return await client.query({
@@ -156,7 +162,13 @@ function txOf(client: pg.PoolClient): Tx {
   };
 }
 
-async function runRepeatedly<Result>(pool: pg.Pool, begin: string, work: (client: pg.PoolClient) => Promise<Result>): Promise<Result> {
+interface Committed<Result> {
+  readonly result: Result;
+  /** Newest audit row that it wrote; 0: none. */
+  readonly auditId: number;
+}
+
+async function runRepeatedly<Result>(pool: pg.Pool, begin: string, work: (client: pg.PoolClient) => Promise<Result>): Promise<Committed<Result>> {
   for (let attempt = 1; ; attempt += 1) {
     try {
       return await runOnce(pool, begin, work);
@@ -167,13 +179,15 @@ async function runRepeatedly<Result>(pool: pg.Pool, begin: string, work: (client
   }
 }
 
-async function runOnce<Result>(pool: pg.Pool, begin: string, work: (client: pg.PoolClient) => Promise<Result>): Promise<Result> {
+async function runOnce<Result>(pool: pg.Pool, begin: string, work: (client: pg.PoolClient) => Promise<Result>): Promise<Committed<Result>> {
   const client = await openWith(pool, begin);
+  auditIds.delete(client);
   try {
     const result = await work(client);
     await commit(client);
+    const auditId = auditIds.get(client) ?? 0;
     client.release();
-    return result;
+    return { result, auditId };
   } catch (error) {
     // The first error is the one that matters; a connection that can't even roll back is thrown away.
     client.release(!(await rollsBack(client)));

@@ -50,7 +50,7 @@ function reasonOfWitness(found: DatabasePosition, witness: DatabasePosition): st
   if (witness.incarnation > found.incarnation) return `it is older than its last recovery: incarnation ${found.incarnation}, and ${witness.incarnation} was used`;
   if (witness.timeline !== found.timeline) return `its timeline is ${found.timeline}, and ${witness.timeline} was used last`;
   if (witness.epoch > found.epoch) return `it is older than what was used last: leadership epoch ${found.epoch}, and ${witness.epoch} was used`;
-  if (witness.auditId > found.auditId) return `it is older than what was used last: it lacks ${witness.auditId - found.auditId} rows of the audit log`;
+  if (witness.auditId > found.auditId) return `it is older than what was used last: it has ${found.auditId} rows of the audit log, and ${witness.auditId} were written`;
   if (witness.lsn > found.lsn) return `it is an older copy of its own files: ${witness.lsn - found.lsn} bytes of the write-ahead log are missing`;
   return null;
 }

@@ -16,6 +16,13 @@ export interface LeadershipEpoch {
   readonly position: DatabasePosition;
 }
 
+export interface PositionReading {
+  /** As it is, to be compared. */
+  readonly present: DatabasePosition;
+  /** The part that no crash of the server takes back, to be noted. */
+  readonly durable: DatabasePosition;
+}
+
 export interface LeadershipStore {
   /**
    * Called once after the Kubernetes Lease was won: bumps the epoch and returns it. Waits for open
@@ -23,8 +30,8 @@ export interface LeadershipStore {
    * is further than the database, the database is an older copy, and the incarnation rises. Not idempotent.
    */
   acquire(actor: Actor, witness?: DatabasePosition | null): Promise<LeadershipEpoch>;
-  /** How far the database has come. What is not on disk yet is left out. Reads only. */
-  position(): Promise<DatabasePosition>;
+  /** How far the database has come. Reads only. */
+  position(): Promise<PositionReading>;
   /** Newest audit row that a committed write of this process has seen as leader: no position below it is of the same database. */
   seenAuditId(): number;
   /** Called when a write of this process was refused with LEADERSHIP_LOST. Returns the end of listening. */

@@ -4,7 +4,7 @@
  * then the incarnation rises with the epoch, so that no fencing epoch is ever issued twice.
  */
 import { decideRecovery, type DatabasePosition, type FoundDatabase } from '#api/model/recovery.ts';
-import type { LeadershipEpoch, LeadershipStore } from '#controller/ports/leadership-store.ts';
+import type { LeadershipEpoch, LeadershipStore, PositionReading } from '#controller/ports/leadership-store.ts';
 import { AppError } from '#api/model/error-codes.ts';
 import { appendAudit, installationTenant } from '../audit.ts';
 import type { Transactions, Tx } from '../tx.ts';
@@ -89,22 +89,23 @@ function toFound(row: PositionRow | undefined): Reading {
 }
 
 /**
- * A number that a transaction drew and did not commit is gone after a crash of the server and would look like a loss.
- * So the audit's number counts only once the log is on disk up to where it was read.
+ * A number that a transaction drew and did not commit is gone after a crash of the server and would look like a loss. So
+ * what is noted of the audit is a number that was read before, once the log is on disk up to where it was read.
  */
-function createDiskGate(): (reading: Reading) => DatabasePosition {
+function createDiskGate(): (reading: Reading) => PositionReading {
   let confirmed = 0;
-  let waiting: { auditId: number; insertedLsn: number } | null = null;
+  let waiting: { readonly auditId: number; readonly insertedLsn: number } | null = null;
   return ({ found, insertedLsn }) => {
-    if (waiting !== null && found.lsn >= waiting.insertedLsn) {
+    const { incarnation, epoch, systemIdentifier, timeline, auditId, lsn } = found;
+    if (waiting !== null && lsn >= waiting.insertedLsn) {
       confirmed = waiting.auditId;
       waiting = null;
     }
-    // An older database has to be seen as such, so what goes back is never held.
-    if (found.lsn >= insertedLsn || found.auditId < confirmed) confirmed = found.auditId;
-    else waiting ??= { auditId: found.auditId, insertedLsn };
-    const { incarnation, epoch, systemIdentifier, timeline, lsn } = found;
-    return { incarnation, epoch, systemIdentifier, timeline, auditId: confirmed, lsn };
+    if (lsn >= insertedLsn) confirmed = auditId;
+    else waiting ??= { auditId, insertedLsn };
+    const present = { incarnation, epoch, systemIdentifier, timeline, auditId, lsn };
+    // Of an older database nothing is confirmed beyond what it has.
+    return { present, durable: { ...present, auditId: Math.min(confirmed, auditId) } };
   };
 }
 

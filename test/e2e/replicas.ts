@@ -72,6 +72,7 @@ export async function createReplicas(world: World, common: Readonly<Record<strin
         NKUDO_EDGE_LISTEN: '127.0.0.1:0',
         NKUDO_FLEET_LISTEN: '127.0.0.1:0',
         NKUDO_HTTP_LISTEN: '127.0.0.1:0',
+        NKUDO_API_LISTEN: '127.0.0.1:0',
         NKUDO_ADVERTISE: router.address,
         NKUDO_READY_FILE: readyFile,
         POD_NAME: name,

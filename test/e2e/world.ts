@@ -149,6 +149,7 @@ export async function createWorld(options: WorldOptions = {}): Promise<World> {
         NKUDO_EDGE_LISTEN: bound?.edge ?? listen.edge,
         NKUDO_FLEET_LISTEN: bound?.fleet ?? listen.fleet,
         NKUDO_HTTP_LISTEN: bound?.http ?? listen.http,
+        NKUDO_API_LISTEN: '127.0.0.1:0',
         NKUDO_READY_FILE: readyFile,
         // One replica that restarts under its own name gets its Lease back at once.
         POD_NAME: 'controller-0',

@@ -29,7 +29,7 @@ it('[C10] a leader is refused at its next write when the database lacks what it 
   await expect(db.microvms.publish(publishInput(fleet, host), fleet.epoch, actor)).rejects.toMatchObject({ code: 'LEADERSHIP_LOST' });
   expect(refusals).toBe(1);
   end();
-  const found = await db.leadership.position();
+  const found = (await db.leadership.position()).present;
   const witness = { ...found, auditId: db.leadership.seenAuditId() };
   expect(decideRecovery({ ...found, kept: found }, witness)).toEqual({ reason: expect.stringContaining('rows of the audit log'), incarnation: 2 });
   await server.query(`select setval('nkudo.audit_events_id_seq', $1)`, [at]);
