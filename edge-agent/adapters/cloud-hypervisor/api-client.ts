@@ -5,7 +5,7 @@
  */
 import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
-import { Client } from 'undici';
+import { request, type IncomingMessage } from 'node:http';
 import { AppError } from '#api/model/error-codes.ts';
 import { errnoOf } from './errno.ts';
 import type { paths } from './gen/api.ts';
@@ -49,19 +49,18 @@ async function call(method: 'GET' | 'PUT', path: string, body: unknown, options:
   options.signal.throwIfAborted();
   const timeout = AbortSignal.timeout(options.timeoutMs);
   const directory = await openDirectory(options.vmDirectory);
-  // The path through the open directory stays below the 107 bytes that a socket address can hold.
-  const client = new Client('http://localhost', { socketPath: `/proc/self/fd/${directory.fd}/${vmFiles.apiSocket}` });
   try {
-    const response = await client.request({
+    const response = await send({
       method,
       path: `/api/v1${path}`,
+      // The path through the open directory stays below the 107 bytes that a socket address can hold.
+      socketPath: `/proc/self/fd/${directory.fd}/${vmFiles.apiSocket}`,
+      body: body === undefined ? undefined : JSON.stringify(body),
       signal: AbortSignal.any([options.signal, timeout]),
-      headersTimeout: 0,
-      bodyTimeout: 0,
-      ...(body === undefined ? {} : { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } }),
     });
-    const text = await readBounded(response.body);
-    if (response.statusCode >= 300) return { ok: false, refusal: { status: response.statusCode, chain: parseChain(text) } };
+    const text = await readBounded(response);
+    const status = response.statusCode ?? 0;
+    if (status >= 300) return { ok: false, refusal: { status, chain: parseChain(text) } };
     return { ok: true, body: text === '' ? undefined : (JSON.parse(text) as unknown) };
   } catch (error) {
     options.signal.throwIfAborted();
@@ -69,9 +68,26 @@ async function call(method: 'GET' | 'PUT', path: string, body: unknown, options:
     if (timeout.aborted) throw new AppError('HYPERVISOR_TIMEOUT', `${path} was not answered in ${options.timeoutMs} ms`, { details, cause: error });
     throw new AppError('HYPERVISOR_FAILED', `${path} could not be sent or was not answered`, { details, cause: error });
   } finally {
-    await client.destroy();
     await directory.close();
   }
+}
+
+interface HttpRequest {
+  readonly method: 'GET' | 'PUT';
+  readonly path: string;
+  readonly socketPath: string;
+  readonly body: string | undefined;
+  readonly signal: AbortSignal;
+}
+
+/** Resolves with the head of the answer. Node's own client, since a second one would cost the agent several megabytes. */
+function send({ method, path, socketPath, body, signal }: HttpRequest): Promise<IncomingMessage> {
+  return new Promise((resolve, reject) => {
+    const headers = body === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) };
+    const call = request({ method, path, socketPath, agent: false, signal, headers: { host: 'localhost', ...headers } }, resolve);
+    call.on('error', reject);
+    call.end(body);
+  });
 }
 
 async function openDirectory(path: string) {

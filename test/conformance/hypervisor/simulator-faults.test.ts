@@ -7,7 +7,7 @@ import { existsSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { buildSimulator } from '#hack/build-simulator.ts';
 import { openConnection, requestBytes } from './raw-http.ts';
 import { describeOnTargets } from './targets.ts';
@@ -52,9 +52,11 @@ describeOnTargets('injected faults', (target) => {
 
   test('hangs on a call and on all that follow', async () => {
     const vmm = await startVmm(target);
-    await inject(vmm, [{ at: 'vm.info', do: 'hang' }]);
+    await inject(vmm, [{ at: 'vm.info', once: true, do: 'hang' }]);
     const hung = await openConnection(vmm.socket);
     hung.send(requestBytes('GET', '/api/v1/vm.info'));
+    // Connections are served side by side: the next call is sent when the first one is known to hang.
+    await vi.waitUntil(() => existsSync(vmm.file('.mock-ch-fault-0')), { timeout: 30_000 });
     const next = await openConnection(vmm.socket);
     next.send(requestBytes('GET', '/api/v1/vmm.ping'));
     let hasAnswered = false;
