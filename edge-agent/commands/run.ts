@@ -3,6 +3,7 @@
  * Order of the start: lock, journal, microVMs, and only then the control plane, so that a host
  * without a connection runs its microVMs all the same.
  */
+import { X509Certificate } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { pino, type Logger as PinoLogger } from 'pino';
@@ -36,6 +37,7 @@ import { createMicroVMRegistry } from '../supervisor/microvm-registry.ts';
 import { createObservationReporter } from '../supervisor/observation-reporter.ts';
 import { createReportSender } from '../supervisor/report-sender.ts';
 import { createSlots } from '../supervisor/slots.ts';
+import { createTrustedTime } from '../supervisor/trusted-time.ts';
 
 export const journalFile = 'journal.db';
 
@@ -116,13 +118,20 @@ export async function runAgent(config: RunConfig): Promise<void> {
     if (identity === null) throw new AppError('UNAUTHENTICATED', 'this host is not enrolled');
     return identity;
   };
+  const time = createTrustedTime({
+    newestMs: newestTimeMs(journal, identity?.chainPem),
+    save: (newestMs) => journal.saveFact(newestTimeFact, String(newestMs)),
+    clock,
+    logger,
+  });
   const renewal = createCertificateRenewal({
     identity: theIdentity,
     makeRequest: makeCertificateRequest,
     onRenewed(renewed) {
       replaceIdentity(renewed);
-      link.reconnect();
+      link.handOver();
     },
+    time,
     clock,
     entropy,
     logger,
@@ -140,11 +149,14 @@ export async function runAgent(config: RunConfig): Promise<void> {
   });
   const link = createLinkLoop({
     leases,
-    controlPlane: createControlPlaneGrpc(),
+    controlPlane: createControlPlaneGrpc(() => time.newestMs()),
+    time,
+    onRecovered: replaceIdentity,
     registry,
     facts,
     identity: theIdentity,
-    onWelcome({ endpoints, trustBundlePem }) {
+    onWelcome({ endpoints, trustBundlePem, renewNow }) {
+      if (renewNow) renewal.demand();
       const known = theIdentity();
       const isNew = (endpoints.length > 0 && endpoints.join() !== known.endpoints.join()) || (trustBundlePem !== '' && trustBundlePem !== known.trustBundlePem);
       if (isNew) replaceIdentity({ ...(endpoints.length > 0 ? { endpoints } : {}), ...(trustBundlePem === '' ? {} : { trustBundlePem }) });
@@ -194,6 +206,14 @@ function bindJournal(journal: Journal, hostId: string | undefined, logger: PinoL
   if (earlier === hostId) return;
   if (earlier !== undefined) logger.warn({ earlier, hostId }, 'the journal was written by this machine under another identity');
   journal.saveFact('hostId', hostId);
+}
+
+const newestTimeFact = 'newestTime';
+
+/** The newest time that is known for certain: what the control plane said, and when it signed the certificate. */
+export function newestTimeMs(journal: Pick<Journal, 'loadFact'>, chainPem: string | undefined): number {
+  const heard = Number(journal.loadFact(newestTimeFact) ?? 0);
+  return Math.max(Number.isFinite(heard) ? heard : 0, chainPem === undefined ? 0 : new X509Certificate(chainPem).validFromDate.getTime());
 }
 
 function nextSignal(): Promise<NodeJS.Signals> {

@@ -89,6 +89,11 @@ export interface LogSession {
   close(): void;
 }
 
+export interface RenewedCertificate {
+  readonly chainPem: string;
+  readonly trustBundlePem: string;
+}
+
 export interface ControlSession {
   readonly endpoint: string;
   /** Ends when the stream ends; throws an AppError when it broke. One message at a time: a slow reader slows the sender. */
@@ -98,7 +103,7 @@ export interface ControlSession {
   /** Resolves when the batch is committed. @throws UNAVAILABLE, DEADLINE_EXCEEDED and what the server answers */
   report(batch: ReportBatch, signal: AbortSignal): Promise<readonly RefusedReport[]>;
   openLogs(): LogSession;
-  renewCertificate(csrDer: Uint8Array, signal: AbortSignal): Promise<{ readonly chainPem: string; readonly trustBundlePem: string }>;
+  renewCertificate(csrDer: Uint8Array, signal: AbortSignal): Promise<RenewedCertificate>;
   /** Closes the channel; idempotent. */
   close(): void;
 }
@@ -106,4 +111,9 @@ export interface ControlSession {
 export interface ControlPlane {
   /** Opens a channel to one endpoint and sends the hello. It does not wait for the welcome. @throws AppError */
   connect(endpoint: string, identity: Identity, hello: Hello): Promise<ControlSession>;
+  /**
+   * Proves the key of an older certificate, expired or not, and gets a new one.
+   * @throws RECOVERY_PROOF_INVALID, RECOVERY_WINDOW_PASSED, RECOVERY_LIMITED, HOST_REVOKED, HOST_QUARANTINED, UNAVAILABLE
+   */
+  recover(endpoint: string, identity: Identity, facts: HostFacts, signal: AbortSignal): Promise<RenewedCertificate>;
 }

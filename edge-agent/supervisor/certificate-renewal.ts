@@ -1,6 +1,6 @@
 /**
- * Renews the certificate of the host at half of its life, over a session, and then has the link make
- * a new one with it. The key stays: an answer that is lost costs nothing.
+ * Renews the certificate of the host at half of its life, or when it is asked to, over a session, and then has the link
+ * hand over to a session with the new one. The key stays: an answer that is lost costs nothing.
  */
 import { X509Certificate } from 'node:crypto';
 import { isAppError } from '#api/model/error-codes.ts';
@@ -8,8 +8,11 @@ import type { Clock, Entropy } from '../ports/clock.ts';
 import type { ControlSession } from '../ports/control-plane.ts';
 import type { Identity } from '../ports/identity-store.ts';
 import type { Logger } from '../ports/logger.ts';
+import type { TrustedTime } from './trusted-time.ts';
 
 export interface CertificateRenewal {
+  /** The next session begins with a renewal. */
+  demand(): void;
   use(session: ControlSession | undefined): void;
 }
 
@@ -18,6 +21,8 @@ const earliestPart = 0.45;
 const latestPart = 0.55;
 const retryMs = 60_000;
 const renewDeadlineMs = 30_000;
+/** Certificates with a life shorter than that of a coffee break do not keep a host busy with renewals. */
+const spacingMs = 30_000;
 /** Timers are cut into pieces of this length, because the wall clock may be set meanwhile. */
 const checkMs = 3_600_000;
 
@@ -26,6 +31,7 @@ export function createCertificateRenewal(deps: {
   readonly makeRequest: (keyPem: string, hostName: string) => Promise<Uint8Array>;
   /** Makes the renewed certificate durable and reconnects with it. */
   readonly onRenewed: (renewed: { readonly chainPem: string; readonly trustBundlePem: string }) => void;
+  readonly time: Pick<TrustedTime, 'now'>;
   readonly clock: Clock;
   readonly entropy: Entropy;
   readonly logger: Logger;
@@ -33,12 +39,20 @@ export function createCertificateRenewal(deps: {
   const { clock, logger } = deps;
   const part = earliestPart + (latestPart - earliestPart) * deps.entropy.random();
   let cancel = (): void => {};
+  let isDemanded = false;
+  /** By the boot clock; none was made yet. */
+  let renewedAtMs = Number.NEGATIVE_INFINITY;
+
+  const dueMs = (): number => {
+    const spaceMs = renewedAtMs + spacingMs - clock.now().bootMs;
+    return isDemanded ? 0 : Math.max(spaceMs, renewalDueMs(deps.identity().chainPem, part) - deps.time.now());
+  };
 
   function schedule(session: ControlSession, ms: number): void {
     cancel();
     cancel = clock.after(Math.min(checkMs, Math.max(0, ms)), () => {
-      const dueMs = renewalDueMs(deps.identity().chainPem, part) - clock.now().wallMs;
-      if (dueMs > 0) return schedule(session, dueMs);
+      const leftMs = dueMs();
+      if (leftMs > 0) return schedule(session, leftMs);
       renew(session).catch((error: unknown) => {
         if (!isAppError(error)) throw error;
         logger.warn({ code: error.code, reason: error.message }, 'the certificate could not be renewed, it is tried again');
@@ -50,14 +64,20 @@ export function createCertificateRenewal(deps: {
   async function renew(session: ControlSession): Promise<void> {
     const { keyPem, hostName } = deps.identity();
     const csrDer = await deps.makeRequest(keyPem, hostName);
-    deps.onRenewed(await session.renewCertificate(csrDer, AbortSignal.timeout(renewDeadlineMs)));
+    const renewed = await session.renewCertificate(csrDer, AbortSignal.timeout(renewDeadlineMs));
+    isDemanded = false;
+    renewedAtMs = clock.now().bootMs;
+    deps.onRenewed(renewed);
     logger.info({}, 'the certificate was renewed');
   }
 
   return {
+    demand() {
+      isDemanded = true;
+    },
     use(session) {
       cancel();
-      if (session !== undefined) schedule(session, renewalDueMs(deps.identity().chainPem, part) - clock.now().wallMs);
+      if (session !== undefined) schedule(session, dueMs());
     },
   };
 }

@@ -6,21 +6,26 @@
 import { transition } from 'xstate';
 import { AppError, isAppError } from '#api/model/error-codes.ts';
 import { sessionId } from '#api/model/ids.ts';
+import { X509Certificate } from 'node:crypto';
 import type { HostFacts } from '#api/model/host.ts';
 import { linkDelayMs, type LinkEnd } from '../domain/link-delay.ts';
 import { around, type EdgeFaultPoints } from '../fault-points.ts';
 import { controlLinkMachine, type ControlLinkEvent, type ControlLinkSnapshot } from '../machines/control-link.machine.ts';
 import type { Clock, Entropy } from '../ports/clock.ts';
-import type { ControlMessage, ControlPlane, ControlSession, Receipt } from '../ports/control-plane.ts';
+import type { ControlMessage, ControlPlane, ControlSession, Receipt, RenewedCertificate } from '../ports/control-plane.ts';
 import type { HostFactsSource } from '../ports/host-facts.ts';
 import type { Identity } from '../ports/identity-store.ts';
 import type { Logger } from '../ports/logger.ts';
 import { createBeats, type Beats } from './beats.ts';
 import type { LeaseKeeper } from './lease-keeper.ts';
 import type { MicroVMRegistry } from './microvm-registry.ts';
+import type { TrustedTime } from './trusted-time.ts';
 
 export interface LinkLoopDeps {
   readonly controlPlane: ControlPlane;
+  readonly time: TrustedTime;
+  /** Makes a certificate durable that was got by a proof of the key. */
+  readonly onRecovered: (recovered: RenewedCertificate) => void;
   readonly registry: MicroVMRegistry;
   readonly facts: HostFactsSource;
   /** The identity as it is now; it changes with renewals. */
@@ -41,8 +46,8 @@ export interface LinkLoopDeps {
 
 export interface LinkLoop {
   start(): void;
-  /** Ends the session and connects anew at once, such as with a renewed certificate. */
-  reconnect(): void;
+  /** Opens a session with the renewed certificate and ends the old one once it stands: the link is not lost in between. */
+  handOver(): void;
   /** Facts may have changed. */
   factsChanged(): Promise<void>;
   stop(): Promise<void>;
@@ -58,6 +63,12 @@ export function createLinkLoop(deps: LinkLoopDeps): LinkLoop {
   let isOnline = false;
   let isStopped = false;
   let isHurried = false;
+  /** A session that is to follow the present one, until it does. */
+  let successor: Promise<LinkEnd> | undefined;
+  const open = new Set<ControlSession>();
+  /** Serial number of the certificate that a proof of the key gave in this run: a wrong clock asks for no second one. */
+  let recoveredSerial = '';
+  let isRecoveryDue = false;
   let endpointIndex = 0;
   let cancelRetry = (): void => {};
   let sentFacts = '';
@@ -72,8 +83,9 @@ export function createLinkLoop(deps: LinkLoopDeps): LinkLoop {
     feed({ type: 'retry.due' });
     const identity = deps.identity();
     const endpoint = identity.endpoints[endpointIndex % identity.endpoints.length] ?? '';
-    const end = await hold(endpoint, identity);
-    session?.close();
+    const end = await keep(endpoint, identity);
+    for (const each of open) each.close();
+    open.clear();
     session = undefined;
     if (isOnline) deps.onSession(undefined);
     isOnline = false;
@@ -92,40 +104,101 @@ export function createLinkLoop(deps: LinkLoopDeps): LinkLoop {
     running = connectOnce().catch(deps.onFatal);
   }
 
+  /** Sessions that follow each other without a gap. */
+  async function keep(endpoint: string, identity: Identity): Promise<LinkEnd> {
+    const refused = await recoverIfDue(endpoint, identity);
+    if (refused !== null) return refused;
+    let end = await hold(endpoint, deps.identity());
+    for (let next = successor; next !== undefined; next = successor) {
+      successor = undefined;
+      end = await next;
+    }
+    return end;
+  }
+
+  /** Null when the certificate is good, or is a new one now. */
+  async function recoverIfDue(endpoint: string, identity: Identity): Promise<LinkEnd | null> {
+    const certificate = new X509Certificate(identity.chainPem);
+    const isExpired = certificate.validToDate.getTime() <= deps.time.now() && certificate.serialNumber !== recoveredSerial;
+    if (!isExpired && !isRecoveryDue) return null;
+    try {
+      logger.info({ expiredAt: certificate.validTo, endpoint }, 'the certificate is not accepted any more: asking for a new one with a proof of the key');
+      const facts = await deps.facts.read(AbortSignal.timeout(factsDeadlineMs));
+      const recovered = await deps.controlPlane.recover(endpoint, identity, facts, AbortSignal.timeout(recoveryDeadlineMs));
+      deps.onRecovered(recovered);
+      recoveredSerial = new X509Certificate(recovered.chainPem).serialNumber;
+      isRecoveryDue = false;
+      logger.info({}, 'the certificate was recovered');
+      return null;
+    } catch (error) {
+      if (!isAppError(error) || error.code === 'JOURNAL_FAILED') throw error;
+      const isOver = error.code === 'RECOVERY_WINDOW_PASSED';
+      logger[isOver ? 'error' : 'warn']({ code: error.code, reason: error.message, whatToDo: error.remedy, endpoint }, 'the certificate could not be recovered');
+      // Unexpired by the control plane's clock and refused all the same: the ordinary way is tried again.
+      if (!isExpired) isRecoveryDue = false;
+      return { reason: reasonOf(error), retryAfterMs: isOver ? windowPassedRetryMs : 0 };
+    }
+  }
+
   /** One session from connect to end. Only a journal that can't be written escapes. */
   async function hold(endpoint: string, identity: Identity): Promise<LinkEnd> {
     let cancelDeadline = (): void => {};
+    let opened: ControlSession | undefined;
     const beats = createBeats({ clock, leases: deps.leases });
     try {
       const facts = await deps.facts.read(AbortSignal.timeout(factsDeadlineMs));
       const known = await deps.registry.known();
-      const opened = await deps.controlPlane.connect(endpoint, identity, { sessionId: sessionId(entropy.uuid()), facts, known, agentInstance, sentAtMs: clock.now().wallMs });
-      session = opened;
+      const target = await deps.controlPlane.connect(endpoint, identity, { sessionId: sessionId(entropy.uuid()), facts, known, agentInstance, sentAtMs: clock.now().wallMs });
+      opened = target;
+      open.add(target);
+      session ??= target;
       if (isStopped) return { reason: 'broken', retryAfterMs: 0 };
       sentFacts = JSON.stringify(facts);
       feed({ type: 'stream.opened' });
-      cancelDeadline = clock.after(welcomeDeadlineMs, () => opened.close());
-      for await (const message of opened.messages) {
-        if (message.kind === 'goodbye') return { reason: message.reason, retryAfterMs: message.retryAfterMs };
+      cancelDeadline = clock.after(welcomeDeadlineMs, () => target.close());
+      for await (const message of target.messages) {
+        if (message.kind === 'goodbye') return said(message);
         if (message.kind === 'welcome') cancelDeadline();
-        await receive(message, opened, beats);
+        await receive(message, target, beats);
       }
       return { reason: 'broken', retryAfterMs: 0 };
     } catch (error) {
       if (!isAppError(error) || error.code === 'JOURNAL_FAILED') throw error;
       logger.warn({ code: error.code, reason: error.message, endpoint }, 'the session with the control plane failed');
-      return { reason: error.code === 'HOST_REVOKED' ? 'revoked' : error.code === 'HOST_QUARANTINED' ? 'quarantined' : 'broken', retryAfterMs: 0 };
+      // The control plane does not know an expired certificate at all, and by our clock it may not even be one.
+      if (error.code === 'UNAUTHENTICATED' || error.code === 'CERTIFICATE_EXPIRED') isRecoveryDue = true;
+      return { reason: reasonOf(error), retryAfterMs: 0 };
     } finally {
       cancelDeadline();
       beats.stop();
+      if (opened !== undefined) {
+        opened.close();
+        open.delete(opened);
+      }
     }
+  }
+
+  function said({ reason, retryAfterMs, message }: ControlMessage & { kind: 'goodbye' }): LinkEnd {
+    if (message !== '') logger.warn({ reason, message }, 'the control plane ended the session');
+    return { reason, retryAfterMs };
+  }
+
+  /** The new one stands: the old one has nothing more to do. */
+  function takeOver(target: ControlSession): void {
+    const former = session;
+    session = target;
+    isHurried = false;
+    if (former !== undefined && former !== target) former.close();
   }
 
   async function receive(message: ControlMessage, target: ControlSession, beats: Beats): Promise<void> {
     switch (message.kind) {
       case 'welcome':
         feed({ type: 'welcome.received' });
+        takeOver(target);
         isOnline = true;
+        if (message.serverTimeMs !== null) deps.time.learn(message.serverTimeMs);
+        if (message.awaitsApproval) logger.warn({}, 'this host waits for its approval: nothing is ordered until spec.approved of its Host is true');
         logger.info({ endpoint: target.endpoint, heartbeatIntervalMs: message.heartbeatIntervalMs }, 'online');
         deps.onWelcome(message);
         beats.start(message.heartbeatIntervalMs, target);
@@ -163,10 +236,18 @@ export function createLinkLoop(deps: LinkLoopDeps): LinkLoop {
 
   return {
     start: begin,
-    reconnect() {
+    handOver() {
+      const former = session;
+      if (former === undefined || !isOnline || isStopped) return;
       isHurried = true;
-      if (session === undefined) return;
-      session.close();
+      successor = hold(former.endpoint, deps.identity()).catch((error: unknown) => {
+        deps.onFatal(error);
+        return { reason: 'broken', retryAfterMs: 0 };
+      });
+      // When the new session never stood, the old one ends too, and the ordinary way is taken.
+      void successor.then(() => {
+        if (session === former) former.close();
+      });
     },
     factsChanged: () => factsChanged().catch((error: unknown) => {
       if (!(error instanceof AppError)) throw error;
@@ -174,10 +255,17 @@ export function createLinkLoop(deps: LinkLoopDeps): LinkLoop {
     async stop() {
       isStopped = true;
       cancelRetry();
-      session?.close();
+      for (const each of open) each.close();
       await running;
     },
   };
 }
 
 const factsDeadlineMs = 5_000;
+const recoveryDeadlineMs = 30_000;
+/** A certificate that is past recovery stays so, unless somebody there widens the window. */
+const windowPassedRetryMs = 3_600_000;
+
+function reasonOf(error: AppError): LinkEnd['reason'] {
+  return error.code === 'HOST_REVOKED' ? 'revoked' : error.code === 'HOST_QUARANTINED' ? 'quarantined' : 'broken';
+}

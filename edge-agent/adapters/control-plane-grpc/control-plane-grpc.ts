@@ -1,5 +1,5 @@
 /** The ControlPlane port over gRPC with mutual TLS. One channel for each session, so that a renewed certificate is used at once. */
-import { credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
+import type { ChannelCredentials } from '@grpc/grpc-js';
 import { decodeOperation, dispositionMap, encodeExecution, encodeHostFacts, encodeObservation, logSourceMap } from '#api/codec/edge-codec.ts';
 import { decodeMeshOrder, encodeMeshReport } from '#api/codec/mesh-codec.ts';
 import { decodeTimestamp, encodeTimestamp } from '#api/codec/timestamp.ts';
@@ -17,18 +17,24 @@ import {
 import { AppError, isAppError } from '#api/model/error-codes.ts';
 import { hostId, isUuid, microVMId, operationId, type HostId } from '#api/model/ids.ts';
 import type { AgentMessage, ControlMessage, ControlPlane, ControlSession, GoodbyeReason, Hello, LogSession } from '../../ports/control-plane.ts';
-import type { Identity } from '../../ports/identity-store.ts';
 import { channelOptions } from './channel.ts';
-import { toAppError } from './status-error.ts';
+import { recoverCertificate } from './recovery.ts';
 import { pipeStream } from './stream-pipe.ts';
+import { createTolerantCredentials } from './tolerant-credentials.ts';
+import { unary } from './unary.ts';
 
-export function createControlPlaneGrpc(): ControlPlane {
-  return { connect: async (endpoint, identity, hello) => openSession(endpoint, identity, hello) };
+/** @param newestTimeMs newest time heard from the control plane, for a host whose clock is wrong; 0 when none was */
+export function createControlPlaneGrpc(newestTimeMs: () => number): ControlPlane {
+  return {
+    connect: async (endpoint, identity, hello) => {
+      const { trustBundlePem } = identity;
+      return openSession(endpoint, { self: hostId(identity.hostId), secure: createTolerantCredentials({ trustBundlePem, client: identity }, newestTimeMs) }, hello);
+    },
+    recover: (endpoint, identity, facts, signal) => recoverCertificate(endpoint, { identity, facts, newestTimeMs }, signal),
+  };
 }
 
-async function openSession(endpoint: string, identity: Identity, hello: Hello): Promise<ControlSession> {
-  const self = hostId(identity.hostId);
-  const secure = credentials.createSsl(Buffer.from(identity.trustBundlePem), Buffer.from(identity.keyPem), Buffer.from(identity.chainPem));
+async function openSession(endpoint: string, { self, secure }: { readonly self: HostId; readonly secure: ChannelCredentials }, hello: Hello): Promise<ControlSession> {
   const client = new EdgeServiceClient(endpoint, secure, channelOptions);
   const pipe = pipeStream<HeartbeatRequest, HeartbeatResponse>(client.heartbeat());
   await pipe.send({
@@ -65,21 +71,6 @@ async function openSession(endpoint: string, identity: Identity, hello: Hello): 
       client.close();
     },
   };
-}
-
-type Done<Response> = (error: ServiceError | null, response: Response) => void;
-
-function unary<Response>(signal: AbortSignal, start: (metadata: Metadata, done: Done<Response>) => { cancel(): void }): Promise<Response> {
-  return new Promise((resolve, reject) => {
-    if (signal.aborted) return reject(new AppError('UNAVAILABLE', 'cancelled'));
-    const call = start(new Metadata(), (error, response) => {
-      signal.removeEventListener('abort', cancel);
-      if (error === null) resolve(response);
-      else reject(toAppError(error));
-    });
-    const cancel = (): void => call.cancel();
-    signal.addEventListener('abort', cancel, { once: true });
-  });
 }
 
 function encodeMessage(message: AgentMessage): HeartbeatRequest {

@@ -48,7 +48,8 @@ function fetchChain(endpoint: string): Promise<X509Certificate[]> {
   });
 }
 
-function readChain(leaf: DetailedPeerCertificate): X509Certificate[] {
+/** As the server showed it, its own certificate first; not verified. */
+export function readChain(leaf: DetailedPeerCertificate): X509Certificate[] {
   const chain: X509Certificate[] = [];
   for (let next: DetailedPeerCertificate | undefined = leaf; next?.raw !== undefined && chain.length < chainMax; next = next.issuerCertificate) {
     chain.push(new X509Certificate(next.raw));
