@@ -67,7 +67,7 @@ export interface World {
   readonly guest: string;
   controller(): RunningProcess;
   /** Addresses that the controller bound. */
-  endpoints(): { readonly edge: string; readonly fleet: string; readonly http: string };
+  endpoints(): { readonly edge: string; readonly fleet: string; readonly api: string; readonly http: string };
   startController(): Promise<void>;
   crashController(): Promise<void>;
   stopController(): Promise<void>;
@@ -132,7 +132,7 @@ export async function createWorld(options: WorldOptions = {}): Promise<World> {
   const faultEnvironment = options.faults === undefined ? {} : { NKUDO_FAULT_SOCKET: options.faults.socketPath };
   const listen = { edge: '127.0.0.1:0', fleet: '127.0.0.1:0', http: '127.0.0.1:0' };
   const through = options.databaseUrl ?? ((url: string): string => url);
-  let bound: { edge: string; fleet: string; http: string } | null = null;
+  let bound: { edge: string; fleet: string; api: string; http: string } | null = null;
   let controller: RunningProcess | null = null;
 
   const startController = async (): Promise<void> => {
