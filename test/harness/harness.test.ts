@@ -28,6 +28,7 @@ describe('the harness', () => {
       'apikeys.nkudo.dev',
       'enrollmenttokens.nkudo.dev',
       'hosts.nkudo.dev',
+      'microvmclasses.nkudo.dev',
       'microvms.nkudo.dev',
       'sites.nkudo.dev',
     ]);
