@@ -33,6 +33,7 @@ export function createHintBus(options: HintBusOptions): HintBus {
   let isClosed = false;
   let client: pg.Client | null = null;
   let notifyTimer: NodeJS.Timeout | null = null;
+  let notifiedAtMs = -Infinity;
   let reconnectTimer: NodeJS.Timeout | null = null;
   let attempts = 0;
   let wasConnected = false;
@@ -84,6 +85,7 @@ export function createHintBus(options: HintBusOptions): HintBus {
 
   const notify = (): void => {
     notifyTimer = null;
+    notifiedAtMs = performance.now();
     // Lost when not connected: other replicas read everything again after their own reconnect, and at each resync.
     client?.query('select pg_notify($1, $2)', [channel, options.replica]).catch((error: unknown) => {
       options.log.warn({ sqlstate: sqlstateOf(error) ?? null }, 'a hint for other replicas was lost');
@@ -95,7 +97,8 @@ export function createHintBus(options: HintBusOptions): HintBus {
     publish: (hint) => {
       if (isClosed) return;
       for (const listener of [...hintListeners]) call(() => listener.call(hint));
-      notifyTimer ??= setTimeout(notify, intervalMs);
+      // The first after a while goes out in the same turn's end; those that follow share the next.
+      notifyTimer ??= setTimeout(notify, Math.max(0, notifiedAtMs + intervalMs - performance.now()));
     },
     onHint: (listener) => subscribe(hintListeners, listener),
     onRemoteChange: (listener) => subscribe(remoteListeners, listener),

@@ -154,9 +154,10 @@ function createSafetyRead(deps: GatewayDeps, { sessions, logStreams, meshPush }:
   };
   const wakeWaiting = coalesced(async () => {
     try {
+      const [pending, awaited] = await Promise.all([deps.dispatch.listHostsWithPending(deps.settings.replica), deps.recovery?.listAllAwaited() ?? []]);
       // They connect again at once, and tell then what they know.
-      for (const { hostId } of (await deps.recovery?.listAllAwaited()) ?? []) sessions.get(hostId)?.dismiss('SHUTTING_DOWN');
-      for (const { hostId, hasCancels } of await deps.dispatch.listHostsWithPending(deps.settings.replica)) {
+      for (const { hostId } of awaited) sessions.get(hostId)?.dismiss('SHUTTING_DOWN');
+      for (const { hostId, hasCancels } of pending) {
         if (hasCancels) sessions.get(hostId)?.wakeForCancels();
         else sessions.get(hostId)?.wake();
       }
