@@ -82,7 +82,7 @@ module.exports = {
       name: 'gateways',
       severity: 'error',
       comment: 'The services know no SQL, no Kubernetes client and no reconciler.',
-      from: { path: '^controller/(edge-gateway|fleet-api)/', pathNot: tests },
+      from: { path: '^controller/(edge-gateway|fleet-api|http-api)/', pathNot: tests },
       to: { path: `^(db|edge-agent|controller/(reconcilers|adapters))/|node_modules/(pg)/` },
     },
     {

@@ -24,7 +24,7 @@ import { eventShape, runLongCall, textShape, type Piece } from './long-calls.ts'
 import { decodeJson, decodeTexts, encodeMessage, type MessageValue } from './message-json.ts';
 import { describeApi } from './openapi.ts';
 import { jsonPath, problemHeaders, toProblem, type Problem } from './problem.ts';
-import { createResumption, type Resumption } from './resumption.ts';
+import { createResumption } from './resumption.ts';
 import { descriptionPath, httpRoutes, pathParameters, templateOf, type HttpRoute } from './routes.ts';
 
 /** As the largest message over gRPC. */
@@ -101,10 +101,11 @@ async function inTime<Result>(work: Promise<Result>): Promise<Result> {
   }
 }
 
-type App = FastifyInstance<RawServerDefault>;
+type App = FastifyInstance;
 
 function sendProblem(reply: FastifyReply, problem: Problem): void {
-  void reply.code(problem.status).headers(problemHeaders(problem)).send(JSON.stringify(problem));
+  // As bytes: of a text fastify would name the charset, which this type has none of.
+  void reply.code(problem.status).headers(problemHeaders(problem)).send(Buffer.from(JSON.stringify(problem)));
 }
 
 /** What fastify itself refuses, in the words of the catalogue. */
