@@ -23,7 +23,7 @@ const reconcileBuckets = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10];
 export function createLeaderMetrics(registry: Registry): LeaderMetrics {
   const registers = [registry];
   let source: LeaderFigures | null = null;
-  const queueGauge = (name: string, help: string, read: (figures: WorkQueueFigures) => number): void => {
+  const queueGauge = (name: string, help: string, read: (figures: WorkQueueFigures) => number): Gauge =>
     new Gauge({
       name, help, labelNames: ['queue'], registers,
       collect() {
@@ -31,8 +31,7 @@ export function createLeaderMetrics(registry: Registry): LeaderMetrics {
         for (const [queue, figures] of Object.entries(source?.figures() ?? {})) this.set({ queue }, read(figures));
       },
     });
-  };
-  const watchGauge = (name: string, help: string, read: (figures: ReflectorFigures) => number): void => {
+  const watchGauge = (name: string, help: string, read: (figures: ReflectorFigures) => number): Gauge =>
     new Gauge({
       name, help, labelNames: ['resource'], registers,
       collect() {
@@ -40,7 +39,6 @@ export function createLeaderMetrics(registry: Registry): LeaderMetrics {
         for (const [resource, figures] of Object.entries(source?.watchFigures() ?? {})) this.set({ resource }, read(figures));
       },
     });
-  };
   queueGauge('nkudo_queue_waiting', 'Keys that wait for a worker', (figures) => figures.waiting);
   queueGauge('nkudo_queue_delayed', 'Keys that are looked at again later', (figures) => figures.delayed);
   queueGauge('nkudo_queue_running', 'Reconciles under way', (figures) => figures.running);

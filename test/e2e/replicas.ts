@@ -95,7 +95,7 @@ export async function createReplicas(world: World, common: Readonly<Record<strin
 
   const holder = async (): Promise<string> => {
     const lease = await world.kubernetes.client.find(leasePath);
-    return String((lease?.['spec'] as { holderIdentity?: string } | undefined)?.holderIdentity ?? ''); // A Lease.
+    return (lease?.['spec'] as { holderIdentity?: string } | undefined)?.holderIdentity ?? ''; // A Lease.
   };
   const leaderWhere = async (isWanted: (name: string) => boolean): Promise<Replica> => {
     const watching = world.kubernetes.client.watch(leasePath);
