@@ -196,6 +196,7 @@ export function createFleetCalls(deps: FleetDeps): FleetCalls {
           microvmId: request.microvmUid === '' ? null : id('microvm_uid', microVMId, request.microvmUid),
           operationId: emptyToNull(request.operationId),
           planId: request.planId === '' ? null : id('plan_id', planId, request.planId),
+          hostName: emptyToNull(request.host),
           status: isExecutionStatus(request.status) ? request.status : null,
           startedFromMs: decodeOptionalTimestamp('started_from', request.startedFrom) ?? null,
           startedBeforeMs: decodeOptionalTimestamp('started_before', request.startedBefore) ?? null,

@@ -31,7 +31,7 @@ function receiver<Message>() {
 }
 
 describe('tailing a log', () => {
-  const request: TailLogsRequest = { namespace: 'n', microvmUid: microvm, source: '', tailBytes: 0, follow: false };
+  const request: TailLogsRequest = { namespace: 'n', microvmUid: microvm, source: '', tailBytes: 0, follow: false, incarnation: 0, fromOffset: 0 };
   const reader = (chunks: readonly StoredLogChunk[]) => ({ read: (_t: unknown, _m: unknown, _s: unknown, afterId: number, limit: number) => Promise.resolve(chunks.filter((each) => each.id > afterId).slice(0, limit)), readLast: () => Promise.resolve(chunks) });
 
   it('cuts the first chunk so that exactly the last bytes remain', () => {
@@ -45,6 +45,19 @@ describe('tailing a log', () => {
     const { out, sent } = receiver<TailLogsResponse>();
     await tailLogs({ logs: reader(many), wakeUps: createWakeUps() }, out, { tenantId: tenant, request });
     expect(sent.map((each) => each.offset)).toEqual(many.map((each) => each.offset));
+  });
+
+  it('goes on behind a place: within a boot at the byte, and with later boots whole', async () => {
+    const chunks = [chunk(1, 'abc'), chunk(2, 'def', 3), { ...chunk(3, 'xyz'), incarnation: 2 }];
+    const from = async (incarnation: number, fromOffset: number): Promise<readonly (readonly [number, number, string])[]> => {
+      const { out, sent } = receiver<TailLogsResponse>();
+      await tailLogs({ logs: reader(chunks), wakeUps: createWakeUps() }, out, { tenantId: tenant, request: { ...request, incarnation, fromOffset } });
+      return sent.map((each) => [each.incarnation, each.offset, each.data.toString()]);
+    };
+    expect(await from(1, 4)).toEqual([[1, 4, 'ef'], [2, 0, 'xyz']]);
+    expect(await from(1, 3)).toEqual([[1, 3, 'def'], [2, 0, 'xyz']]);
+    expect(await from(1, 6)).toEqual([[2, 0, 'xyz']]);
+    expect(await from(2, 3)).toEqual([]);
   });
 
   it('follows: sends what comes after a wake-up, and ends with its reader', async () => {

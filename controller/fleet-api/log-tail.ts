@@ -30,6 +30,14 @@ export function lastBytes(chunks: readonly StoredLogChunk[], bytes: number): rea
   return kept.toReversed();
 }
 
+/** What of the chunk is not before the place; null when nothing is. */
+export function restOf(chunk: StoredLogChunk, place: { readonly incarnation: number; readonly fromOffset: number }): StoredLogChunk | null {
+  if (chunk.incarnation !== place.incarnation) return chunk.incarnation > place.incarnation ? chunk : null;
+  const known = place.fromOffset - chunk.offset;
+  if (known <= 0) return chunk;
+  return known >= chunk.data.byteLength ? null : { ...chunk, offset: chunk.offset + known, gapBytes: 0, data: chunk.data.subarray(known) };
+}
+
 /** Runs to the end of the log, or with `follow` until the reader goes. @throws INVALID_REQUEST, DATABASE_UNAVAILABLE */
 export async function tailLogs(
   deps: TailDeps,
@@ -48,7 +56,10 @@ export async function tailLogs(
     return chunks;
   };
   const send = async (chunks: readonly StoredLogChunk[]): Promise<void> => {
-    for (const chunk of chunks) await out.send(encodeLogChunk(chunk));
+    for (const chunk of chunks) {
+      const rest = restOf(chunk, request);
+      if (rest !== null) await out.send(encodeLogChunk(rest));
+    }
   };
   if (tailBytes > 0) {
     const tail = await deps.logs.readLast(tenantId, microvmId, source, tailBytes);

@@ -57,7 +57,7 @@ describe('ApplyPlan', () => {
   });
 });
 
-const everyExecution = { namespace: 'shop', site: '', microvmUid: '', operationId: '', planId: '', status: '', startedFrom: undefined, startedBefore: undefined, pageSize: 0, pageToken: '' };
+const everyExecution = { namespace: 'shop', site: '', microvmUid: '', operationId: '', planId: '', host: '', status: '', startedFrom: undefined, startedBefore: undefined, pageSize: 0, pageToken: '' };
 
 describe('the reading calls', () => {
   it('name all wrong fields as well', () => {
@@ -65,7 +65,7 @@ describe('the reading calls', () => {
     expect(refused(listExecutionsRules, { ...everyExecution, microvmUid: 'x', operationId: 'y', planId: 'z', status: 'Done', startedFrom: { seconds: -1, nanos: 0 } })).toBe(
       'microvm_uid,operation_id,plan_id,status,started_from',
     );
-    expect(refused(tailLogsRules, { namespace: 'shop', microvmUid: '', source: 'disk', tailBytes: 1_048_577, follow: false })).toBe('microvm_uid,source,tail_bytes');
+    expect(refused(tailLogsRules, { namespace: 'shop', microvmUid: '', source: 'disk', tailBytes: 1_048_577, follow: false, incarnation: -1, fromOffset: 0 })).toBe('microvm_uid,source,tail_bytes,incarnation');
     expect(refused(getStatusRules, { namespace: 'shop', site: '', pageSize: 0, pageToken: '' })).toBe('');
   });
 });

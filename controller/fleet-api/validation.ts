@@ -180,6 +180,7 @@ export const listExecutionsRules: readonly Rule<ListExecutionsRequest>[] = [
   optionalMicroVM,
   field('operation_id', (request) => request.operationId, isEmptyOr(isId)),
   field('plan_id', (request) => request.planId, isEmptyOr(isId)),
+  field('host', (request) => request.host, isEmptyOr(isName)),
   field('status', (request) => request.status, oneOf('', ...executionStatuses)),
   field('started_from', (request) => request.startedFrom, isTime),
   field('started_before', (request) => request.startedBefore, isTime),
@@ -196,7 +197,9 @@ export const tailLogsRules: readonly Rule<TailLogsRequest>[] = [
   namespace,
   field('microvm_uid', (request) => request.microvmUid, isId),
   field('source', (request) => request.source, oneOf('', 'serial', 'vmm')),
-  field('tail_bytes', (request) => request.tailBytes, inRange(0, tailBytesMax)),
+  field('tail_bytes', (request) => request.tailBytes, inRange(0, tailBytesMax), (value, request) => (value > 0 && request.incarnation > 0 ? 'must be 0 with incarnation, which says where to begin' : null)),
+  field('incarnation', (request) => request.incarnation, inRange(0, Number.MAX_SAFE_INTEGER)),
+  field('from_offset', (request) => request.fromOffset, inRange(0, Number.MAX_SAFE_INTEGER), (value, request) => (value > 0 && request.incarnation === 0 ? 'must be 0 without incarnation' : null)),
 ];
 
 export const applyPlanRules: readonly Rule<ApplyPlanRequest>[] = [

@@ -38,13 +38,10 @@ export const textShape: AnswerShape<Piece> = {
 };
 
 /** A stream of messages whose pieces go to the answer. */
-function piecesOf<Message>(answer: LongAnswer<Piece>, pieceOf: (message: Message) => Piece | null): Outgoing<Message> {
+function piecesOf<Message>(answer: LongAnswer<Piece>, pieceOf: (message: Message) => Piece): Outgoing<Message> {
   return {
     signal: answer.signal,
-    send: async (message) => {
-      const piece = pieceOf(message);
-      if (piece !== null) await answer.send(piece);
-    },
+    send: (message) => answer.send(pieceOf(message)),
   };
 }
 
@@ -74,32 +71,15 @@ async function watchPlan(calls: FleetCalls, answer: LongAnswer<Piece>, call: Lon
   if (!answer.signal.aborted) await answer.send(eventText({ name: 'end', data: {} }));
 }
 
-/** The place behind a piece: everything before it was received. */
-interface Place {
-  readonly incarnation: number;
-  readonly offset: number;
-}
-
-function placeOf(lastEventId: string | undefined): Place | null {
+/** The place behind the last piece that was received. */
+function placeOf(lastEventId: string | undefined): Partial<TailLogsRequest> {
   const match = /^(\d{1,15})\.(\d{1,15})$/.exec(lastEventId ?? '');
-  return match === null ? null : { incarnation: Number(match[1]), offset: Number(match[2]) };
-}
-
-/** What of the piece lies behind the place; null when nothing does. */
-function restOf(message: TailLogsResponse, place: Place | null): TailLogsResponse | null {
-  if (place === null || message.incarnation > place.incarnation) return message;
-  const known = message.incarnation < place.incarnation ? message.data.byteLength : place.offset - message.offset;
-  if (known <= 0) return message;
-  return known >= message.data.byteLength ? null : { ...message, offset: message.offset + known, gapBytes: 0, data: message.data.subarray(known) };
+  return match === null ? {} : { incarnation: Number(match[1]), fromOffset: Number(match[2]), tailBytes: 0 };
 }
 
 function logEvents(calls: FleetCalls, answer: LongAnswer<Piece>, call: LongCall): Promise<void> {
-  const place = placeOf(call.lastEventId);
-  const request = { ...(call.request as unknown as TailLogsRequest), follow: true, ...(place === null ? {} : { tailBytes: 0 }) }; // Decoded by its descriptor.
-  const out = piecesOf<TailLogsResponse>(answer, (message) => {
-    const rest = restOf(message, place);
-    return rest === null ? null : eventText({ id: `${rest.incarnation}.${rest.offset + rest.data.byteLength}`, name: 'log', data: jsonOf('TailLogs', rest) });
-  });
+  const request = { ...(call.request as unknown as TailLogsRequest), follow: true, ...placeOf(call.lastEventId) }; // Decoded by its descriptor.
+  const out = piecesOf<TailLogsResponse>(answer, (message) => eventText({ id: `${message.incarnation}.${message.offset + message.data.byteLength}`, name: 'log', data: jsonOf('TailLogs', message) }));
   return calls.TailLogs(request, out, call.from);
 }
 

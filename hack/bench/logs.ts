@@ -58,7 +58,7 @@ async function run({ logs, caller, microvmId }: Setting, { lines, linesPerChunk,
         if (followed >= total) ending.abort();
       },
     },
-    { tenantId: caller.identity.tenantId, request: { namespace: '', microvmUid: microvmId, source: 'serial', tailBytes: 0, follow: true } },
+    { tenantId: caller.identity.tenantId, request: { namespace: '', microvmUid: microvmId, source: 'serial', tailBytes: 0, follow: true, incarnation: 0, fromOffset: 0 } },
   );
   const cpu = process.cpuUsage();
   const startedMs = performance.now();

@@ -73,7 +73,7 @@ function openTail(uid: string, options: { readonly follow: boolean }) {
   const client = new FleetServiceClient(world.endpoints().fleet, credentials.createSsl(caPem), { 'grpc.ssl_target_name_override': serverName, 'grpc.use_local_subchannel_pool': 1 });
   const metadata = new Metadata();
   metadata.set('authorization', `Bearer ${token}`);
-  const call = client.tailLogs({ namespace: world.namespace, microvmUid: uid, source: 'serial', tailBytes: 0, follow: options.follow }, metadata);
+  const call = client.tailLogs({ namespace: world.namespace, microvmUid: uid, source: 'serial', tailBytes: 0, follow: options.follow, incarnation: 0, fromOffset: 0 }, metadata);
   call.on('error', () => {}); // Whoever waits for its end listens too.
   return { call, close: () => { call.cancel(); client.close(); } };
 }

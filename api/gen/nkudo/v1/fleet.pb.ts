@@ -469,7 +469,11 @@ export interface ListExecutionsRequest {
     | Timestamp
     | undefined;
   /** Only what started before this time; absent: no bound. */
-  startedBefore: Timestamp | undefined;
+  startedBefore:
+    | Timestamp
+    | undefined;
+  /** Name of the host that was to do it; empty: all. */
+  host: string;
 }
 
 /** A page of attempts. */
@@ -520,6 +524,10 @@ export interface TailLogsRequest {
   tailBytes: number;
   /** Go on with what comes. */
   follow: boolean;
+  /** Number of the boot to begin in, for a reader that comes back; 0: tail_bytes says where. Not together with tail_bytes. */
+  incarnation: number;
+  /** First byte wanted within that boot; later boots follow whole. */
+  fromOffset: number;
 }
 
 /** A piece of a log. */
@@ -3193,6 +3201,7 @@ function createBaseListExecutionsRequest(): ListExecutionsRequest {
     status: "",
     startedFrom: undefined,
     startedBefore: undefined,
+    host: "",
   };
 }
 
@@ -3227,6 +3236,9 @@ export const ListExecutionsRequest: MessageFns<ListExecutionsRequest> = {
     }
     if (message.startedBefore !== undefined) {
       Timestamp.encode(message.startedBefore, writer.uint32(82).fork()).join();
+    }
+    if (message.host !== "") {
+      writer.uint32(90).string(message.host);
     }
     return writer;
   },
@@ -3324,6 +3336,14 @@ export const ListExecutionsRequest: MessageFns<ListExecutionsRequest> = {
             message.startedBefore = Timestamp.decode(reader, reader.uint32());
             continue;
           }
+          case 11: {
+            if (tag !== 90) {
+              break;
+            }
+
+            message.host = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3376,6 +3396,7 @@ export const ListExecutionsRequest: MessageFns<ListExecutionsRequest> = {
         : isSet(object.started_before)
         ? fromJsonTimestamp(object.started_before)
         : undefined,
+      host: isSet(object.host) ? globalThis.String(object.host) : "",
     };
   },
 
@@ -3411,6 +3432,9 @@ export const ListExecutionsRequest: MessageFns<ListExecutionsRequest> = {
     if (message.startedBefore !== undefined) {
       obj.startedBefore = fromTimestamp(message.startedBefore).toISOString();
     }
+    if (message.host !== "") {
+      obj.host = message.host;
+    }
     return obj;
   },
 
@@ -3433,6 +3457,7 @@ export const ListExecutionsRequest: MessageFns<ListExecutionsRequest> = {
     message.startedBefore = (object.startedBefore !== undefined && object.startedBefore !== null)
       ? Timestamp.fromPartial(object.startedBefore)
       : undefined;
+    message.host = object.host ?? "";
     return message;
   },
 };
@@ -3781,7 +3806,7 @@ export const Execution: MessageFns<Execution> = {
 };
 
 function createBaseTailLogsRequest(): TailLogsRequest {
-  return { namespace: "", microvmUid: "", source: "", tailBytes: 0, follow: false };
+  return { namespace: "", microvmUid: "", source: "", tailBytes: 0, follow: false, incarnation: 0, fromOffset: 0 };
 }
 
 export const TailLogsRequest: MessageFns<TailLogsRequest> = {
@@ -3800,6 +3825,12 @@ export const TailLogsRequest: MessageFns<TailLogsRequest> = {
     }
     if (message.follow !== false) {
       writer.uint32(40).bool(message.follow);
+    }
+    if (message.incarnation !== 0) {
+      writer.uint32(48).uint64(message.incarnation);
+    }
+    if (message.fromOffset !== 0) {
+      writer.uint32(56).uint64(message.fromOffset);
     }
     return writer;
   },
@@ -3857,6 +3888,22 @@ export const TailLogsRequest: MessageFns<TailLogsRequest> = {
             message.follow = reader.bool();
             continue;
           }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.incarnation = longToNumber(reader.uint64());
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.fromOffset = longToNumber(reader.uint64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3884,6 +3931,12 @@ export const TailLogsRequest: MessageFns<TailLogsRequest> = {
         ? globalThis.Number(object.tail_bytes)
         : 0,
       follow: isSet(object.follow) ? globalThis.Boolean(object.follow) : false,
+      incarnation: isSet(object.incarnation) ? globalThis.Number(object.incarnation) : 0,
+      fromOffset: isSet(object.fromOffset)
+        ? globalThis.Number(object.fromOffset)
+        : isSet(object.from_offset)
+        ? globalThis.Number(object.from_offset)
+        : 0,
     };
   },
 
@@ -3904,6 +3957,12 @@ export const TailLogsRequest: MessageFns<TailLogsRequest> = {
     if (message.follow !== false) {
       obj.follow = message.follow;
     }
+    if (message.incarnation !== 0) {
+      obj.incarnation = Math.round(message.incarnation);
+    }
+    if (message.fromOffset !== 0) {
+      obj.fromOffset = Math.round(message.fromOffset);
+    }
     return obj;
   },
 
@@ -3917,6 +3976,8 @@ export const TailLogsRequest: MessageFns<TailLogsRequest> = {
     message.source = object.source ?? "";
     message.tailBytes = object.tailBytes ?? 0;
     message.follow = object.follow ?? false;
+    message.incarnation = object.incarnation ?? 0;
+    message.fromOffset = object.fromOffset ?? 0;
     return message;
   },
 };
