@@ -118,17 +118,18 @@ export function createLeaseKeeper(deps: LeaseKeeperDeps): LeaseKeeper {
       return askEveryMs(deps.records()) === undefined ? null : { holdsLease: isHeld(lease, clock.now()) };
     },
     granted(sent, leaseMs) {
-      const isFirst = lease === undefined;
+      const earlier = lease;
       lease = newerLease(lease, { sent, leaseMs });
       const now = clock.now();
       let isChanged = false;
-      let isRevived = isFirst;
+      let isRevived = false;
       for (const record of deps.records()) {
         const terms = leaseTermsOf(record);
         const directory = pathOf(record.microvmId);
         const before = ends.get(directory);
         if (terms === undefined) continue;
-        isRevived ||= before === undefined || before.ms <= now.bootMs;
+        // Also one whose orderly stop was due and whose end was not: it waits, and nothing else would wake it.
+        isRevived ||= deriveLeaseView(record, before ?? endOf(record, earlier), earlier !== undefined, now)?.mayStart !== true;
         if (before === undefined) continue;
         const end = endUnder(terms, lease);
         if (end.ms === before.ms && end.bootId === before.bootId) continue;
