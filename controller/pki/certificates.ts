@@ -10,6 +10,7 @@ import {
   AuthorityKeyIdentifierExtension,
   BasicConstraintsExtension,
   cryptoProvider,
+  Extension,
   ExtendedKeyUsage,
   ExtendedKeyUsageExtension,
   KeyUsageFlags,
@@ -49,6 +50,10 @@ export interface CertificateAuthority {
   readonly root: Signer;
   readonly intermediate: Signer;
 }
+
+/** The renewal counter of a host's certificate: a private extension, in the arc that needs no registration (2.25). */
+const counterExtension = '2.25.1853187183';
+const derInteger = 0x02;
 
 export interface HostSubject {
   readonly tenantId: TenantId;
@@ -117,6 +122,7 @@ async function issue(
     readonly publicKey: webcrypto.CryptoKey;
     readonly names: JsonGeneralNames;
     readonly usage: ExtendedKeyUsage;
+    readonly extensions?: readonly Extension[];
     readonly nowMs: number;
     readonly validityMs: number;
   },
@@ -141,6 +147,7 @@ async function issue(
       new ExtendedKeyUsageExtension([leaf.usage]),
       new SubjectAlternativeNameExtension(leaf.names),
       await AuthorityKeyIdentifierExtension.create(keys.publicKey),
+      ...(leaf.extensions ?? []),
     ],
   });
   return { serial, chainPem: `${certificate.toString('pem')}\n${issuer.toString('pem')}\n`, notBeforeMs, notAfterMs };
@@ -194,16 +201,34 @@ export async function checkRequest(der: Uint8Array): Promise<CheckedRequest> {
 /** Certificate with which a host proves itself. */
 export function issueHostCertificate(
   authority: CertificateAuthority,
-  input: { readonly subject: HostSubject; readonly publicKey: webcrypto.CryptoKey; readonly nowMs: number; readonly validityMs: number },
+  input: {
+    readonly subject: HostSubject & { /** Which certificate of the host it is, from 1. */ readonly counter?: number };
+    readonly publicKey: webcrypto.CryptoKey; readonly nowMs: number; readonly validityMs: number;
+  },
 ): Promise<MadeCertificate> {
   return issue(authority, {
     commonName: input.subject.hostName,
     publicKey: input.publicKey,
     names: [{ type: 'url', value: hostUri(input.subject) }],
     usage: ExtendedKeyUsage.clientAuth,
+    extensions: input.subject.counter === undefined ? [] : [new Extension(counterExtension, false, encodeCounter(input.subject.counter))],
     nowMs: input.nowMs,
     validityMs: input.validityMs,
   });
+}
+
+function encodeCounter(counter: number): Uint8Array<ArrayBuffer> {
+  const hex = counter.toString(16);
+  // A leading zero keeps it positive whatever its first bit is.
+  const bytes = Buffer.from(`00${hex.length % 2 === 0 ? hex : `0${hex}`}`, 'hex');
+  const minimal = bytes.length > 1 && ((bytes[1] ?? 0) & 0x80) === 0 ? bytes.subarray(1) : bytes;
+  return Uint8Array.from([derInteger, minimal.length, ...minimal]);
+}
+
+/** Which certificate of its host this is; null for one that does not say. For people and tests: the row is what counts. */
+export function certificateCounterOf(pem: string): number | null {
+  const value = new X509Certificate(pem).getExtension(counterExtension)?.value;
+  return value === undefined ? null : Number(`0x${Buffer.from(value).subarray(2).toString('hex')}`);
 }
 
 /** Name that every server certificate has and that agents check, so that any address works. */

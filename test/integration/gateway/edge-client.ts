@@ -99,6 +99,8 @@ export interface HeartbeatStream {
   send(message: NonNullable<HeartbeatRequest['message']>): void;
   /** The next message of that kind; others are dropped. Rejects when the stream ends first. */
   next<Case extends NonNullable<HeartbeatResponse['message']>['$case']>(kind: Case): Promise<Extract<NonNullable<HeartbeatResponse['message']>, { $case: Case }>['value']>;
+  /** The next message of any kind. One call of this or of `next` at a time. */
+  nextMessage(): Promise<NonNullable<HeartbeatResponse['message']>>;
   /** The error that ended the stream; null after a good end. */
   readonly ended: Promise<ServiceError | null>;
   cancel(): void;
@@ -133,6 +135,16 @@ export function openHeartbeat(client: EdgeClient): HeartbeatStream {
           return found.value as never; // The case was compared above.
         }
         if (isOver) throw new Error(`the stream ended before ${kind}`);
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+        });
+      }
+    },
+    nextMessage: async () => {
+      for (;;) {
+        const message = received.shift();
+        if (message !== undefined) return message;
+        if (isOver) throw new Error('the stream ended before a message');
         await new Promise<void>((resolve) => {
           wake = resolve;
         });
