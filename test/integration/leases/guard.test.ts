@@ -66,6 +66,7 @@ function scene(): { readonly guard: Guard; readonly directory: string; vm(name: 
 
 /** Something that lives until it is killed, under a reaper as a VMM is; its pid. */
 async function startVmm(vmDirectory: string, guardDirectory?: string): Promise<number> {
+  rmSync(join(vmDirectory, 'vmm.process'), { force: true }); // Of an earlier one.
   startReaper({ vmDirectory, guardDirectory, command: ['/bin/sleep', '3600'], environment });
   const record = join(vmDirectory, 'vmm.process');
   await until(() => existsSync(record), 'the record of the process');
@@ -93,7 +94,9 @@ describe('the guard', () => {
     const pids = await Promise.all([early, late, named].map((path) => startVmm(path)));
     await until(() => !isAlive(pids[0] ?? 0) && !isAlive(pids[2] ?? 0), 'the two VMMs to end');
     expect(isAlive(pids[1] ?? 0)).toBe(true);
+    await until(() => existsSync(join(early, 'vmm.exit')), 'the reaper of the first one to be done');
     const again = await startVmm(early);
+    expect(again).not.toBe(pids[0]);
     await until(() => !isAlive(again), 'the VMM that came too late to end');
     expect(isAlive(pidIn(directory))).toBe(true);
     kill(pids[1] ?? 0);
