@@ -58,6 +58,26 @@ program
   });
 
 program
+  .command('renew')
+  .description('get a new certificate now, also for an expired one; for an agent that does not run')
+  .addOption(stateDirOption())
+  .addOption(hypervisorOption())
+  .action(async (flags: { stateDir: string; hypervisor: string }) => {
+    const { renew } = await import('./commands/renew.ts');
+    print(await renew(flags));
+  });
+
+program
+  .command('unenroll')
+  .description('forget the identity of this host; works offline, and touches no microVM')
+  .addOption(stateDirOption())
+  .option('--keep-microvms', 'also with microVMs left here, which nobody will manage then')
+  .action(async (flags: { stateDir: string; keepMicrovms?: boolean }) => {
+    const { unenroll } = await import('./commands/unenroll.ts');
+    print(await unenroll({ stateDir: flags.stateDir, keepMicroVMs: flags.keepMicrovms === true }));
+  });
+
+program
   .command('status')
   .description('what this host knows of itself; works without a control plane and without a running agent')
   .addOption(stateDirOption())
