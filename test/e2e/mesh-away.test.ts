@@ -3,7 +3,7 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import type { FaultRule } from '#test/simulators/mock-netbird/faults.ts';
 import { until } from '#test/harness/until.ts';
 import { createMeshWorld, type MeshWorld } from './mesh-world.ts';
-import { conditionOf, siteName, statusOf } from './world.ts';
+import { siteName, statusOf } from './world.ts';
 
 let mesh: MeshWorld;
 /** Requests of one look: five lists, and the parts of the one host's network when those were answered. */
@@ -87,7 +87,7 @@ describe('a management API', () => {
     mock.faults.replace([]);
     await mesh.untilAccount('the policy of this round to be there', (view) => view.policies.some((policy) => policy.name.endsWith(policyOf(index).name)), 90_000);
     await world.waitForCondition('sites', siteName, { type: 'MeshReady', status: 'True' });
-    expect(conditionOf(await world.get('hosts', 'edge-1'), 'MeshConnected')?.status).toBe('True');
+    await world.waitForCondition('hosts', 'edge-1', { type: 'MeshConnected', status: 'True' });
     console.log(`[N3] ${fault.do} ${fault.status ?? ''}: ${mesh.requestCount()} requests in all, ${Math.round((await residentBytes()) / 1024 / 1024)} MiB resident`);
     expect(mock.violations()).toEqual([]);
   });

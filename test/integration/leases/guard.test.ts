@@ -19,7 +19,7 @@ const guards: { readonly guard: Guard; readonly directory: string }[] = [];
 afterEach(() => {
   for (const { guard, directory } of guards.splice(0)) {
     guard.close();
-    kill(pidIn(directory));
+    kill(livePidIn(directory));
   }
 });
 afterAll(() => {
@@ -34,11 +34,18 @@ function kill(pid: number): void {
   }
 }
 
-function pidIn(directory: string): number {
+/** The pid on record; 0 when its process is gone. */
+function livePidIn(directory: string): number {
   const path = join(directory, 'pid');
   if (!existsSync(path)) return 0;
   const pid = Number(readFileSync(path, 'utf8'));
   return isAlive(pid) ? pid : 0;
+}
+
+/** The pid of the guard that holds the lock; it writes its pid a moment after it took the lock. */
+async function pidIn(directory: string): Promise<number> {
+  await until(() => livePidIn(directory) !== 0, 'the guard to write its pid');
+  return livePidIn(directory);
 }
 
 function isAlive(pid: number): boolean {
@@ -98,7 +105,7 @@ describe('the guard', () => {
     const again = await startVmm(early);
     expect(again).not.toBe(pids[0]);
     await until(() => !isAlive(again), 'the VMM that came too late to end');
-    expect(isAlive(pidIn(directory))).toBe(true);
+    expect(isAlive(await pidIn(directory))).toBe(true);
     kill(pids[1] ?? 0);
   });
 
@@ -107,11 +114,11 @@ describe('the guard', () => {
     const path = vm('a');
     guard.save([{ vmDirectory: path, end: inMs(1_000) }]);
     await Promise.all([guard.ensure(), guard.ensure()]);
-    const first = pidIn(directory);
+    const first = await pidIn(directory);
     const second = createGuardProcess({ directory, bootId, environment });
     await second.ensure();
     second.close();
-    expect(pidIn(directory)).toBe(first);
+    expect(await pidIn(directory)).toBe(first);
     const other = vm('b');
     guard.save([{ vmDirectory: path, end: inMs(3_600_000) }, { vmDirectory: other, end: inMs(1_200) }]);
     const pid = await startVmm(path);
@@ -129,7 +136,7 @@ describe('the guard', () => {
     await guard.ensure();
     const [pid, other] = await Promise.all([startVmm(guarded, guard.directory), startVmm(free)]);
     guard.close();
-    kill(pidIn(directory));
+    kill(await pidIn(directory));
     await until(() => !isAlive(pid), 'the VMM without a guard to end');
     expect(isAlive(other)).toBe(true);
     kill(other);
@@ -142,10 +149,10 @@ describe('the guard', () => {
     await guard.ensure();
     const pid = await startVmm(path, guard.directory);
     const returned = new Promise<void>((resolve) => guard.onLost(() => void guard.ensure().then(resolve)));
-    const first = pidIn(directory);
+    const first = await pidIn(directory);
     kill(first);
     await returned;
-    expect(pidIn(directory)).not.toBe(first);
+    expect(await pidIn(directory)).not.toBe(first);
     // What is overdue under the new guard ends: it knows its table, and the first VMM has outlived the watcher's patience.
     const probe = vm('probe');
     guard.save([{ vmDirectory: path, end: inMs(3_600_000) }, { vmDirectory: probe, end: inMs(4_500) }]);

@@ -226,14 +226,17 @@ export async function openLab(): Promise<Lab> {
       const forwarding = await run(host, 'cat', '/proc/sys/net/ipv4/ip_forward');
       const servers = (await run(host, 'ip', 'netns', 'pids', host)).split('\n').length;
       const files = existsSync(runtimeDirectory) ? (await run(host, 'find', runtimeDirectory, '-type', 'f')).split('\n').sort().join('\n') : '';
+      // The kernel gives a device its own link-local address a while after it is up.
       // Numbers of devices, hardware addresses of taps and how far the kernel is with a link differ from one making to the next.
       const stable = (text: string): string =>
         text
           .replace(/^\d+: | tentative|@\w+|NO-CARRIER,|,LOWER_UP/gm, '')
           .replace(/^(\S+\s+)(UP|DOWN|UNKNOWN)\b/gm, '$1')
           .replace(/^(nkt\S+\s+)[0-9a-f:]{17}/gm, '$1')
+          .replace(/^.* inet6 fe80::.* scope link .*$/gm, '')
           .split('\n')
           .map((line) => line.replace(/\s+/g, ' ').trim())
+          .filter((line) => line !== '')
           .sort()
           .join('\n');
       return [stable(links), stable(devices), rules, forwarding, `${servers}`, files].join('\n---\n');
