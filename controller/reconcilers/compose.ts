@@ -80,8 +80,6 @@ export interface Reconcilers extends Manager {
   figures(): Readonly<Record<string, WorkQueueFigures>>;
   /** Of the watches, by plural of the kind, for metrics. */
   watchFigures(): Readonly<Record<string, ReflectorFigures>>;
-  /** Of the watches, by plural of the kind, for metrics. */
-  watchFigures(): Readonly<Record<string, ReflectorFigures>>;
 }
 
 interface Queues {

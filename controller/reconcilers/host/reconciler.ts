@@ -21,7 +21,6 @@ import { durably, findSite, writerFor, type ReconcilerDeps } from '../deps.ts';
 import { acceptClaimAnnotation, forceDeleteAnnotation, hostFinalizer, hostResource, isForced, microvmResource, parseHost, revokeAnnotation } from '../kinds.ts';
 import { isMeshed } from '../mesh/desired.ts';
 import { definitionRetryMs, describeDefinitionHold } from '../recovery/definition-guard.ts';
-import { definitionRetryMs, describeDefinitionHold } from '../recovery/definition-guard.ts';
 import { confirmAnnotation } from '../recovery/hold.ts';
 import { gatherEmptying } from './emptying.ts';
 import { projectHostStatus } from './status.ts';

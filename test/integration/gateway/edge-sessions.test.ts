@@ -393,7 +393,7 @@ describe('reports and logs', () => {
   });
 
   it('acknowledges log chunks in their order and refuses one that is too long', async () => {
-    const { stores, connect } = await startFixture();
+    const { connect } = await startFixture();
     const { client } = await connect();
     const stream = client.edge.streamLogs();
     const acknowledged: number[] = [];
