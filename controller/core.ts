@@ -14,6 +14,7 @@ import type { FleetStore } from './ports/fleet-store.ts';
 import type { ChangeReader, HintBus } from './ports/hints.ts';
 import type { HostStore } from './ports/host-store.ts';
 import type { LeaseStore, ReplacementStore } from './ports/lease-store.ts';
+import type { IdentityStore } from './ports/identity-store.ts';
 import type { LeadershipStore } from './ports/leadership-store.ts';
 import type { LogExportStore, LogSink } from './ports/log-sink.ts';
 import type { LogStore } from './ports/log-store.ts';
@@ -42,6 +43,7 @@ export interface Stores {
   readonly fleet: FleetStore;
   readonly changes: ChangeReader;
   readonly mesh: MeshStore;
+  readonly identities: IdentityStore;
   readonly apiKeys: ApiKeyStore;
   readonly recovery: RecoveryStore;
   readonly leases: LeaseStore;

@@ -5,9 +5,12 @@
  * term would do is fenced by its epoch. When it can't step down in time the process must end.
  */
 import { randomUUID } from 'node:crypto';
+import { isAppError } from '#api/model/error-codes.ts';
 import { createHousekeeping } from './housekeeping/housekeeping.ts';
 import type { Core } from './core.ts';
+import type { ObjectIdentity } from './ports/identity-store.ts';
 import { startReconcilers, type Reconcilers } from './reconcilers/compose.ts';
+import { areBindingsEqual, createIdentities, viewIdentities, type Identities } from './reconcilers/identities.ts';
 import { campaign, fenceWrites, type Leadership } from './runtime/leader-election.ts';
 import type { Manager } from './runtime/manager.ts';
 import { pause, type Time } from './runtime/time.ts';
@@ -16,6 +19,10 @@ import { traceReconcilers } from './telemetry/traced-stores.ts';
 import { createTermKeeper } from './term.ts';
 
 const leaseName = 'nkudo-controller';
+/** The database does not answer at the moment. */
+const identitiesRetryMs = 1_000;
+/** Nobody waits for a rebind by the millisecond. */
+const bindingsPollMinMs = 2_000;
 /** Running reconciles get so long to end after the Lease was lost; together with the renew deadline below the Lease's duration. */
 const stepDownMs = 3_000;
 
@@ -38,14 +45,15 @@ async function inTime(work: Promise<void>, time: Time, limitMs: number): Promise
   }
 }
 
-function start(core: Core, term: Leadership, epoch: number): Reconcilers {
+function start(core: Core, term: Leadership, { epoch, identities }: { readonly epoch: number; readonly identities: Identities }): Reconcilers {
   const { config, database, metrics, time } = core;
   const metered = meterPlans(database.microvms, () => time.monotonicMs(), (kind, outcome, seconds) => metrics.observePlan(kind, outcome, seconds));
-  const { kube, microvms } = traceReconcilers({ kube: fenceWrites(core.kubernetes, term), microvms: metered }, core.tracing, time);
+  const { kube, microvms } = traceReconcilers({ kube: viewIdentities(fenceWrites(core.kubernetes, term), identities), microvms: metered }, core.tracing, time);
   return startReconcilers({
     kube,
     onReconciled: (queue, outcome, durationMs) => metrics.leader.observeReconcile(queue, outcome, durationMs / 1000),
-    stores: { sites: database.sites, hosts: database.hosts, microvms, enrollment: database.enrollment, plans: database.plans, evictions: database.evictions, apiKeys: database.apiKeys, leases: database.leases, replacements: database.replacements, recovery: database.recovery },
+    stores: { sites: database.sites, hosts: database.hosts, microvms, enrollment: database.enrollment, plans: database.plans, evictions: database.evictions, apiKeys: database.apiKeys, leases: database.leases, replacements: database.replacements, recovery: database.recovery, identities: database.identities },
+    identities,
     onAwaitedHosts: (count) => core.metrics.recovery.setAwaitedHosts(count),
     hints: core.hints,
     changes: database.changes,
@@ -59,6 +67,31 @@ function start(core: Core, term: Leadership, epoch: number): Reconcilers {
     pki: { endpoints: core.endpoints, pins: () => core.pki.pins() },
     mesh: { store: database.mesh, openAccount: core.openMeshAccount, faults: core.meshFaults, metrics: core.metrics.mesh, times: config },
   });
+}
+
+/** Null when the term is over before they could be read. */
+async function loadIdentities(core: Core, signal: AbortSignal): Promise<readonly ObjectIdentity[] | null> {
+  while (!signal.aborted) {
+    try {
+      return await core.database.identities.loadIdentities();
+    } catch (error) {
+      if (!isAppError(error) || error.retry !== 'backoff') throw error;
+      await pause(core.time, identitiesRetryMs, signal);
+    }
+  }
+  return null;
+}
+
+/** Resolves when a tenant or a site was bound again: everything is to be seen anew under the identity that it has now. Reads only. */
+async function watchBindings(core: Core, known: readonly ObjectIdentity[], signal: AbortSignal): Promise<string> {
+  while (!signal.aborted) {
+    await pause(core.time, Math.max(bindingsPollMinMs, core.config.pollIntervalMs), signal);
+    if (signal.aborted) break;
+    const found = await loadIdentities(core, signal);
+    if (found !== null && !areBindingsEqual(known, found)) return 'a tenant or a site was bound again';
+  }
+  // The end of the term has its own reason.
+  return new Promise(() => {});
 }
 
 export function lead(core: Core): Leader {
@@ -84,15 +117,17 @@ export function lead(core: Core): Leader {
     const signal = AbortSignal.any([ending.signal, over.signal]);
     const epoch = await keeper.acquire(term, signal);
     if (epoch === null || ending.signal.aborted) return;
+    const known = await loadIdentities(core, signal);
+    if (known === null) return;
     log.info({ epoch: epoch.epoch, incarnation: epoch.incarnation }, 'leading');
     core.metrics.setLeading(true);
-    const started = start(core, term, epoch.epoch);
+    const started = start(core, term, { epoch: epoch.epoch, identities: createIdentities(known) });
     manager = started;
     core.metrics.leader.setSource(started);
     housekeeping.start();
     // Not awaited: a stop must not wait for an API server that is away.
     void started.ready.then(() => log.info('all objects are known; reconciling'));
-    const end = await Promise.race([term.lost.then(() => 'the Lease could not be renewed in time'), aborted.then(() => null), keeper.watch(epoch, signal)]);
+    const end = await Promise.race([term.lost.then(() => 'the Lease could not be renewed in time'), aborted.then(() => null), keeper.watch(epoch, signal), watchBindings(core, known, signal)]);
     if (ending.signal.aborted || end === null) return;
     over.abort();
     core.metrics.setLeading(false);

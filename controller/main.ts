@@ -1,15 +1,21 @@
 /** Entry of `nkudo-controller`: commands, logging, signals, exit codes. What runs is in `serve.ts`. */
+import { randomUUID } from 'node:crypto';
+import { userInfo } from 'node:os';
 import { Command, Option } from 'commander';
 import pino, { type Logger } from 'pino';
+import { openDatabase } from '#db/database.ts';
 import { readDatabaseFacts } from '#db/database-facts.ts';
 import { migrate, MigrationError } from '#db/migrate.ts';
 import { deriveChainerUrl } from '#db/roles.ts';
 import { createAuditStore } from '#db/stores/audit-store.ts';
 import { runExport, runVerify, type AuditCommandDeps } from './audit/run.ts';
 import { loadConnection } from './adapters/kubernetes/connection.ts';
+import { createKubernetesClient } from './adapters/kubernetes/kubernetes-client.ts';
 import { createQuestions } from './adapters/kubernetes/questions.ts';
-import { ConfigError, parseAuditConfig, parseDoctorConfig, parseMigrateConfig, parseServeConfig } from './config.ts';
+import { ConfigError, parseAuditConfig, parseDoctorConfig, parseMigrateConfig, parseRebindConfig, parseServeConfig } from './config.ts';
 import { runDoctor } from './doctor/doctor.ts';
+import { RebindError, rebindTenant } from './rebind.ts';
+import { createTime } from './runtime/time.ts';
 import { serve } from './serve.ts';
 
 /** A stop that takes longer is ended. */
@@ -83,9 +89,22 @@ async function withAudit(command: (deps: AuditCommandDeps) => Promise<number>): 
   }
 }
 
+async function runRebind(namespace: string, from: string | undefined): Promise<void> {
+  const config = parseRebindConfig(process.env);
+  const database = openDatabase({ appUrl: config.databaseUrl, systemUrl: config.databaseSystemUrl, ids: { uuid: () => randomUUID() } });
+  const time = createTime({ nowMs: () => Date.now(), monotonicMs: () => performance.now(), random: () => Math.random() });
+  const kube = createKubernetesClient({ connection: loadConnection(null), fieldManager: 'nkudo-controller', userAgent: 'nkudo-controller', time });
+  try {
+    await rebindTenant({ kube, identities: database.identities, user: `tenant rebind by ${userInfo().username}`, print: (line) => void process.stdout.write(`${line}\n`) }, namespace, from);
+  } finally {
+    kube.close();
+    await database.close();
+  }
+}
+
 /** Settings and migrations have their own sentences; everything else shows its stack. */
 function fail(error: unknown): never {
-  const text = error instanceof ConfigError || error instanceof MigrationError ? error.message : error instanceof Error ? (error.stack ?? error.message) : String(error);
+  const text = error instanceof ConfigError || error instanceof MigrationError || error instanceof RebindError ? error.message : error instanceof Error ? (error.stack ?? error.message) : String(error);
   process.stderr.write(`nkudo-controller: ${text}\n`);
   process.exit(1);
 }
@@ -118,4 +137,12 @@ audit
   .option('--rows', 'also the audit rows themselves')
   .option('--public-key <file>', 'public keys to put into the file, in PEM; default: those of the Secret nkudo-audit')
   .action((options: { file: string; rows?: true; publicKey?: string }) => withAudit((deps) => runExport(deps, options)).catch(fail));
+program
+  .command('tenant')
+  .description('tenants and their namespaces')
+  .command('rebind')
+  .description('after the loss of a cluster: the tenant of a namespace of that name goes on in the present one')
+  .argument('<namespace>', 'the namespace, in the cluster of KUBECONFIG')
+  .option('--from <uid>', 'which tenant, when several had a namespace of that name')
+  .action((namespace: string, options: { from?: string }) => runRebind(namespace, options.from).catch(fail));
 await program.parseAsync();

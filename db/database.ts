@@ -8,6 +8,7 @@ import type { FleetStore } from '#controller/ports/fleet-store.ts';
 import type { ChangeReader } from '#controller/ports/hints.ts';
 import type { HostStore } from '#controller/ports/host-store.ts';
 import type { LeaseStore, ReplacementStore } from '#controller/ports/lease-store.ts';
+import type { IdentityStore } from '#controller/ports/identity-store.ts';
 import type { LeadershipStore } from '#controller/ports/leadership-store.ts';
 import type { LogExportStore } from '#controller/ports/log-sink.ts';
 import type { LogStore } from '#controller/ports/log-store.ts';
@@ -25,6 +26,7 @@ import { createEnrollmentStore } from './stores/enrollment-store.ts';
 import { createEvictionStore } from './stores/eviction-store.ts';
 import { createFleetStore } from './stores/fleet-store.ts';
 import { createHostStore } from './stores/host-store.ts';
+import { createIdentityStore } from './stores/identity-store.ts';
 import { createLeadershipStore } from './stores/leadership-store.ts';
 import { createLeaseStore } from './stores/lease-store.ts';
 import { createLogExportStore } from './stores/log-export-store.ts';
@@ -64,6 +66,7 @@ export interface Database {
   readonly fleet: FleetStore;
   readonly changes: ChangeReader;
   readonly mesh: MeshStore;
+  readonly identities: IdentityStore;
   readonly apiKeys: ApiKeyStore;
   readonly recovery: RecoveryStore;
   readonly leases: LeaseStore;
@@ -97,6 +100,7 @@ export function openDatabase(options: DatabaseOptions): Database {
     fleet: createFleetStore(transactions),
     changes: createChangeReader(transactions),
     mesh: createMeshStore(transactions),
+    identities: createIdentityStore(transactions),
     apiKeys: createApiKeyStore(transactions),
     recovery: createRecoveryStore(transactions),
     leases: createLeaseStore(transactions),

@@ -37,6 +37,7 @@ import { createLeaseReadings, releaseAnnotation, type LeaseReadings } from './re
 import { createRecoveryBoard, type RecoveryBoard } from './recovery/board.ts';
 import { confirmDeleteAnnotation, createDeletionGuard } from './site/deletion-guard.ts';
 import { reconcileSite } from './site/reconciler.ts';
+import { createIdentities, type Identities } from './identities.ts';
 import { createTenants } from './tenants.ts';
 
 /** Most of a reconcile is waiting for two servers; more at once only lengthens their queues. */
@@ -67,6 +68,8 @@ export interface ReconcilersOptions {
     readonly aggregateIntervalMs: number;
   };
   readonly pki: { endpoints(): readonly string[]; pins(): readonly string[] };
+  /** Through which `kube` shows objects of a lost cluster; left out: there are none. */
+  readonly identities?: Identities;
   /** Called with how many hosts have not reported since the last recovery of the database. */
   readonly onAwaitedHosts?: (count: number) => void;
   /** Called after each reconcile, for metrics. */
@@ -199,6 +202,7 @@ function createQueues(options: ReconcilersOptions, parts: { readonly caches: Cac
     actor: { kind: 'controller', name: options.replica, from: '' },
     coalescer: createCoalescer(time),
     savedSites: createSavedSites(),
+    identities: options.identities ?? createIdentities([]),
   };
   const queue = (name: string, concurrency: number, reconcile: (key: ObjectKey) => Promise<Outcome>): WorkQueue =>
     createWorkQueue({ name, concurrency, reconcile: (key) => reconcile(parseKey(key)), time, log, onReconciled: options.onReconciled });

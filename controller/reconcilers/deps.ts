@@ -13,6 +13,7 @@ import type { EnrollmentStore } from '#controller/ports/enrollment-store.ts';
 import type { EvictionStore } from '#controller/ports/eviction-store.ts';
 import type { HintBus } from '#controller/ports/hints.ts';
 import type { HostStore } from '#controller/ports/host-store.ts';
+import type { IdentityStore } from '#controller/ports/identity-store.ts';
 import type { LeaseStore, ReplacementStore } from '#controller/ports/lease-store.ts';
 import type { MicroVMStore } from '#controller/ports/microvm-store.ts';
 import type { PlanStore } from '#controller/ports/plan-store.ts';
@@ -25,6 +26,7 @@ import type { StatusWriter } from '#controller/runtime/status-patch.ts';
 import type { Time } from '#controller/runtime/time.ts';
 import type { Coalescer } from './coalescer.ts';
 import type { DeletionGuard } from './site/deletion-guard.ts';
+import type { Identities } from './identities.ts';
 import type { PlacementCache } from './microvm/placement-cache.ts';
 import type { RecoveryBoard } from './recovery/board.ts';
 import type { Tenants } from './tenants.ts';
@@ -40,6 +42,8 @@ export interface Stores {
   readonly leases: Pick<LeaseStore, 'list'>;
   readonly replacements: ReplacementStore;
   readonly recovery: RecoveryStore;
+  /** Left out: no microVM is looked for that an object of its name would double. */
+  readonly identities?: Pick<IdentityStore, 'findNamesakes' | 'adopt'>;
 }
 
 export interface Caches {
@@ -69,6 +73,7 @@ export interface ReconcilerDeps {
   readonly actor: Actor;
   readonly coalescer: Coalescer;
   readonly savedSites: SavedSites;
+  readonly identities: Pick<Identities, 'add'>;
 }
 
 /** Sites whose rows this process has written or found equal: what refers to a site waits for it. */

@@ -20,8 +20,10 @@ alter table nkudo.tenants add column rebound_at timestamptz;
 alter table nkudo.tenants add constraint tenants_rebound check ((namespace_uid is null) = (rebound_at is null));
 create unique index tenants_namespace_uid on nkudo.tenants (namespace_uid) where namespace_uid is not null;
 
--- UID of the Site object that stands for this row, where it is not the row's own id.
+-- UID of the Site object that stands for this row, where it is not the row's own id, and what its generations are counted
+-- from: the generation of a site never goes back.
 alter table nkudo.sites add column object_uid uuid;
+alter table nkudo.sites add column generation_base bigint not null default 0 check (generation_base >= 0);
 create unique index sites_object_uid on nkudo.sites (tenant_id, object_uid) where object_uid is not null;
 
 -- MicroVMs that the object of another cluster adopted: which object, and what its generations are counted from, since
@@ -55,7 +57,8 @@ grant update (object_uid, generation_base, adopted_at) on nkudo.adoptions to nku
 grant select (tenant_id, id, object_uid, generation_base) on nkudo.adoptions to nkudo_system;
 
 grant update (namespace_uid, rebound_at) on nkudo.tenants to nkudo_app;
-grant update (object_uid) on nkudo.sites to nkudo_app;
+grant update (object_uid, generation_base) on nkudo.sites to nkudo_app;
+grant select (object_uid, generation_base, deleted_at) on nkudo.sites to nkudo_system;
 
 grant select (namespace_uid, rebound_at) on nkudo.tenants to nkudo_system;
 grant select (site_id, name, released_at) on nkudo.microvms to nkudo_system;

@@ -71,7 +71,7 @@ const findStatement = {
   text: `select k.tenant_id, t.namespace, k.name, k.key_hash, k.access, k.site_name, k.expires_at, k.revoked_at is not null as is_revoked, k.last_used_at
     from nkudo.api_keys k join nkudo.tenants t on t.tenant_id = k.tenant_id
     where k.id = $1
-      and t.tenant_id = (select n.tenant_id from nkudo.tenants n where n.namespace = t.namespace order by n.created_at desc limit 1)`,
+      and t.tenant_id = (select n.tenant_id from nkudo.tenants n where n.namespace = t.namespace order by coalesce(n.rebound_at, n.created_at) desc limit 1)`,
 };
 
 function toRecord(row: FoundRow, keyId: ApiKeyId): ApiKeyRecord {

@@ -12,7 +12,7 @@ export function createFleetStore(transactions: Transactions): FleetStore {
     findTenant: async (namespace) => {
       // A namespace that was made again is another tenant: the newest has the name now.
       const { rows } = await transactions.systemQuery<{ tenant_id: string }>(
-        { name: 'find-tenant', isHot: true, text: 'select tenant_id from nkudo.tenants where namespace = $1 order by created_at desc limit 1' },
+        { name: 'find-tenant', isHot: true, text: 'select tenant_id from nkudo.tenants where namespace = $1 order by coalesce(rebound_at, created_at) desc limit 1' },
         [namespace],
       );
       return rows[0] === undefined ? null : tenantId(rows[0].tenant_id);

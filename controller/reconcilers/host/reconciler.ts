@@ -81,12 +81,22 @@ async function loadScope(key: ObjectKey, deps: HostDeps): Promise<HostScope | nu
   }
   const found = await deps.stores.hosts.loadByName(tenantId, key.name);
   // A declared Host of one Site is not the machine of that name at another.
-  const record = found !== null && (object === null || found.siteName === object.spec.siteRef.name) ? found : null;
+  const enrolled = found !== null && (object === null || found.siteName === object.spec.siteRef.name) ? found : null;
+  const record = enrolled === null ? null : await withForsaken(enrolled, deps);
   if (record !== null && deps.silence.note(record.hostId, record.lastBeatAtMs)) deps.onReachabilityChanged(record.hostId);
   if (record !== null) deps.placement.hostChanged(record);
   const mesh = record === null || site === undefined || !isMeshed(site) ? null : ((await deps.mesh?.load(tenantId, record.hostId)) ?? null);
   const displaced = record === null ? [] : await deps.stores.replacements.listByHost(tenantId, record.hostId);
   return { key, object, tenantId, record, mesh, displaced, isReleased: false };
+}
+
+/** With the microVMs that are bound here and have no object any more, as after the loss of a cluster: orphans like others. */
+async function withForsaken(record: HostRecord, deps: HostDeps): Promise<HostRecord> {
+  const shown = deps.caches.microvms.list(record.namespace).filter(({ status }) => status?.binding?.hostID === record.hostId).length;
+  if (record.allocated.microvms <= shown) return record;
+  const bindings = await deps.stores.evictions.listBindings(record.tenantId, { hostId: record.hostId });
+  const forsaken = bindings.filter(({ microvmId, isLeaving }) => !isLeaving && deps.caches.microvms.findByUid(microvmId) === undefined).map(({ microvmId }) => microvmId);
+  return forsaken.length === 0 ? record : { ...record, orphanIds: [...new Set([...record.orphanIds, ...forsaken])].toSorted() };
 }
 
 const ensureObject: HostStep = async (scope, deps) => {

@@ -14,6 +14,7 @@ import { microvmFinalizer, microvmResource, parseMicroVM } from '../kinds.ts';
 import { sourceOf } from '../plan/spec-hash.ts';
 import { awaitReports } from '../recovery/hold.ts';
 import { createReplaceLost, deriveLeaseTerms } from '../replacement/replace-lost.ts';
+import { resolveAdoption } from './adoption.ts';
 import { followHost } from './leaving.ts';
 import { obstacleOf, publishWithNetworks } from './networks.ts';
 import { chooseHost, placeOnHost, unplacedRetryMs } from './placing.ts';
@@ -113,7 +114,7 @@ const replaceLost = createReplaceLost(async (scope, deps, without) => {
   return chooseHost(scope, deps, scope.record.siteId, scope.desired, new Set([without]));
 });
 
-export const convergenceSteps: readonly MicroVMStep[] = [resolveSite, deriveDesiredState, deriveLeaseTerms, awaitReports, followHost, bringIntoEffect, placeOnHost, ensureFinalizer, publishPlan, replaceLost];
+export const convergenceSteps: readonly MicroVMStep[] = [resolveSite, resolveAdoption, deriveDesiredState, deriveLeaseTerms, awaitReports, followHost, bringIntoEffect, placeOnHost, ensureFinalizer, publishPlan, replaceLost];
 
 function blocked(scope: MicroVMScope, obstacle: Obstacle, retryAfterMs?: number): Outcome {
   scope.obstacle = obstacle;
