@@ -179,6 +179,11 @@ export function parseDoctorConfig(environment: Environment): DoctorConfig {
   return Object.freeze({ logins: variables.map((variable) => ({ variable, url: postgresUrl(environment, variable) })), namespace: namespace(environment) });
 }
 
+/** The controller's own namespace. @throws ConfigError */
+export function parseNamespace(environment: Environment): string {
+  return namespace(environment);
+}
+
 /** Settings of `tenant rebind`. @throws ConfigError */
 export function parseRebindConfig(environment: Environment): { readonly databaseUrl: string; readonly databaseSystemUrl: string } {
   return Object.freeze({ databaseUrl: postgresUrl(environment, 'NKUDO_DATABASE_URL'), databaseSystemUrl: postgresUrl(environment, 'NKUDO_DATABASE_SYSTEM_URL') });

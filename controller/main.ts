@@ -11,9 +11,11 @@ import { createAuditStore } from '#db/stores/audit-store.ts';
 import { runExport, runVerify, type AuditCommandDeps } from './audit/run.ts';
 import { loadConnection } from './adapters/kubernetes/connection.ts';
 import { createKubernetesClient } from './adapters/kubernetes/kubernetes-client.ts';
+import { createWritableSecrets } from './adapters/kubernetes/secrets.ts';
 import { createQuestions } from './adapters/kubernetes/questions.ts';
-import { ConfigError, parseAuditConfig, parseDoctorConfig, parseMigrateConfig, parseRebindConfig, parseServeConfig } from './config.ts';
+import { ConfigError, parseAuditConfig, parseDoctorConfig, parseMigrateConfig, parseNamespace, parseRebindConfig, parseServeConfig } from './config.ts';
 import { runDoctor } from './doctor/doctor.ts';
+import { authoritySecret, rotateStoredIntermediate } from './pki/authority-store.ts';
 import { RebindError, rebindTenant } from './rebind.ts';
 import { createTime } from './runtime/time.ts';
 import { serve } from './serve.ts';
@@ -89,6 +91,17 @@ async function withAudit(command: (deps: AuditCommandDeps) => Promise<number>): 
   }
 }
 
+async function runRotate(): Promise<void> {
+  const time = createTime({ nowMs: () => Date.now(), monotonicMs: () => performance.now(), random: () => Math.random() });
+  const kube = createKubernetesClient({ connection: loadConnection(null), fieldManager: 'nkudo-controller', userAgent: 'nkudo-controller', time });
+  try {
+    const { intermediate } = await rotateStoredIntermediate(createWritableSecrets(kube, parseNamespace(process.env)), authoritySecret, Date.now());
+    process.stdout.write(`new certificates are signed by ${intermediate.certificate.subject}; hosts need do nothing, those of before hold\n`);
+  } finally {
+    kube.close();
+  }
+}
+
 async function runRebind(namespace: string, from: string | undefined): Promise<void> {
   const config = parseRebindConfig(process.env);
   const database = openDatabase({ appUrl: config.databaseUrl, systemUrl: config.databaseSystemUrl, ids: { uuid: () => randomUUID() } });
@@ -137,6 +150,12 @@ audit
   .option('--rows', 'also the audit rows themselves')
   .option('--public-key <file>', 'public keys to put into the file, in PEM; default: those of the Secret nkudo-audit')
   .action((options: { file: string; rows?: true; publicKey?: string }) => withAudit((deps) => runExport(deps, options)).catch(fail));
+program
+  .command('ca')
+  .description('the certificate authority of agents and listeners')
+  .command('rotate')
+  .description('a new intermediate below the same root; running replicas take it up within the hour, or when they are restarted')
+  .action(() => runRotate().catch(fail));
 program
   .command('tenant')
   .description('tenants and their namespaces')

@@ -37,7 +37,7 @@ import { createReadiness } from './http/readiness.ts';
 import { startHttpListener } from './http/server.ts';
 import { lead, type Leader } from './lead.ts';
 import { meshFaultPoints } from './mesh-fault-points.ts';
-import { loadOrCreateAuthority } from './pki/authority-store.ts';
+import { authoritySecret, loadAuthority, loadOrCreateAuthority } from './pki/authority-store.ts';
 import { createPki } from './pki/pki.ts';
 import type { MeshOrders, MeshReports } from './ports/mesh-orders.ts';
 import { createMeshOrders } from './reconcilers/mesh/key-maker.ts';
@@ -47,7 +47,6 @@ import { createMetrics } from './telemetry/metrics.ts';
 import { traceDispatch } from './telemetry/traced-stores.ts';
 import { createTracing, isTracingAsked, noTracing } from './telemetry/tracing.ts';
 
-const authoritySecret = 'nkudo-ca';
 /** A host is silent after so many missed beats. */
 const silentBeats = 4;
 const startRetryMs = 1_000;
@@ -242,7 +241,12 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
   }
   leader = lead(core);
   const certificates = setInterval(() => {
-    pki.renewServerCertificate(time.nowMs()).catch((error: unknown) => log.error({ err: error }, 'the server certificate could not be renewed; the one in use goes on'));
+    const renew = async (): Promise<void> => {
+      // A person may have rotated the intermediate.
+      await pki.useAuthority(await loadAuthority(createSecrets(kubernetes, config.namespace), authoritySecret), time.nowMs());
+      await pki.renewServerCertificate(time.nowMs());
+    };
+    renew().catch((error: unknown) => log.error({ err: error }, 'the certificates could not be looked after; those in use go on'));
   }, certificateCheckMs);
   const addresses = { edge: grpc.edge.address, fleet: grpc.fleet.address, api: grpc.api.address, http: http.address };
   if (config.readyFile !== null) await writeReadyFile(config.readyFile, addresses);

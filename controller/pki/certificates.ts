@@ -81,38 +81,44 @@ function generateKeys(): Promise<webcrypto.CryptoKeyPair> {
   return webcrypto.subtle.generateKey(keyAlgorithm, true, ['sign', 'verify']);
 }
 
+const caUsages = (): KeyUsagesExtension => new KeyUsagesExtension(KeyUsageFlags.keyCertSign | KeyUsageFlags.cRLSign, true);
+
 /** A new root (20 years) and a new intermediate (5 years) below it. */
 export async function createAuthority(nowMs: number): Promise<CertificateAuthority> {
-  const [rootKeys, intermediateKeys] = await Promise.all([generateKeys(), generateKeys()]);
-  const notBefore = new Date(nowMs - backdateMs);
-  const caUsages = new KeyUsagesExtension(KeyUsageFlags.keyCertSign | KeyUsageFlags.cRLSign, true);
+  const rootKeys = await generateKeys();
   const rootName = `CN=n-kudo root ${newSerial().slice(0, 8)}`;
   const root = await X509CertificateGenerator.createSelfSigned({
     serialNumber: newSerial(),
     name: rootName,
-    notBefore,
+    notBefore: new Date(nowMs - backdateMs),
     notAfter: new Date(nowMs + rootValidityMs),
     keys: rootKeys,
     signingAlgorithm,
-    extensions: [new BasicConstraintsExtension(true, 1, true), caUsages, await SubjectKeyIdentifierExtension.create(rootKeys.publicKey)],
+    extensions: [new BasicConstraintsExtension(true, 1, true), caUsages(), await SubjectKeyIdentifierExtension.create(rootKeys.publicKey)],
   });
+  return rotateIntermediate({ certificate: root, keys: rootKeys }, nowMs);
+}
+
+/** The same root with a new intermediate (5 years): who trusts the root takes what either signs. */
+export async function rotateIntermediate(root: Signer, nowMs: number): Promise<CertificateAuthority> {
+  const intermediateKeys = await generateKeys();
   const intermediate = await X509CertificateGenerator.create({
     serialNumber: newSerial(),
-    issuer: root.subject,
+    issuer: root.certificate.subject,
     subject: `CN=n-kudo intermediate ${newSerial().slice(0, 8)}`,
-    notBefore,
-    notAfter: new Date(nowMs + intermediateValidityMs),
-    signingKey: rootKeys.privateKey,
+    notBefore: new Date(nowMs - backdateMs),
+    notAfter: new Date(Math.min(nowMs + intermediateValidityMs, root.certificate.notAfter.getTime())),
+    signingKey: root.keys.privateKey,
     publicKey: intermediateKeys.publicKey,
     signingAlgorithm,
     extensions: [
       new BasicConstraintsExtension(true, 0, true),
-      caUsages,
+      caUsages(),
       await SubjectKeyIdentifierExtension.create(intermediateKeys.publicKey),
-      await AuthorityKeyIdentifierExtension.create(rootKeys.publicKey),
+      await AuthorityKeyIdentifierExtension.create(root.keys.publicKey),
     ],
   });
-  return { root: { certificate: root, keys: rootKeys }, intermediate: { certificate: intermediate, keys: intermediateKeys } };
+  return { root, intermediate: { certificate: intermediate, keys: intermediateKeys } };
 }
 
 async function issue(

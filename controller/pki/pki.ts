@@ -24,6 +24,11 @@ export interface Pki {
   issuerFor(request: CheckedRequest, nowMs: number): IssueCertificate;
   /** Identity of the listeners and the authorities that they ask of clients. */
   readonly serverCertificates: experimental.CertificateProvider;
+  /**
+   * Goes on with a rotated intermediate of the same root: new certificates are signed by it, those of before hold.
+   * @throws Error with a sentence for another root: every agent pins the one in use
+   */
+  useAuthority(authority: CertificateAuthority, nowMs: number): Promise<void>;
   /** Renews the server certificate when it is due. Call it now and then. */
   renewServerCertificate(nowMs: number): Promise<void>;
 }
@@ -36,7 +41,7 @@ interface ServerPair {
 
 /** What a listener is told when it asks and whenever it changes. */
 class ServerCertificates implements experimental.CertificateProvider {
-  readonly #authorities: experimental.CaCertificateUpdate;
+  #authorities: experimental.CaCertificateUpdate;
   readonly #authorityListeners = new Set<experimental.CaCertificateUpdateListener>();
   readonly #identityListeners = new Set<experimental.IdentityCertificateUpdateListener>();
   #pair: ServerPair;
@@ -53,6 +58,11 @@ class ServerCertificates implements experimental.CertificateProvider {
   replace(pair: ServerPair): void {
     this.#pair = pair;
     for (const listener of this.#identityListeners) listener(pair);
+  }
+
+  replaceAuthorities(authorities: Buffer): void {
+    this.#authorities = { caCertificate: authorities };
+    for (const listener of this.#authorityListeners) listener(this.#authorities);
   }
 
   addCaCertificateListener(listener: experimental.CaCertificateUpdateListener): void {
@@ -82,21 +92,31 @@ export async function createPki(input: {
   readonly hostValidityMs: number;
   readonly nowMs: number;
 }): Promise<Pki> {
-  const { authority, hosts, hostValidityMs } = input;
+  const { hosts, hostValidityMs } = input;
+  let { authority } = input;
   const rootPem = `${authority.root.certificate.toString('pem')}\n`;
   const makePair = async (nowMs: number): Promise<ServerPair> => {
     const made = await issueServerCertificate(authority, { hosts, nowMs, validityMs: serverValidityMs });
     // The root travels along: a machine that enrolls knows only its fingerprint and has to see it.
     return { certificate: Buffer.from(`${made.chainPem}${rootPem}`), privateKey: Buffer.from(made.keyPem), notAfterMs: made.notAfterMs };
   };
-  const authorities = Buffer.from(`${rootPem}${authority.intermediate.certificate.toString('pem')}\n`);
-  const serverCertificates = new ServerCertificates(authorities, await makePair(input.nowMs));
+  const authorities = (): Buffer => Buffer.from(`${rootPem}${authority.intermediate.certificate.toString('pem')}\n`);
+  const serverCertificates = new ServerCertificates(authorities(), await makePair(input.nowMs));
   return {
     pins: () => [pinOf(authority.root.certificate)],
     trustBundlePem: () => rootPem,
     checkRequest,
     issuerFor: (request, nowMs) => (subject) => issueHostCertificate(authority, { subject, publicKey: request.publicKey, nowMs, validityMs: hostValidityMs }),
     serverCertificates,
+    useAuthority: async (next, nowMs) => {
+      if (pinOf(next.root.certificate) !== pinOf(authority.root.certificate)) {
+        throw new Error('the Secret holds another root than the one in use: restart the controller and enroll every host again, or put the old root back');
+      }
+      if (next.intermediate.certificate.equal(authority.intermediate.certificate)) return;
+      authority = next;
+      serverCertificates.replaceAuthorities(authorities());
+      serverCertificates.replace(await makePair(nowMs));
+    },
     renewServerCertificate: async (nowMs) => {
       if (serverCertificates.notAfterMs - nowMs < serverRenewalMs) serverCertificates.replace(await makePair(nowMs));
     },

@@ -14,7 +14,7 @@ import {
   type RenewCertificateResponse,
   type ReportExecutionsResponse,
 } from '#api/gen/nkudo/edge/v1/edge.pb.ts';
-import { AppError, isAppError } from '#api/model/error-codes.ts';
+import { isAppError } from '#api/model/error-codes.ts';
 import { hostId, isUuid, microVMId, operationId, type HostId } from '#api/model/ids.ts';
 import type { AgentMessage, ControlMessage, ControlPlane, ControlSession, GoodbyeReason, Hello, LogSession } from '../../ports/control-plane.ts';
 import { channelOptions } from './channel.ts';

@@ -50,6 +50,7 @@ class TolerantCredentials extends ChannelCredentials {
   }
 
   override _createSecureConnector(target: Target, options: ChannelOptions, callCredentials?: CallCredentials): SecureConnector {
+    // oxlint-disable-next-line no-underscore-dangle -- the name that grpc-js gave to what credentials must implement
     const connector = this.#inner._createSecureConnector(target, options, callCredentials);
     return {
       connect: async (socket) => {

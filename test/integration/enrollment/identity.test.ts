@@ -6,7 +6,7 @@ import { randomBytes, randomUUID, sign, X509Certificate } from 'node:crypto';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { Goodbye_Reason, type EnrollResponse, type HostFacts, type RecoverCertificateRequest } from '#api/gen/nkudo/edge/v1/edge.pb.ts';
 import { hostId, type HostId } from '#api/model/ids.ts';
-import { certificateCounterOf } from '#controller/pki/certificates.ts';
+import { certificateCounterOf, createAuthority, rotateIntermediate } from '#controller/pki/certificates.ts';
 import { startControlPlane, type ControlPlane } from '#test/integration/gateway/control-plane.ts';
 import { call, codeOf, enroll, makeHostKey, openHeartbeat, testFacts, type EdgeClient, type HeartbeatStream, type HostKey } from '#test/integration/gateway/edge-client.ts';
 
@@ -284,5 +284,31 @@ describe('streams of a host that lost its right', () => {
     await plane.rows.query('update nkudo.host_liveness set session_id = gen_random_uuid() where host_id = $1', [machine.id]);
     plane.hint({ kind: 'host', tenantId: plane.tenant, hostId: machine.id });
     expect((await stream.next('goodbye')).reason).toBe(Goodbye_Reason.REPLACED);
+  });
+});
+
+describe('rotation of the intermediate', () => {
+  it('[C3] a host that missed three of them connects and renews, and new hosts come in; another root is refused', async () => {
+    const rotating = await startControlPlane();
+    const away = await makeMachine(rotating);
+    let authority = rotating.authority;
+    for (let rotation = 0; rotation < 3; rotation += 1) {
+      authority = await rotateIntermediate(authority.root, Date.now());
+      await rotating.pki.useAuthority(authority, Date.now());
+    }
+    // The trust of before, and the certificate of before.
+    const stream = openHeartbeat(dial(away, undefined, rotating));
+    stream.send(helloOf({}));
+    await stream.next('welcome');
+    const client = dial(away, undefined, rotating);
+    const renewed = (await call(client.enrollment.renewCertificate.bind(client.enrollment), { csrDer: away.key.csrDer })).certificateChainPem;
+    const issuer = new X509Certificate(authority.intermediate.certificate.toString('pem'));
+    expect(new X509Certificate(renewed).checkIssued(issuer)).toBe(true);
+    expect(new X509Certificate(away.enrolled.certificateChainPem).checkIssued(issuer)).toBe(false);
+    const next = openHeartbeat(dial(away, renewed, rotating));
+    next.send(helloOf({}));
+    await next.next('welcome');
+    expect((await makeMachine(rotating)).enrolled.trustBundlePem).toBe(away.enrolled.trustBundlePem);
+    await expect(rotating.pki.useAuthority(await createAuthority(Date.now()), Date.now())).rejects.toThrow('another root');
   });
 });

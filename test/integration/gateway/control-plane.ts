@@ -10,7 +10,7 @@ import { enrollmentTokenId, siteId, tenantId, type EnrollmentTokenId, type SiteI
 import { createEdgeGateway, edgeAccess } from '#controller/edge-gateway/gateway.ts';
 import { startListener } from '#controller/grpc/listener.ts';
 import { createHealth, healthAccess } from '#controller/grpc/standard-services.ts';
-import { createAuthority } from '#controller/pki/certificates.ts';
+import { createAuthority, type CertificateAuthority } from '#controller/pki/certificates.ts';
 import { createPki, type Pki } from '#controller/pki/pki.ts';
 import type { ChangeHint } from '#controller/ports/dispatch-store.ts';
 import { createMetrics } from '#controller/telemetry/metrics.ts';
@@ -32,6 +32,7 @@ export interface ControlPlane {
   readonly database: Database;
   readonly rows: TestDatabase;
   readonly pki: Pki;
+  readonly authority: CertificateAuthority;
   readonly address: string;
   readonly tenant: TenantId;
   readonly site: SiteId;
@@ -53,7 +54,8 @@ export async function startControlPlane(settings: { readonly pollIntervalMs?: nu
   const tenant = tenantId(randomUUID());
   const site = siteId(randomUUID());
   await database.sites.save({ tenantId: tenant, namespace: `ns-${randomBytes(4).toString('hex')}`, siteId: site, name: 'shop', generation: 1, requireApproval: false }, epoch, actor);
-  const pki = await createPki({ authority: await createAuthority(Date.now()), hosts: [], hostValidityMs: 24 * hourMs, nowMs: Date.now() });
+  const authority = await createAuthority(Date.now());
+  const pki = await createPki({ authority, hosts: [], hostValidityMs: 24 * hourMs, nowMs: Date.now() });
   const log = pino({ level: 'silent' });
   const listeners: ((hint: ChangeHint) => void)[] = [];
   const published: ChangeHint[] = [];
@@ -95,6 +97,7 @@ export async function startControlPlane(settings: { readonly pollIntervalMs?: nu
     database,
     rows,
     pki,
+    authority,
     address,
     tenant,
     site,
