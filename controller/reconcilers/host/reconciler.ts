@@ -158,10 +158,10 @@ const saveObject: HostStep = async (scope, deps) => {
 
 /** A stolen machine is out at once, whatever is bound to it; what runs there runs on until somebody goes there. */
 const revokeIfAsked: HostStep = async (scope, deps) => {
-  const { object, record, tenantId } = scope;
+  const { object, record } = scope;
   if (object === null || record === null || record.isRevoked || object.metadata.annotations?.[revokeAnnotation] !== record.hostId) return null;
   await withdraw(scope, deps, true);
-  scope.record = await deps.stores.hosts.load(tenantId, record.hostId);
+  await readAgain(scope, deps);
   return null;
 };
 
@@ -172,9 +172,18 @@ const acceptClaim: HostStep = async (scope, deps) => {
   // The id of an earlier quarantine decides nothing about this one.
   if (!(await deps.stores.hosts.acceptClaim({ tenantId, hostId: record.hostId, claimId }, deps.epoch, deps.actor))) return null;
   deps.hints.publish({ kind: 'host', tenantId, hostId: record.hostId });
-  scope.record = await deps.stores.hosts.load(tenantId, record.hostId);
+  await readAgain(scope, deps);
   return null;
 };
+
+/** What was decided about the identity decides what may be placed here, too. */
+async function readAgain(scope: HostScope, deps: HostDeps): Promise<void> {
+  if (scope.record === null || scope.object === null) return;
+  const record = await deps.stores.hosts.load(scope.tenantId, scope.record.hostId);
+  scope.record = record === null ? null : await withForsaken(record, deps);
+  if (scope.record !== null) deps.placement.hostChanged(scope.record);
+  deps.onRoomChanged(scope.object.metadata.namespace, scope.object.spec.siteRef.name);
+}
 
 /** Commits the revocation, then has the stream cut at once, on whatever replica it is. */
 async function withdraw({ record, tenantId }: HostScope, deps: HostDeps, force: boolean): Promise<void> {
