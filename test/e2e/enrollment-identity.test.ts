@@ -168,3 +168,25 @@ it('[C3] a copy of the state directory on the same machine quarantines the host:
   await says(copy, 'was revoked');
   await Promise.all([copy.stopAgent(), machine.stopAgent()]);
 });
+
+it('renew and unenroll, by hand: refused while the agent runs, without effect when nobody answers, and no microVM is left by mistake', async () => {
+  const machine = await enroll('by-hand-1');
+  const first = certificateOf(machine).serialNumber;
+  expect(await machine.command(['renew'])).toMatchObject({ code: 0, output: expect.stringContaining('renewed; the certificate is valid until') as string });
+  const second = certificateOf(machine).serialNumber;
+  expect(second).not.toBe(first);
+  await machine.startAgent();
+  await world.waitForCondition('hosts', 'by-hand-1', { type: 'Ready', status: 'True' });
+  await runOn('by-hand-1', 'by-hand');
+  for (const command of ['renew', 'unenroll']) expect((await machine.command([command])).output).toContain('STATE_DIR_LOCKED');
+  await machine.stopAgent();
+  expect((await machine.command(['unenroll'])).output).toContain('1 microVMs are left on this host');
+  await world.stopController();
+  expect((await machine.command(['renew'])).output).toContain('nothing was changed');
+  expect(certificateOf(machine).serialNumber).toBe(second);
+  const before = machine.vmms();
+  expect((await machine.command(['unenroll', '--keep-microvms'])).output).toContain(`kubectl -n ${world.namespace} delete nkhost by-hand-1`);
+  expect((await machine.command(['unenroll', '--keep-microvms'])).output).toContain('was not enrolled');
+  expect(machine.vmms()).toEqual(before);
+  await world.startController();
+});
