@@ -7,7 +7,7 @@
 
 /** Positive: True is the wished state. Negative: True is what a person should look at. */
 export type ConditionPolarity = 'positive' | 'negative';
-export type ConditionOwner = 'site-reconciler' | 'host-reconciler' | 'microvm-reconciler' | 'enrollmenttoken-reconciler' | 'apikey-reconciler';
+export type ConditionOwner = 'site-reconciler' | 'host-reconciler' | 'microvm-reconciler' | 'enrollmenttoken-reconciler' | 'apikey-reconciler' | 'microvmset-reconciler';
 
 export interface ConditionDefinition {
   readonly polarity: ConditionPolarity;
@@ -395,12 +395,24 @@ export const apiKeyConditions = {
   },
 } as const satisfies Record<string, ConditionDefinition>;
 
+const microvmSet = { owner: 'microvmset-reconciler' } as const;
+
+export const microvmSetConditions = {
+  Ready: {
+    ...microvmSet,
+    polarity: 'positive',
+    meaning: 'every microVM that there should be exists, is as the template says, and is Ready; and no other is left',
+    reasons: ['AllReady', 'Progressing', 'NotReady', 'SiteNotFound', 'TemplateRefused', 'NameTaken', 'WaitsForDelete', 'Deleting'],
+  },
+} as const satisfies Record<string, ConditionDefinition>;
+
 export const conditionsByKind = {
   Site: siteConditions,
   Host: hostConditions,
   MicroVM: microvmConditions,
   EnrollmentToken: enrollmentTokenConditions,
   APIKey: apiKeyConditions,
+  MicroVMSet: microvmSetConditions,
 } as const;
 
 export type MicroVMConditionType = keyof typeof microvmConditions;
@@ -414,3 +426,4 @@ export type SiteConditionReason<Type extends SiteConditionType> = (typeof siteCo
 export type EnrollmentTokenConditionReason<Type extends EnrollmentTokenConditionType> =
   (typeof enrollmentTokenConditions)[Type]['reasons'][number];
 export type APIKeyConditionReason = (typeof apiKeyConditions)['Ready']['reasons'][number];
+export type MicroVMSetConditionReason = (typeof microvmSetConditions)['Ready']['reasons'][number];

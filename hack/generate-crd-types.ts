@@ -27,6 +27,7 @@ interface Schema {
   additionalProperties?: Schema;
   items?: Schema;
   'x-kubernetes-int-or-string'?: boolean;
+  'x-kubernetes-preserve-unknown-fields'?: boolean;
 }
 
 interface CustomResourceDefinition {
@@ -104,6 +105,7 @@ function toJsonSchema(schema: Schema, title: string): JSONSchema {
   const defaultNote = schema.default === undefined ? '' : `\n\nDefault: ${JSON.stringify(schema.default)}.`;
   if (schema.description !== undefined) described.description = schema.description + defaultNote;
   if (schema['x-kubernetes-int-or-string'] === true) return { ...described, tsType: 'number | string' };
+  if (schema['x-kubernetes-preserve-unknown-fields'] === true) return { ...described, tsType: 'Record<string, unknown>' };
   if (schema.enum !== undefined) return { ...described, type: 'string', enum: schema.enum };
   if (schema.items !== undefined) {
     return { ...described, type: 'array', items: toJsonSchema(schema.items, singular(title)) };

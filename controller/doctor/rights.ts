@@ -18,7 +18,9 @@ export const neededRights: readonly Rule[] = [
   { ...own, resource: 'microvms', verbs: ['get', 'list', 'watch', 'create', 'patch', 'delete'] },
   { ...own, resource: 'enrollmenttokens', verbs: ['get', 'list', 'watch', 'patch'] },
   { ...own, resource: 'apikeys', verbs: ['get', 'list', 'watch', 'patch'] },
-  ...['sites', 'hosts', 'microvms', 'enrollmenttokens', 'apikeys'].map((resource): Rule => ({ ...own, resource, subresource: 'status', verbs: ['patch'] })),
+  { ...own, resource: 'microvmsets', verbs: ['get', 'list', 'watch', 'patch'] },
+  { ...own, resource: 'microvmclasses', verbs: ['list', 'watch'] },
+  ...['sites', 'hosts', 'microvms', 'enrollmenttokens', 'apikeys', 'microvmsets'].map((resource): Rule => ({ ...own, resource, subresource: 'status', verbs: ['patch'] })),
   { group: '', resource: 'namespaces', verbs: ['get'] },
   // Tokens and keys are written once; mesh accounts are read.
   { group: '', resource: 'secrets', verbs: ['get', 'create', 'delete'] },

@@ -8,6 +8,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { siteId, type HostId, type TenantId } from '#api/model/ids.ts';
 import type { Host } from '#crds/gen/host.ts';
 import type { MicroVM } from '#crds/gen/microvm.ts';
+import type { MicroVMSet } from '#crds/gen/microvmset.ts';
 import type { Site } from '#crds/gen/site.ts';
 import { createTermsMemory } from '#controller/domain/leases/terms-memory.ts';
 import { createSilenceObserver } from '#controller/domain/silence.ts';
@@ -27,8 +28,9 @@ import { createCoalescer } from './coalescer.ts';
 import type { Caches, ReconcilerDeps, SavedSites, Stores } from './deps.ts';
 import { reconcileToken } from './enrollment-token/reconciler.ts';
 import { reconcileHost } from './host/reconciler.ts';
-import { apiKeyResource, classResource, hostResource, microvmResource, parseApiKeyObject, parseHost, parseClass, parseMicroVM, parseSite, parseToken, siteResource, tokenResource } from './kinds.ts';
+import { apiKeyResource, classResource, hostResource, microvmResource, microvmSetResource, parseApiKeyObject, parseHost, parseClass, parseMicroVM, parseMicroVMSet, parseSite, parseToken, siteResource, tokenResource } from './kinds.ts';
 import { reconcileMicroVM } from './microvm/reconciler.ts';
+import { reconcileMicroVMSet, setLabel } from './microvm-set/reconciler.ts';
 import { createMeshQueue, type MeshOptions, type MeshQueue } from './mesh/mesh-queue.ts';
 import { createPlacementCache, type PlacementCache } from './microvm/placement-cache.ts';
 import { createRetryGate } from './microvm/retry-gate.ts';
@@ -89,6 +91,7 @@ interface Queues {
   readonly sites: WorkQueue;
   readonly hosts: WorkQueue;
   readonly microvms: WorkQueue;
+  readonly sets: WorkQueue;
   readonly tokens: WorkQueue;
   readonly apiKeys: WorkQueue;
   readonly mesh: MeshQueue | null;
@@ -103,6 +106,7 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
     hosts: cacheOf(hostResource, parseHost),
     microvms: cacheOf(microvmResource, parseMicroVM),
     classes: cacheOf(classResource, parseClass),
+    sets: cacheOf(microvmSetResource, parseMicroVMSet),
     tokens: cacheOf(tokenResource, parseToken),
     apiKeys: cacheOf(apiKeyResource, parseApiKeyObject),
   };
@@ -133,11 +137,12 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
     if (object !== undefined) plans.onMicroVMChanged(keyOf(object));
   });
   const manager = startManager({
-    reflectors: [caches.sites, caches.hosts, caches.microvms, caches.classes, caches.tokens, caches.apiKeys],
+    reflectors: [caches.sites, caches.hosts, caches.microvms, caches.classes, caches.sets, caches.tokens, caches.apiKeys],
     controllers: [
       { queue: queues.sites, keys: () => allKeys(caches.sites) },
       { queue: queues.hosts, keys: () => [...allKeys(caches.hosts), ...wake.hostKeys()] },
       { queue: queues.microvms, keys: () => allKeys(caches.microvms) },
+      { queue: queues.sets, keys: () => allKeys(caches.sets) },
       { queue: queues.tokens, keys: () => allKeys(caches.tokens) },
       { queue: queues.apiKeys, keys: () => allKeys(caches.apiKeys) },
       ...(queues.mesh === null ? [] : [queues.mesh]),
@@ -158,6 +163,7 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
       sites: queues.sites.figures(),
       hosts: queues.hosts.figures(),
       microvms: queues.microvms.figures(),
+      sets: queues.sets.figures(),
       tokens: queues.tokens.figures(),
       apiKeys: queues.apiKeys.figures(),
       ...(queues.mesh === null ? {} : { mesh: queues.mesh.queue.figures() }),
@@ -229,6 +235,7 @@ function createQueues(options: ReconcilersOptions, parts: { readonly caches: Cac
     sites: queue('sites', otherWorkers, (key) => reconcileSite(key, siteDeps)),
     hosts: queue('hosts', otherWorkers, (key) => reconcileHost(key, hostDeps)),
     microvms: queue('microvms', microvmWorkers, (key) => reconcileMicroVM(key, microvmDeps)),
+    sets: queue('microvmsets', otherWorkers, (key) => reconcileMicroVMSet(key, { ...deps, digest: (text) => createHash('sha256').update(text).digest('hex') })),
     tokens: queue('tokens', otherWorkers, (key) => reconcileToken(key, tokenDeps)),
     apiKeys: queue('apikeys', otherWorkers, (key) => reconcileApiKey(key, keyDeps)),
     mesh,
@@ -384,12 +391,40 @@ function wireCaches(caches: Caches, wake: Waking, queues: Queues): void {
     wakeFigures(change, wake);
   });
   caches.tokens.onChange((change) => enqueue(queues.tokens, change));
+  caches.sets.onChange((change) => enqueue(queues.sets, change));
+  wireSets(caches, queues.sets);
   caches.classes.onChange(({ before, after }) => {
     const name = (after ?? before)?.metadata;
     if (name === undefined || before?.metadata.generation === after?.metadata.generation) return;
     for (const microvm of caches.microvms.list(name.namespace)) if (microvm.spec.className === name.name) queues.microvms.add(formatKey(keyOf(microvm)));
   });
   caches.apiKeys.onChange((change) => enqueue(queues.apiKeys, change));
+}
+
+/** A set follows its microVMs, and the hosts and sites that there is one for each of. */
+function wireSets(caches: Caches, queue: WorkQueue): void {
+  caches.microvms.onChange(({ before, after }) => {
+    const object = after ?? before;
+    if (object === undefined) return;
+    const { namespace, ownerReferences = [], labels } = object.metadata;
+    for (const { kind, name } of ownerReferences) if (kind === microvmSetResource.kind) queue.add(formatKey({ namespace, name }));
+    // Somebody else's, or one that was let go: a set may wait for its name.
+    if (ownerReferences.length === 0 && (after === undefined || labels?.[setLabel] !== undefined)) for (const set of caches.sets.list(namespace)) queue.add(formatKey(keyOf(set)));
+  });
+  const everyOf = (mode: MicroVMSet['spec']['mode'], namespace: string): void => {
+    for (const set of caches.sets.list(namespace)) if (set.spec.mode === mode) queue.add(formatKey(keyOf(set)));
+  };
+  const isOther = ({ before, after }: Change<Host> | Change<Site>): boolean =>
+    before?.metadata.generation !== after?.metadata.generation || before?.metadata.deletionTimestamp !== after?.metadata.deletionTimestamp || JSON.stringify(before?.metadata.labels) !== JSON.stringify(after?.metadata.labels);
+  caches.hosts.onChange((change) => {
+    const host = change.after ?? change.before;
+    if (host !== undefined && isOther(change)) everyOf('PerHost', host.metadata.namespace);
+  });
+  caches.sites.onChange((change) => {
+    const site = change.after ?? change.before;
+    if (site === undefined || !isOther(change)) return;
+    for (const set of caches.sets.list(site.metadata.namespace)) if (set.spec.mode === 'PerSite' || set.spec.siteRef?.name === site.metadata.name) queue.add(formatKey(keyOf(set)));
+  });
 }
 
 /** What the Site says of lost hosts, or an operator's release, is another than before. */

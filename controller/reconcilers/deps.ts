@@ -4,6 +4,7 @@ import type { EnrollmentToken } from '#crds/gen/enrollmenttoken.ts';
 import type { Host } from '#crds/gen/host.ts';
 import type { MicroVM } from '#crds/gen/microvm.ts';
 import type { MicroVMClass } from '#crds/gen/microvmclass.ts';
+import type { MicroVMSet } from '#crds/gen/microvmset.ts';
 import type { Site } from '#crds/gen/site.ts';
 import type { SilenceObserver } from '#controller/domain/silence.ts';
 import type { ControllerFaultPoints, ControllerStep } from '#controller/fault-points.ts';
@@ -51,6 +52,7 @@ export interface Caches {
   readonly hosts: Reflector<Host>;
   readonly microvms: Reflector<MicroVM>;
   readonly classes: Reflector<MicroVMClass>;
+  readonly sets: Reflector<MicroVMSet>;
   readonly tokens: Reflector<EnrollmentToken>;
   readonly apiKeys: Reflector<APIKey>;
 }

@@ -4,6 +4,7 @@ import type { EnrollmentToken } from '#crds/gen/enrollmenttoken.ts';
 import type { Host } from '#crds/gen/host.ts';
 import type { MicroVM } from '#crds/gen/microvm.ts';
 import type { MicroVMClass } from '#crds/gen/microvmclass.ts';
+import type { MicroVMSet } from '#crds/gen/microvmset.ts';
 import type { Site } from '#crds/gen/site.ts';
 import type { KubernetesObject, Resource } from '#controller/runtime/kubernetes-api.ts';
 
@@ -15,6 +16,7 @@ export const microvmResource = custom('MicroVM', 'microvms');
 export const tokenResource = custom('EnrollmentToken', 'enrollmenttokens');
 export const apiKeyResource = custom('APIKey', 'apikeys');
 export const classResource = custom('MicroVMClass', 'microvmclasses');
+export const microvmSetResource = custom('MicroVMSet', 'microvmsets');
 export const secretResource: Resource = { group: '', version: 'v1', plural: 'secrets', kind: 'Secret', isNamespaced: true };
 export const namespaceResource: Resource = { group: '', version: 'v1', plural: 'namespaces', kind: 'Namespace', isNamespaced: false };
 
@@ -27,6 +29,7 @@ export const parseSite = (object: KubernetesObject): Site | null => parse(object
 export const parseHost = (object: KubernetesObject): Host | null => parse(object);
 export const parseMicroVM = (object: KubernetesObject): MicroVM | null => parse(object);
 export const parseClass = (object: KubernetesObject): MicroVMClass | null => parse(object);
+export const parseMicroVMSet = (object: KubernetesObject): MicroVMSet | null => parse(object);
 export const parseToken = (object: KubernetesObject): EnrollmentToken | null => parse(object);
 export const parseApiKeyObject = (object: KubernetesObject): APIKey | null => parse(object);
 
@@ -35,6 +38,7 @@ export const hostFinalizer = 'nkudo.dev/host-cleanup';
 export const microvmFinalizer = 'nkudo.dev/microvm-teardown';
 export const tokenFinalizer = 'nkudo.dev/token-revocation';
 export const apiKeyFinalizer = 'nkudo.dev/key-revocation';
+export const microvmSetFinalizer = 'nkudo.dev/set-cleanup';
 
 /** Its value is the UID of the object that may go without its host's confirmation. */
 export const forceDeleteAnnotation = 'nkudo.dev/force-delete';

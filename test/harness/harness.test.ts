@@ -30,6 +30,7 @@ describe('the harness', () => {
       'hosts.nkudo.dev',
       'microvmclasses.nkudo.dev',
       'microvms.nkudo.dev',
+      'microvmsets.nkudo.dev',
       'sites.nkudo.dev',
     ]);
     const writes = kubernetes.audit.since(mark).filter((event) => event.objectRef?.namespace === namespace && event.verb === 'create');

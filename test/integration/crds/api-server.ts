@@ -46,6 +46,7 @@ const plurals: Readonly<Record<Kind, string>> = {
   EnrollmentToken: 'enrollmenttokens',
   APIKey: 'apikeys',
   MicroVMClass: 'microvmclasses',
+  MicroVMSet: 'microvmsets',
 };
 
 /** The shared API server with a namespace of its own for the calling file. */

@@ -17,6 +17,7 @@ const topics = ['site-mesh.yaml', 'microvm-networks.yaml'];
 
 /** Fields that work and that the full example can't show, with the reason. */
 const leftOut: Readonly<Record<string, string>> = {
+  'MicroVMSet .spec.siteSelector': 'with mode PerSite only; shown as a comment',
   'MicroVM .spec.className': 'it writes its own sizes',
   'Host .spec.drain': 'a host that is to be used is not drained; shown as a comment',
   'MicroVM .spec.boot.firmware': 'exactly one of kernel and firmware',

@@ -37,6 +37,7 @@ export const microvmSpec = (fields: Spec = {}): Spec => ({
   ...fields,
 });
 export const classSpec = (fields: Spec = {}): Spec => ({ cpu: { count: 1 }, memory: { size: '512Mi' }, ...fields });
+export const setSpec = (fields: Spec = {}): Spec => ({ replicas: 1, siteRef: { name: 'shop-1' }, template: { spec: {} }, ...fields });
 export const baseSpecs: Readonly<Record<Kind, Spec>> = {
   Site: siteSpec(),
   Host: hostSpec(),
@@ -44,6 +45,7 @@ export const baseSpecs: Readonly<Record<Kind, Spec>> = {
   EnrollmentToken: tokenSpec(),
   APIKey: keySpec(),
   MicroVMClass: classSpec(),
+  MicroVMSet: setSpec(),
 };
 
 const without = (spec: Spec, field: string): Spec =>
@@ -315,6 +317,46 @@ const hostCases: RuleCase[] = [
 const tokenCases: RuleCase[] = [
   nameRule('EnrollmentToken'),
   nameRule('MicroVMClass'),
+  nameRule('MicroVMSet'),
+  {
+    kind: 'MicroVMSet',
+    variant: 'shipped',
+    rule: 'write siteSelector with mode PerSite',
+    accepted: [
+      { title: 'one for each site', spec: without(setSpec({ mode: 'PerSite', siteSelector: {}, replicas: undefined }), 'siteRef') },
+      { title: 'one for each host', spec: without(setSpec({ mode: 'PerHost' }), 'replicas') },
+    ],
+    refused: [
+      { title: 'PerSite with siteRef', spec: without(setSpec({ mode: 'PerSite', siteSelector: {} }), 'replicas') },
+      { title: 'PerSite without a selector', spec: without(without(setSpec({ mode: 'PerSite' }), 'replicas'), 'siteRef') },
+      { title: 'Replicas without siteRef', spec: without(setSpec(), 'siteRef') },
+      { title: 'Replicas with a selector', spec: setSpec({ siteSelector: {} }) },
+    ],
+  },
+  {
+    kind: 'MicroVMSet',
+    variant: 'shipped',
+    rule: 'write replicas with mode Replicas',
+    accepted: [{ title: 'none at all', spec: setSpec({ replicas: 0 }) }],
+    refused: [
+      { title: 'no number', spec: without(setSpec(), 'replicas') },
+      { title: 'a number for each host', spec: setSpec({ mode: 'PerHost' }) },
+    ],
+  },
+  {
+    kind: 'MicroVMSet',
+    variant: 'shipped',
+    rule: 'mode can not be changed',
+    accepted: [{ title: 'another number', before: setSpec(), spec: setSpec({ replicas: 3 }) }],
+    refused: [{ title: 'another mode', before: setSpec(), spec: without(setSpec({ mode: 'PerHost' }), 'replicas') }],
+  },
+  {
+    kind: 'MicroVMSet',
+    variant: 'shipped',
+    rule: 'siteRef can not be changed',
+    accepted: [{ title: 'another template', before: setSpec(), spec: setSpec({ template: { spec: { runPolicy: 'Halted' } } }) }],
+    refused: [{ title: 'another site', before: setSpec(), spec: setSpec({ siteRef: { name: 'shop-2' } }) }],
+  },
   ...quantityRules(
     { kind: 'MicroVMClass', variant: 'shipped', label: 'memory.size', place: (size) => classSpec({ memory: { size } }) },
     { smallest: '8Mi', largest: '4Ti', tooSmall: '7Mi', tooLarge: '5Ti', isPaged: true },

@@ -99,7 +99,7 @@ export function callHttp(server: { readonly address: string; readonly trustBundl
   const path = route.path.replaceAll(/\{(\w+)\}/g, (_, name: string) => {
     const value = rest.get(name);
     rest.delete(name);
-    return encodeURIComponent(String(value ?? 'none'));
+    return encodeURIComponent(typeof value === 'string' || typeof value === 'number' ? String(value) : 'none');
   });
   const query = route.takes === 'query' ? `?${new URLSearchParams(Object.fromEntries([...rest].map(([name, value]) => [name, String(value)]))).toString()}` : '';
   const body = route.takes === 'body' ? JSON.stringify(Object.fromEntries(Object.entries(encodeMessage(messagesOf(route.call).input, Object.fromEntries(rest))).filter(([name, value]) => rest.has(name) && !isEmpty(value)))) : null;

@@ -23,7 +23,7 @@ const group = '/apis/nkudo.dev/v1alpha1';
 export const time = createTime({ nowMs: () => Date.now(), monotonicMs: () => performance.now(), random: () => Math.random() });
 export const siteName = 'shop-1';
 
-export type Plural = 'sites' | 'hosts' | 'microvms' | 'enrollmenttokens' | 'apikeys';
+export type Plural = 'sites' | 'hosts' | 'microvms' | 'enrollmenttokens' | 'apikeys' | 'microvmsets';
 
 export interface Leader {
   readonly kubernetes: TestKubernetes;
@@ -102,7 +102,7 @@ export async function startLeader(options: LeaderOptions = {}): Promise<Leader> 
     await database.close();
   });
   const path: Leader['path'] = (plural, name) => `${group}/namespaces/${namespace}/${plural}${name === undefined ? '' : `/${name}`}`;
-  const kinds: Record<Plural, string> = { sites: 'Site', hosts: 'Host', microvms: 'MicroVM', enrollmenttokens: 'EnrollmentToken', apikeys: 'APIKey' };
+  const kinds: Record<Plural, string> = { sites: 'Site', hosts: 'Host', microvms: 'MicroVM', enrollmenttokens: 'EnrollmentToken', apikeys: 'APIKey', microvmsets: 'MicroVMSet' };
   const waitFor: Leader['waitFor'] = async (plural, name, what, matches) => {
     const watching = kubernetes.client.watch(path(plural, name));
     try {
