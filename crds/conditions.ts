@@ -318,6 +318,12 @@ export const siteConditions = {
     meaning: 'a host of the site is Ready, so that microVMs can be placed',
     reasons: ['HostsReady', 'NoHosts', 'NoHostReady'],
   },
+  TimeZoneKnown: {
+    ...site,
+    polarity: 'positive',
+    meaning: 'spec.timeZone is the name of a time zone; there is none of it while it always was',
+    reasons: ['TimeZoneFound', 'TimeZoneUnknown'],
+  },
   MeshReady: {
     ...site,
     polarity: 'positive',

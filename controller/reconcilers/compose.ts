@@ -396,7 +396,11 @@ function wireCaches(caches: Caches, wake: Waking, queues: Queues): void {
   caches.classes.onChange(({ before, after }) => {
     const name = (after ?? before)?.metadata;
     if (name === undefined || before?.metadata.generation === after?.metadata.generation) return;
-    for (const microvm of caches.microvms.list(name.namespace)) if (microvm.spec.className === name.name) queues.microvms.add(formatKey(keyOf(microvm)));
+    for (const microvm of caches.microvms.list(name.namespace)) {
+      if (microvm.spec.className !== name.name) continue;
+      queues.microvms.add(formatKey(keyOf(microvm)));
+      wake.siteFigures(name.namespace, microvm.spec.siteRef.name);
+    }
   });
   caches.apiKeys.onChange((change) => enqueue(queues.apiKeys, change));
 }

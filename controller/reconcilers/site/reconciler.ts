@@ -140,6 +140,7 @@ async function gather(site: Site, deps: SiteDeps): Promise<SiteFacts> {
   return {
     hosts: deps.caches.hosts.list(namespace).filter((host) => host.spec.siteRef.name === name),
     microvms: deps.caches.microvms.list(namespace).filter((microvm) => microvm.spec.siteRef.name === name),
+    sizesOf: (className) => deps.caches.classes.get({ namespace, name: className })?.spec,
     mesh: deps.meshOf(site.metadata.uid),
     mass: deps.massOf(site.metadata.uid),
     recovery: { awaited: deps.recoveryBoard.awaitedAt(site.metadata.uid), incarnation: deps.recoveryBoard.incarnation() },

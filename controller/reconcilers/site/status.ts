@@ -5,7 +5,9 @@ import type { Site, SiteStatus } from '#crds/gen/site.ts';
 import type { SiteConditionReason, SiteConditionType } from '#crds/conditions.ts';
 import { formatQuantity, parseWholeQuantity } from '#crds/scalar-values.ts';
 import { stampConditions, type DerivedCondition } from '#controller/runtime/status-patch.ts';
+import type { ClassSizes } from '#controller/domain/derive-desired.ts';
 import type { DeletionHold } from '#controller/domain/deletion-guard.ts';
+import { isTimeZoneKnown } from '#controller/domain/maintenance/windows.ts';
 import { describeHold } from './deletion-guard.ts';
 import type { MassDisconnect } from '#controller/domain/leases/mass-disconnect.ts';
 import type { MeshFinding } from '../mesh/board.ts';
@@ -16,6 +18,8 @@ import { deriveSiteRecovery, type SiteRecovery } from '../recovery/status.ts';
 export interface SiteFacts {
   readonly hosts: readonly Host[];
   readonly microvms: readonly MicroVM[];
+  /** Of a MicroVMClass by its name; undefined when there is none. */
+  readonly sizesOf: (className: string) => ClassSizes | undefined;
   /** What was found in the mesh account; null while it was not looked at. */
   readonly mesh: MeshFinding | null;
   /** What holds replacements; null: nothing does. */
@@ -43,7 +47,7 @@ export function projectSiteStatus(site: Site, facts: SiteFacts): SiteStatus {
     ...(connectivity === null ? {} : { connectivity }),
     hosts,
     microvms: countMicroVMs(facts.microvms),
-    usedQuota: sumUsage(facts.microvms),
+    usedQuota: sumUsage(facts),
     conditions: stampConditions(deriveConditions(site, facts, hosts.ready), site.status?.conditions, {
       generation: site.metadata.generation,
       nowMs: facts.nowMs,
@@ -54,6 +58,8 @@ export function projectSiteStatus(site: Site, facts: SiteFacts): SiteStatus {
 function deriveConditions(site: Site, facts: SiteFacts, readyHosts: number): DerivedCondition[] {
   const conditions = [condition('Accepted', 'True', 'Accepted', 'the control plane has taken the site over'), deriveReady(facts, readyHosts)];
   conditions.push(...deriveSiteMesh(site, facts.mesh), ...deriveSiteMass(site, facts.mass), ...deriveSiteRecovery(facts.recovery, site.status?.conditions));
+  const zone = deriveTimeZone(site);
+  if (zone !== null) conditions.push(zone);
   const held = deriveDeletionHeld(site, facts);
   if (held !== null) conditions.push(held);
   if (site.metadata.deletionTimestamp !== undefined) conditions.push(deriveDeletionBlocked(facts));
@@ -64,6 +70,16 @@ function deriveReady(facts: SiteFacts, readyHosts: number): DerivedCondition {
   if (facts.hosts.length === 0) return condition('Ready', 'False', 'NoHosts', 'no host is enrolled: make an EnrollmentToken and enroll a machine');
   if (readyHosts === 0) return condition('Ready', 'False', 'NoHostReady', 'none of the hosts is Ready; see kubectl get nkhost');
   return condition('Ready', 'True', 'HostsReady', 'microVMs can be placed');
+}
+
+/** Shown from the first time that it was unknown. */
+function deriveTimeZone(site: Site): DerivedCondition | null {
+  const { timeZone } = site.spec;
+  if (timeZone !== undefined && !isTimeZoneKnown(timeZone)) {
+    return condition('TimeZoneKnown', 'False', 'TimeZoneUnknown', `there is no time zone ${timeZone}, so that no maintenance window ever opens: write an IANA name such as Europe/Berlin`);
+  }
+  const wasShown = site.status?.conditions?.some(({ type }) => type === 'TimeZoneKnown') === true;
+  return wasShown ? condition('TimeZoneKnown', 'True', 'TimeZoneFound', 'maintenance windows are in the time zone of the site') : null;
 }
 
 /** Shown from the first time that it was held. */
@@ -104,12 +120,14 @@ function countMicroVMs(microvms: readonly MicroVM[]): { total: number; running: 
   };
 }
 
-function sumUsage(microvms: readonly MicroVM[]): { microvms: number; vcpus: number; memory: string } {
+function sumUsage({ microvms, sizesOf }: SiteFacts): { microvms: number; vcpus: number; memory: string } {
+  // What a microVM writes itself wins over its class.
+  const classOf = ({ spec }: MicroVM): ClassSizes | undefined => (spec.className === undefined ? undefined : sizesOf(spec.className));
   const sum = (value: (microvm: MicroVM) => number): number => microvms.reduce((total, microvm) => total + value(microvm), 0);
   return {
     microvms: microvms.length,
-    vcpus: sum(({ spec }) => spec.cpu?.count ?? 0),
-    memory: formatQuantity(sum(({ spec }) => parseWholeQuantity(spec.memory?.size ?? 0) ?? 0)),
+    vcpus: sum((microvm) => microvm.spec.cpu?.count ?? classOf(microvm)?.cpu.count ?? 0),
+    memory: formatQuantity(sum((microvm) => parseWholeQuantity(microvm.spec.memory?.size ?? classOf(microvm)?.memory.size ?? 0) ?? 0)),
   };
 }
 

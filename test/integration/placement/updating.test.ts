@@ -66,6 +66,30 @@ describe('a MicroVMClass', () => {
   });
 });
 
+describe('what a Site says is in use', () => {
+  it('counts sizes of a class, also when they change', async () => {
+    const usedAt = (object: Parameters<typeof statusOf>[0]): number => (statusOf(object)['usedQuota'] as { vcpus?: number } | undefined)?.vcpus ?? 0; // The status that the CRD describes.
+    const used = (vcpus: number) => site.waitFor('sites', siteName, `${vcpus} vCPUs in use`, (object) => usedAt(object) === vcpus);
+    // `sized` has two; what class `huge` said of `lost` is gone.
+    await makeClass('medium', 1);
+    await make('counted', { className: 'medium', runPolicy: 'Halted' });
+    await used(3);
+    await makeClass('medium', 3);
+    await used(5);
+  });
+});
+
+describe('a Site whose time zone nobody knows', () => {
+  it('says so, and that it is known again', async () => {
+    await site.patch('sites', siteName, { spec: { timeZone: 'Europe/Berln' } });
+    const lost = await site.waitForCondition('sites', siteName, 'TimeZoneKnown=False/TimeZoneUnknown');
+    expect(messageOf(lost, 'TimeZoneKnown')).toContain('there is no time zone Europe/Berln');
+    await site.patch('sites', siteName, { spec: { timeZone: 'Europe/Berlin' } });
+    await site.waitForCondition('sites', siteName, 'TimeZoneKnown=True');
+    await site.patch('sites', siteName, { spec: { timeZone: null } });
+  });
+});
+
 describe('when a change takes effect', () => {
   it('is at once with Recreate, by one restart', async () => {
     await site.patch('microvms', 'sized', { spec: { updateStrategy: 'Recreate' } });
