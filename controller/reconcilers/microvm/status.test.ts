@@ -145,6 +145,14 @@ describe('the status of a microVM', () => {
     expect(projectMicroVMStatus(object, seen({ epoch: makeEpoch(1, 6) }))).toEqual(projectMicroVMStatus(object, facts()));
   });
 
+  it('keeps where it was bound while the database does not know it, whatever it waits for, and not once that was released', () => {
+    const binding = { hostName: 'edge-1', hostID: id, epoch };
+    const unknown = facts({ record: null, silence: null, obstacle: { condition: 'Scheduled', reason: 'NoHostFits', message: 'm' } });
+    expect(projectMicroVMStatus({ ...object, status: { binding } }, unknown).binding).toEqual(binding);
+    const released = facts({ record: record({ binding: null }), silence: null, obstacle: { condition: 'Scheduled', reason: 'NoHostFits', message: 'm' } });
+    expect(projectMicroVMStatus({ ...object, status: { binding } }, released).binding).toBeUndefined();
+  });
+
   it('never goes back with the generation that the host has', () => {
     const at3 = projectMicroVMStatus({ ...object, status: { hostObservedGeneration: 3 } }, seen({ generation: 2 }));
     expect(at3.hostObservedGeneration).toBe(3);

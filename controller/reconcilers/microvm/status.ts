@@ -35,10 +35,13 @@ export function projectMicroVMStatus(object: MicroVM, facts: MicroVMFacts): Micr
   };
 }
 
-/** While a restored database does not know it, the last word is the only trace of where it may run. */
-function keepBinding({ object, obstacle }: MicroVMView): Pick<MicroVMStatus, 'binding'> {
+/**
+ * What was shown is the only trace of where a microVM may run while a restored database does not know it, and also in
+ * the moment before the restore is noticed. A row without a binding is another matter: it was released.
+ */
+function keepBinding({ object, record, obstacle }: MicroVMView): Pick<MicroVMStatus, 'binding'> {
   const shown = object.status?.binding;
-  return obstacle?.reason === 'RecoveryUnderWay' && shown !== undefined ? { binding: shown } : {};
+  return (record === null || obstacle?.reason === 'RecoveryUnderWay') && shown !== undefined ? { binding: shown } : {};
 }
 
 function deriveHostGeneration({ object, observation }: MicroVMView): number | undefined {
