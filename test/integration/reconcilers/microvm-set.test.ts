@@ -15,9 +15,10 @@ beforeAll(async () => {
 
 async function addHost(name: string): Promise<void> {
   const machine = await enrollMachine(leader, name);
+  // Before it is Ready: a set with one for each host has an operation for it at that moment.
+  machine.obey();
   await machine.connect();
   await leader.waitForCondition('hosts', name, 'Ready=True');
-  machine.obey();
 }
 
 const { siteRef: _, ...template } = microvmSpec() as { siteRef: unknown } & Record<string, unknown>;
