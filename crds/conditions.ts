@@ -408,7 +408,7 @@ export const microvmSetConditions = {
     ...microvmSet,
     polarity: 'positive',
     meaning: 'every microVM that there should be exists, is as the template says, and is Ready; and no other is left',
-    reasons: ['AllReady', 'Progressing', 'NotReady', 'SiteNotFound', 'TemplateRefused', 'NameTaken', 'WaitsForDelete', 'Deleting'],
+    reasons: ['AllReady', 'Progressing', 'NotReady', 'SiteNotFound', 'TemplateRefused', 'NameTaken', 'WaitsForDelete', 'SurplusKept', 'Deleting'],
   },
 } as const satisfies Record<string, ConditionDefinition>;
 

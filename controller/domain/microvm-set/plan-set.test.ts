@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { diffPatch, memberName, mergePatch, planSet, type Json, type SetHost, type SetMember, type SetSpec } from './plan-set.ts';
+import { asObject, diffPatch, memberName, mergePatch, planSet, type Json, type SetHost, type SetMember, type SetSpec } from './plan-set.ts';
 
 const digestOf = (text: string): string => createHash('sha256').update(text).digest('hex');
 const template: Json = { cpu: { count: 1 }, memory: { size: '512Mi' } };
@@ -10,12 +10,13 @@ const setOf = (fields: Partial<SetSpec> = {}): SetSpec => ({
   name: 'tills', mode: 'Replicas', replicas: 3, siteName: 'shop-1', siteLabels: {}, template, overrides: new Map(), updates: 'RollingUpdate', maxUnavailable: 1, ...fields,
 });
 const hostOf = (name: string, fields: Partial<SetHost> = {}): SetHost => ({ name, siteName: 'shop-1', labels: {}, taints: [], isDeleting: false, ...fields });
-const nothing = { sites: [], hosts: [], members: [] };
+const shop = { name: 'shop-1', labels: {}, isDeleting: false, isHeld: false };
+const nothing = { sites: [shop], hosts: [], members: [] };
 const planOf = (set: SetSpec, seen: Partial<Parameters<typeof planSet>[1]> = {}) => planSet(set, { ...nothing, ...seen }, digestOf);
 
 /** What there is once all that a plan asks for has happened and is Ready. */
 const settled = (set: SetSpec, seen: Partial<Parameters<typeof planSet>[1]> = {}): SetMember[] =>
-  planOf(set, seen).slots.map(({ name, digest }) => ({ name, digest, isReady: true, isDeleting: false }));
+  planOf(set, seen).slots.map(({ name, digest, spec }) => ({ name, digest, siteName: (spec['siteRef'] as { name: string }).name, hostName: String(asObject(spec['placement'])['hostName'] ?? ''), isReady: true, isDeleting: false })); // As the plan writes it.
 
 describe('replicas', () => {
   test('are numbered from zero, and nothing is left to do once they are there', () => {
@@ -52,10 +53,36 @@ describe('one for each', () => {
   });
 
   test('site with the labels, and its own difference', () => {
-    const sites = [{ name: 'shop-2', labels: { region: 'north' }, isDeleting: false }, { name: 'shop-1', labels: { region: 'north' }, isDeleting: false }, { name: 'shop-3', labels: {}, isDeleting: false }];
+    const sites = [{ ...shop, name: 'shop-2', labels: { region: 'north' } }, { ...shop, labels: { region: 'north' } }, { ...shop, name: 'shop-3' }];
     const overrides = new Map<string, Json>([['shop-2', { cpu: { count: 4 }, memory: null }]]);
     const { slots } = planOf(setOf({ mode: 'PerSite', siteLabels: { region: 'north' }, overrides }), { sites });
     expect(slots.map(({ spec }) => spec)).toEqual([{ ...template, siteRef: { name: 'shop-1' } }, { cpu: { count: 4 }, siteRef: { name: 'shop-2' } }]);
+  });
+});
+
+describe('one that is there', () => {
+  const set = setOf({ mode: 'PerHost' });
+  const hosts = [hostOf('a'), hostOf('b')];
+  const members = settled(set, { hosts });
+  const taint = (effect: 'NoSchedule' | 'NoExecute') => [{ key: 'gpu', value: '', effect }];
+
+  test('stays when its host takes no others, and goes when it takes none', () => {
+    expect(planOf(set, { members, hosts: [hostOf('a'), hostOf('b', { taints: taint('NoSchedule') })] })).toMatchObject({ remove: [], create: [] });
+    expect(planOf(set, { members: [], hosts: [hostOf('b', { taints: taint('NoSchedule') })] }).create).toEqual([]);
+    expect(planOf(set, { members, hosts: [hostOf('a'), hostOf('b', { taints: taint('NoExecute') })] }).remove).toEqual(['tills-b']);
+    expect(planOf(set, { members, hosts: [hostOf('a'), hostOf('b', { isDeleting: true })] }).remove).toEqual(['tills-b']);
+  });
+
+  test('[C10] stays when hosts or sites are not in the list any more: a deletion would have been seen', () => {
+    expect(planOf(set, { members, hosts: [] })).toMatchObject({ remove: [], create: [] });
+    expect(planOf(set, { members, hosts, sites: [] }).remove).toEqual([]);
+    const perSite = setOf({ mode: 'PerSite' });
+    expect(planOf(perSite, { members: settled(perSite), sites: [] })).toMatchObject({ remove: [], create: [] });
+  });
+
+  test('stays while the site is on hold, whatever its host says', () => {
+    const held = [{ ...shop, isHeld: true }];
+    expect(planOf(set, { members, sites: held, hosts: [hostOf('a'), hostOf('b', { taints: taint('NoExecute') })] }).remove).toEqual([]);
   });
 });
 

@@ -25,6 +25,8 @@ export interface SetSite {
   readonly name: string;
   readonly labels: Labels;
   readonly isDeleting: boolean;
+  /** Nothing there is stopped unasked. */
+  readonly isHeld: boolean;
 }
 
 export interface SetHost {
@@ -38,6 +40,9 @@ export interface SetHost {
 /** A microVM that the set owns. */
 export interface SetMember {
   readonly name: string;
+  readonly siteName: string;
+  /** That it is for, with mode PerHost. */
+  readonly hostName: string;
   /** Digest of what it was made or changed from; empty when nobody noted it. */
   readonly digest: string;
   readonly isReady: boolean;
@@ -66,7 +71,7 @@ const cutDigits = 8;
 
 export function planSet(
   set: SetSpec,
-  seen: { readonly sites: readonly SetSite[]; readonly hosts: readonly SetHost[]; readonly members: readonly SetMember[] },
+  seen: SetView,
   digestOf: (text: string) => string,
 ): SetPlan {
   const slots = slotsOf(set, seen, digestOf);
@@ -88,12 +93,29 @@ export function planSet(
     create: slots.filter(({ name }) => !members.has(name)),
     update,
     // The highest number goes first; with the other modes the order says nothing.
-    remove: seen.members.filter(({ name, isDeleting }) => !wanted.has(name) && !isDeleting).map(({ name }) => name).toSorted((a, b) => byNumber(b, a)),
+    remove: seen.members.filter((member) => !wanted.has(member.name) && !member.isDeleting && mayRemove(set, member, seen)).map(({ name }) => name).toSorted((a, b) => byNumber(b, a)),
     updated: slots.filter(({ name, digest }) => members.get(name)?.digest === digest).length,
   };
 }
 
-function slotsOf(set: SetSpec, { sites, hosts }: { readonly sites: readonly SetSite[]; readonly hosts: readonly SetHost[] }, digestOf: (text: string) => string): readonly Slot[] {
+/**
+ * With mode Replicas a person wrote a smaller number. With the others it follows from what a host or site says; one that is
+ * not seen any more says nothing: a list may be empty for other reasons than a deletion.
+ */
+function mayRemove(set: SetSpec, member: SetMember, { sites, hosts }: Pick<SetView, 'sites' | 'hosts'>): boolean {
+  if (set.mode === 'Replicas') return true;
+  const site = sites.find(({ name }) => name === member.siteName);
+  if (site === undefined || (site.isHeld && !site.isDeleting)) return false;
+  return set.mode === 'PerSite' || hosts.some(({ name }) => name === member.hostName);
+}
+
+export interface SetView {
+  readonly sites: readonly SetSite[];
+  readonly hosts: readonly SetHost[];
+  readonly members: readonly SetMember[];
+}
+
+function slotsOf(set: SetSpec, { sites, hosts, members }: SetView, digestOf: (text: string) => string): readonly Slot[] {
   const slot = (key: string, siteName: string, fixed: Json): Slot => {
     const spec = mergePatch(mergePatch(set.template, set.overrides.get(key) ?? {}), fixed);
     const whole = { ...spec, siteRef: { name: siteName } };
@@ -105,18 +127,18 @@ function slotsOf(set: SetSpec, { sites, hosts }: { readonly sites: readonly SetS
     case 'PerSite':
       return sites.filter(({ labels, isDeleting }) => !isDeleting && matches(labels, set.siteLabels)).toSorted(byName).map(({ name }) => slot(name, name, {}));
     case 'PerHost':
-      return hosts.filter((host) => isAllowed(set, host)).toSorted(byName).map(({ name }) => slot(name, set.siteName, { placement: { hostName: name, hostSelector: null } }));
+      return hosts.filter((host) => isAllowed(set, host, members.some(({ hostName, isDeleting }) => hostName === host.name && !isDeleting))).toSorted(byName).map(({ name }) => slot(name, set.siteName, { placement: { hostName: name, hostSelector: null } }));
   }
 }
 
-/** As far as it is for ever: whether the host has room or is heard now is placement's. */
-function isAllowed(set: SetSpec, host: SetHost): boolean {
+/** As far as it is for ever: whether the host has room or is heard now is placement's. One that is there leaves for NoExecute only. */
+function isAllowed(set: SetSpec, host: SetHost, hasOne: boolean): boolean {
   if (host.isDeleting || host.siteName !== set.siteName) return false;
   const placement = asObject(mergePatch(set.template, set.overrides.get(host.name) ?? {})['placement']);
   if (typeof placement['hostName'] === 'string' && placement['hostName'] !== host.name) return false;
   if (!matches(host.labels, labelsIn(asObject(placement['hostSelector'])['matchLabels']))) return false;
   const tolerations = Array.isArray(placement['tolerations']) ? placement['tolerations'].map(tolerationIn) : [];
-  return host.taints.every((taint) => isTolerated(taint, tolerations));
+  return host.taints.every((taint) => (hasOne && taint.effect === 'NoSchedule') || isTolerated(taint, tolerations));
 }
 
 function tolerationIn(value: unknown): Toleration {

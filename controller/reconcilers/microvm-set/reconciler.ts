@@ -82,6 +82,8 @@ function memberOf(microvm: MicroVM): SetMember {
   const isSettled = status?.observedGeneration === metadata.generation && !(spec.updateStrategy === 'Recreate' && isTrue('RestartRequired'));
   return {
     name: metadata.name,
+    siteName: spec.siteRef.name,
+    hostName: spec.placement?.hostName ?? '',
     digest: metadata.annotations?.[digestAnnotation] ?? '',
     isReady: isSettled && isTrue('Ready'),
     isDeleting: metadata.deletionTimestamp !== undefined,
@@ -108,7 +110,7 @@ const plan: SetStep = async (scope, deps) => {
     scope.obstacle = { reason: 'SiteNotFound', message };
     return stalled('SiteNotFound', message);
   }
-  const sites = deps.caches.sites.list(namespace).map(({ metadata }) => ({ name: metadata.name, labels: metadata.labels ?? {}, isDeleting: metadata.deletionTimestamp !== undefined }));
+  const sites = deps.caches.sites.list(namespace).map(({ metadata, spec }) => ({ name: metadata.name, labels: metadata.labels ?? {}, isDeleting: metadata.deletionTimestamp !== undefined, isHeld: spec.hold === true }));
   const hosts = deps.caches.hosts.list(namespace).map(({ metadata, spec }) => ({
     name: metadata.name,
     siteName: spec.siteRef.name,

@@ -28,6 +28,7 @@ export function projectSetStatus(set: MicroVMSet, facts: SetFacts): MicroVMSetSt
     updated: members.filter(({ name, digest }) => wanted.get(name) === digest).length,
     ready: members.filter(({ isReady, isDeleting }) => isReady && !isDeleting).length,
     surplus: plan === null ? 0 : members.filter(({ name }) => !wanted.has(name)).length,
+    leaving: plan === null ? 0 : members.filter(({ name, isDeleting }) => !wanted.has(name) && (isDeleting || plan.remove.includes(name))).length,
   };
   return {
     observedGeneration: set.metadata.generation,
@@ -46,6 +47,8 @@ interface Counts {
   readonly updated: number;
   readonly ready: number;
   readonly surplus: number;
+  /** Of the surplus, those that are being deleted. */
+  readonly leaving: number;
 }
 
 const ready = (status: DerivedCondition['status'], reason: MicroVMSetConditionReason, message: string): DerivedCondition => ({ type: 'Ready', status, reason, message });
@@ -53,7 +56,8 @@ const ready = (status: DerivedCondition['status'], reason: MicroVMSetConditionRe
 function deriveReady(set: MicroVMSet, facts: SetFacts, counts: Counts): DerivedCondition {
   if (set.metadata.deletionTimestamp !== undefined) return ready('False', 'Deleting', `${counts.current} microVMs are still to be torn down`);
   if (facts.obstacle !== null) return ready('False', facts.obstacle.reason, facts.obstacle.message);
-  const { desired, current, updated, surplus } = counts;
+  const { desired, current, updated, surplus, leaving } = counts;
+  if (surplus > leaving) return ready('False', 'SurplusKept', `${surplus - leaving} microVMs stay that the set would not make: their host or site is not listed, or the site is on hold`);
   if (surplus > 0) return ready('False', 'Progressing', `${surplus} microVMs are too many and are being deleted`);
   if (current < desired) return ready('False', 'Progressing', `${current} of ${desired} microVMs exist`);
   if (updated < desired && facts.isManual) return ready('False', 'WaitsForDelete', `${updated} of ${desired} microVMs are as the template says: delete the others, and they are made anew`);

@@ -120,7 +120,7 @@ describe('a set with one for each host', () => {
     expect((await members('probe')).map(({ metadata, spec }) => [metadata.name, spec['placement']])).toEqual([['probe-edge-1', { hostName: 'edge-1' }], ['probe-edge-2', { hostName: 'edge-2' }]]);
     await addHost('edge-3');
     await settled('probe', 3);
-    await leader.kubernetes.client.request('PATCH', leader.path('hosts', 'edge-3'), { spec: { taints: [{ key: 'gpu', value: 'yes', effect: 'NoSchedule' }] } }, 'application/merge-patch+json');
+    await leader.kubernetes.client.request('PATCH', leader.path('hosts', 'edge-3'), { spec: { taints: [{ key: 'gpu', value: 'yes', effect: 'NoExecute' }] } }, 'application/merge-patch+json');
     await settled('probe', 2);
     expect(await names('probe')).toEqual(['probe-edge-1', 'probe-edge-2']);
   });
