@@ -92,6 +92,7 @@ export function encodeSite(site: SiteView): SiteStatus {
 
 function phaseOf(host: HostView): HostPhase {
   if (host.isRevoked) return 'Revoked';
+  if (host.isQuarantined) return 'Quarantined';
   if (!host.isApproved) return 'Pending';
   return host.isOnline ? 'Ready' : 'Unreachable';
 }

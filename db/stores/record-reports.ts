@@ -26,6 +26,8 @@ interface OperationRow {
   readonly revision: number;
   readonly error_code: string | null;
   readonly error_message: string | null;
+  /** A caller asked the host to drop it, and the host did not say that it is too late. */
+  readonly is_cancel_requested: boolean;
 }
 
 interface Refusal {
@@ -76,7 +78,7 @@ async function recordExecutions(tx: Tx, input: ReportInput): Promise<Recorded> {
   return { refused, changed: [...changed], entries };
 }
 
-const operationColumns = 'id, plan_id, microvm_id, host_id, kind, status, revision, error_code, error_message';
+const operationColumns = 'id, plan_id, microvm_id, host_id, kind, status, revision, error_code, error_message, cancel_requested_at is not null as is_cancel_requested';
 
 /** Locks those that are open. An ended one never changes, and a lock would be a write. */
 async function lockOperations(tx: Tx, input: ReportInput): Promise<ReadonlyMap<string, OperationRow>> {
@@ -191,7 +193,7 @@ function deriveOperationChanges(accepted: readonly AcceptedReport[], operations:
   const reached = new Map<string, { status: OperationStatus; error: OperationError | null }>();
   for (const { report, operation } of accepted) {
     const before = reached.get(operation.id) ?? { status: operation.status, error: storedError(operation) };
-    if (!isTerminal(before.status)) reached.set(operation.id, applyReport(report));
+    if (!isTerminal(before.status)) reached.set(operation.id, applyReport(report, operation.is_cancel_requested));
   }
   return [...reached].flatMap(([id, { status, error }]) => {
     const row = operations.get(id);
@@ -206,7 +208,7 @@ function storedError(row: OperationRow): OperationError | null {
 }
 
 /** Where a report brings an open operation. The error of a failed attempt shows until a later one succeeds. */
-function applyReport(report: ExecutionReport): { status: OperationStatus; error: OperationError | null } {
+function applyReport(report: ExecutionReport, isCancelRequested: boolean): { status: OperationStatus; error: OperationError | null } {
   const error = report.error ?? null;
   if (!report.isFinal || report.status === 'Running') return { status: 'Running', error };
   switch (report.status) {
@@ -215,7 +217,8 @@ function applyReport(report: ExecutionReport): { status: OperationStatus; error:
     case 'Expired':
       return { status: 'Expired', error };
     case 'Dropped':
-      return { status: 'Superseded', error };
+      // It may arrive before the receipt that answers the cancel.
+      return { status: isCancelRequested ? 'Cancelled' : 'Superseded', error };
     case 'Failed':
     case 'OutcomeUnknown':
       return { status: 'Failed', error: error ?? { code: 'INTERNAL', message: 'the host gave no reason' } };

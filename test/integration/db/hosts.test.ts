@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { microVMId, planId, sessionId } from '#api/model/ids.ts';
+import { encodeHost } from '#controller/fleet-api/fleet-codec.ts';
 import type { Database } from '#db/database.ts';
 import { useDatabase, type TestDatabase } from '#test/harness/postgres.ts';
 import { actor, enrollInput, everyExecution, execution, facts, issue, makeFleet, makeHost, makeToken, nowMs, observation, openTestDatabase, publish, publishAndClaim, publishInput, type Fleet, type TestHost } from './builders.ts';
@@ -93,19 +94,34 @@ describe('revocation', () => {
   });
 });
 
+/** Of the fleet's hosts, as the tenants' API tells them. */
+async function phases(of: Fleet): Promise<readonly string[]> {
+  return (await db.fleet.listHosts(of.tenantId, null, 0)).map((host) => encodeHost(host).phase);
+}
+
 describe('approval', () => {
   it('is asked for while the site requires it and the object does not give it', async () => {
     const strict = await makeFleet(db, fleet.epoch);
     await db.sites.save({ tenantId: strict.tenantId, namespace: strict.namespace, siteId: strict.siteId, name: 'store-1', generation: 2, requireApproval: true }, strict.epoch, actor);
     const host = await makeHost(strict, 'approval');
     expect(await db.enrollment.identify(host.serial)).toMatchObject({ awaitsApproval: true });
+    expect(await phases(strict)).toEqual(['Pending']);
     expect(await db.microvms.publish(publishInput(strict, host), strict.epoch, actor)).toEqual({ outcome: 'hostUnavailable' });
     const object = { tenantId: strict.tenantId, hostId: host.hostId, objectUid: randomUUID(), isApproved: true, isUnschedulable: false, reservedCpus: 1, reservedMemoryBytes: 2 ** 20 };
     await db.hosts.saveObject(object, strict.epoch, actor);
     expect(await db.enrollment.identify(host.serial)).toMatchObject({ awaitsApproval: false });
+    expect(await phases(strict)).toEqual(['Ready']);
     expect(await db.hosts.load(strict.tenantId, host.hostId)).toMatchObject({ isApproved: true, reservedCpus: 1, objectUid: object.objectUid });
     await db.hosts.saveObject({ ...object, isUnschedulable: true }, strict.epoch, actor);
     expect(await db.microvms.publish(publishInput(strict, host), strict.epoch, actor)).toEqual({ outcome: 'hostUnavailable' });
+  });
+
+  it('is not missed by a tenant who reads a host of a site that asks for none; a quarantined one is told', async () => {
+    const open = await makeFleet(db, fleet.epoch);
+    const host = await makeHost(open, 'open');
+    expect(await phases(open)).toEqual(['Ready']);
+    await expect(db.hosts.openSession(session(host, { tenantId: open.tenantId, facts: facts({ machineId: 'machine-2' }) }), actor)).rejects.toMatchObject({ code: 'HOST_QUARANTINED' });
+    expect(await phases(open)).toEqual(['Quarantined']);
   });
 });
 
@@ -145,7 +161,7 @@ describe('sites and the reads of tenants', () => {
     const counts = { hosts: 1, hostsOnline: 1, microvms: 3, microvmsRunning: 2 };
     expect(await db.sites.counts(shop.tenantId, shop.siteId, { silentBeforeMs: 0 })).toMatchObject({ ...counts, cpusUsed: 3 });
     expect(await db.fleet.listSites(shop.tenantId, null, 0)).toEqual([{ id: shop.siteId, name: 'store-1', ...counts }]);
-    expect(await db.fleet.listHosts(shop.tenantId, 'store-1', 0)).toMatchObject([{ name: 'reads', isOnline: true, microvms: 3 }]);
+    expect(await db.fleet.listHosts(shop.tenantId, 'store-1', 0)).toMatchObject([{ name: 'reads', isOnline: true, isQuarantined: false, microvms: 3 }]);
     expect(await db.fleet.findTenant(shop.namespace)).toBe(shop.tenantId);
     const first = await db.fleet.listMicroVMs(shop.tenantId, null, { size: 2, cursor: null });
     const second = await db.fleet.listMicroVMs(shop.tenantId, null, { size: 2, cursor: first.nextCursor });

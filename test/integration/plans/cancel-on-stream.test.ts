@@ -73,6 +73,20 @@ describe('a cancel of an operation that a stream has', () => {
     expect((await planOf(planId))?.operations).toMatchObject([{ status: 'Cancelled' }]);
   });
 
+  it('ends the plan as cancelled also when the report of the dropped attempt comes before the answer on the stream', async () => {
+    const { client, host } = await enrolledHost();
+    const stream = openHeartbeat(client);
+    stream.send(hello(randomUUID()));
+    await stream.next('welcome');
+    const { planId } = await publishedPlan(host);
+    const operation = await stream.next('operation');
+    await cancel(planId);
+    await stream.next('cancel');
+    const report = { executionId: executionId(randomUUID()), operationId: operationId(operation.operationId), attempt: 1, startedAtMs: 1_000, finishedAtMs: 1_000, status: 'Dropped', isFinal: true } as const;
+    await call(client.edge.reportExecutions.bind(client.edge), { executions: [encodeExecution(report)], observations: [] });
+    expect(await planOf(planId)).toMatchObject({ status: 'Cancelled', operations: [{ status: 'Cancelled' }] });
+  });
+
   it('is asked again on the next stream, after the operation, until it is answered; too late is an answer', async () => {
     const { client, host } = await enrolledHost();
     const first = openHeartbeat(client);
