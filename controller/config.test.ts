@@ -11,6 +11,13 @@ describe('config', () => {
     expect(Object.isFrozen(config)).toBe(true);
   });
 
+  it('serves HTTPS on the address that gRPC has, so that what is kept on one interface is kept there whole', () => {
+    expect(parseServeConfig(urls, '1').apiListen).toBe('0.0.0.0:8445');
+    expect(parseServeConfig({ ...urls, NKUDO_FLEET_LISTEN: '127.0.0.1:0' }, '1').apiListen).toBe('127.0.0.1:0');
+    expect(parseServeConfig({ ...urls, NKUDO_FLEET_LISTEN: '[::1]:9444' }, '1').apiListen).toBe('[::1]:8445');
+    expect(parseServeConfig({ ...urls, NKUDO_FLEET_LISTEN: '127.0.0.1:0', NKUDO_API_LISTEN: '127.0.0.2:9445' }, '1').apiListen).toBe('127.0.0.2:9445');
+  });
+
   it('keeps its name in a pod, so that a restarted container leads on', () => {
     expect(parseServeConfig({ ...urls, POD_NAME: 'nkudo-0' }, '42').replica).toBe('nkudo-0');
   });

@@ -229,8 +229,8 @@ export function parseServeConfig(environment: Environment, suffix: string): Serv
     executionRetentionMonths: days(environment, 'NKUDO_EXECUTION_RETENTION_MONTHS', { fallback: 6, min: 1, max: 120, unit: 'months' }),
     edgeListen: listen('NKUDO_EDGE_LISTEN', 8443),
     fleetListen,
-    // Several controllers on one machine: where one listener takes any free port, so does this one.
-    apiListen: listen('NKUDO_API_LISTEN', fleetListen.endsWith(':0') ? 0 : 8445),
+    // The same callers, so the same address; where one listener takes any free port, so does this one.
+    apiListen: address(environment, 'NKUDO_API_LISTEN', fleetListen.replace(/:\d+$/, fleetListen.endsWith(':0') ? ':0' : ':8445')) ?? '',
     apiAllowedOrigins: origins(environment, 'NKUDO_API_ALLOWED_ORIGINS'),
     httpListen: listen('NKUDO_HTTP_LISTEN', 8080),
     advertise: address(environment, 'NKUDO_ADVERTISE', null),

@@ -24,6 +24,8 @@ export const neededRights: readonly Rule[] = [
   { group: '', resource: 'namespaces', verbs: ['get'] },
   // Tokens and keys are written once; mesh accounts are read.
   { group: '', resource: 'secrets', verbs: ['get', 'create', 'delete'] },
+  // The command that rotates the hosts' authority.
+  { group: '', resource: 'secrets', verbs: ['patch'], isOwnNamespace: true },
   { group: 'events.k8s.io', resource: 'events', verbs: ['create', 'patch'] },
   { group: 'authentication.k8s.io', resource: 'tokenreviews', verbs: ['create'] },
   { group: 'authorization.k8s.io', resource: 'subjectaccessreviews', verbs: ['create'] },
