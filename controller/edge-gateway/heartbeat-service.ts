@@ -28,6 +28,9 @@ export function refusalOf(identity: HostCaller['identity']): GoodbyeReason | nul
   return null;
 }
 
+/** Longer than the session of an agent that is gone without a word counts as alive; then the host is heard anew. */
+const contestedMs = 45_000;
+
 /** What the person who looks at the host is told with a goodbye. */
 export const goodbyeMessages: Readonly<Partial<Record<GoodbyeReason, string>>> = {
   REVOKED: 'the identity of this host was revoked; its microVMs go on; to manage them again: nkudo-edge enroll --replace with a new token',
@@ -66,9 +69,10 @@ export async function serveHeartbeat(deps: HeartbeatDeps, stream: HostStream, co
   // What a process said that is gone by now must not count as its return.
   if (stream.signal.aborted) return;
   let renewNow: boolean;
+  let isContested: boolean;
   try {
     const { forgotten, ...opened } = await deps.hosts.openSession(input, { kind: 'host', name: hostId, from: peer });
-    renewNow = opened.renewNow;
+    ({ renewNow, isContested } = opened);
     for (const microvmId of forgotten) deps.hints.publish({ kind: 'microvm', tenantId: input.tenantId, microvmId });
   } catch (error) {
     const reason = isAppError(error) ? goodbyeByCode[error.code] : undefined;
@@ -81,6 +85,8 @@ export async function serveHeartbeat(deps: HeartbeatDeps, stream: HostStream, co
   deps.sessions.add(session);
   const log = deps.log.child({ hostId, sessionId: record.sessionId, peer });
   log.info('a host connected');
+  const settling = isContested ? setTimeout(() => session.dismiss('REPLACED'), contestedMs) : undefined;
+  settling?.unref();
   try {
     await stream.send({
       message: {
@@ -100,6 +106,7 @@ export async function serveHeartbeat(deps: HeartbeatDeps, stream: HostStream, co
     session.wake();
     await session.run();
   } finally {
+    clearTimeout(settling);
     deps.sessions.remove(session);
     log.info('a host disconnected');
     // Without this the row is only older than it could be: the next session replaces it.

@@ -136,7 +136,7 @@ export interface HostStore {
     readonly certificateSerial: string;
     /** Run of the agent; empty from agents that do not say. */
     readonly agentInstance?: string;
-  }, actor: Actor): Promise<{ readonly forgotten: readonly MicroVMId[]; /** The host is to renew its certificate at once. */ readonly renewNow: boolean }>;
+  }, actor: Actor): Promise<{ readonly forgotten: readonly MicroVMId[]; /** The host is to renew its certificate at once. */ readonly renewNow: boolean; /** Another agent of the same boot was connected: what this one does not know is asked for again at its next session. */ readonly isContested: boolean }>;
   /** Ends a session; does nothing when a newer one exists. */
   closeSession(input: BeatRecord): Promise<void>;
   /** Stores changed facts. */

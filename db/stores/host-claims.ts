@@ -46,6 +46,12 @@ export function findClone(last: LastSession, claimant: Claimant, isAccepted: boo
   return isOther && last.isAlive ? 'OtherMachine' : null;
 }
 
+/** Another agent of the same boot is connected, as far as is known: an agent that ended has closed its session. */
+export function isContestedBy(last: LastSession, claimant: Claimant): boolean {
+  const isOther = last.agentInstance !== null && last.agentInstance !== '' && claimant.agentInstance !== '' && last.agentInstance !== claimant.agentInstance;
+  return last.isAlive && last.bootId === claimant.bootId && isOther;
+}
+
 /** A quarantine with the two who claim to be the host. `salt` is new for each, so that a choice is never taken for a later one. */
 export function beginQuarantine(reason: QuarantineReason, last: LastSession, claimant: Claimant, salt: string): HostQuarantine {
   const former = { machineId: last.machineId ?? '', bootId: last.bootId ?? '', agentInstance: last.agentInstance ?? '', address: '', counter: last.counterUsed };

@@ -11,7 +11,7 @@ import { appendAudit } from '../audit.ts';
 import { canonicalJson } from '#api/model/canonical-json.ts';
 import type { Tx } from '../tx.ts';
 import { recordKnown } from './sightings.ts';
-import { beginQuarantine, findClone, isAcceptedClaimant, noteClaimant, type Claimant, type LastSession } from './host-claims.ts';
+import { beginQuarantine, findClone, isContestedBy, isAcceptedClaimant, noteClaimant, type Claimant, type LastSession } from './host-claims.ts';
 
 type SessionInput = Parameters<HostStore['openSession']>[0];
 
@@ -39,7 +39,7 @@ interface SessionRow {
 }
 
 /** `quarantined` when the host is, or is from now on; what was found out must be committed. @throws NOT_FOUND, HOST_REVOKED, UNAUTHENTICATED */
-export async function openSession(tx: Tx, input: SessionInput, actor: Actor): Promise<'quarantined' | { readonly forgotten: readonly MicroVMId[]; readonly renewNow: boolean }> {
+export async function openSession(tx: Tx, input: SessionInput, actor: Actor): Promise<'quarantined' | { readonly forgotten: readonly MicroVMId[]; readonly renewNow: boolean; readonly isContested: boolean }> {
   const row = await lockHost(tx, input);
   if (row.is_revoked || row.is_certificate_revoked) throw new AppError('HOST_REVOKED');
   if (row.counter === null) throw new AppError('UNAUTHENTICATED', 'the certificate was not issued to this host');
@@ -73,7 +73,9 @@ export async function openSession(tx: Tx, input: SessionInput, actor: Actor): Pr
     },
     [input.tenantId, input.hostId, input.sessionId, input.replica, input.facts.bootId, input.facts.machineId, input.agentInstance ?? ''],
   );
-  return { forgotten: await markForgotten(tx, input), renewNow: row.quarantine !== null && !isSettled };
+  // A copy of the state directory has forgotten everything: it is ordered nothing while the one that it was made of may come back.
+  const isContested = isContestedBy(lastSessionOf(row), claimant) && !isAccepted;
+  return { forgotten: isContested ? [] : await markForgotten(tx, input), renewNow: row.quarantine !== null && !isSettled, isContested };
 }
 
 /**

@@ -157,6 +157,15 @@ describeOnTargets('HTTP layer', (target) => {
     connections[0]?.close();
     await until('a free connection', 5_000, async () => (await vmm.get('vmm.ping').catch(() => null))?.status === 200);
     for (const connection of connections) connection.close();
+    // The server takes its time to see that they are gone: two free places at once show that it has.
+    await until('free connections', 5_000, async () => {
+      const pair = await Promise.all([openConnection(vmm.socket), openConnection(vmm.socket)]);
+      for (const connection of pair) connection.send(requestBytes('GET', `${root}/vmm.ping`));
+      const answers = await Promise.all(pair.map((connection) => connection.read().catch(() => null)));
+      for (const connection of pair) connection.close();
+      return answers.every((answer) => answer?.status === 200);
+    });
+    await until('a call that is served', 5_000, async () => (await vmm.get('vmm.ping').catch(() => null))?.status === 200);
     cells.add();
   });
 

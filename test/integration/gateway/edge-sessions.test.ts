@@ -63,7 +63,7 @@ function recordingStores() {
       revokeToken: () => Promise.resolve(),
     },
     hosts: {
-      openSession: (input: unknown) => record('openSession', input, () => ({ forgotten: [], renewNow: false })),
+      openSession: (input: unknown) => record('openSession', input, () => ({ forgotten: [], renewNow: false, isContested: false })),
       closeSession: (input: unknown) => record('closeSession', input, () => {}),
       saveFacts: (input: unknown) => record('saveFacts', input, () => {}),
       flushBeats: (input: unknown) => record('flushBeats', input, () => {}),
