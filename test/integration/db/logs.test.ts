@@ -1,9 +1,13 @@
 /** Logs by offset: each byte once, in order, gaps recorded. */
 import { randomUUID } from 'node:crypto';
+import pg from 'pg';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { microVMId, type MicroVMId } from '#api/model/ids.ts';
 import type { Database } from '#db/database.ts';
+import { newsStatement, nextStatement } from '#db/stores/log-export-store.ts';
+import type { Statement } from '#db/tx.ts';
 import { useDatabase, type TestDatabase } from '#test/harness/postgres.ts';
+import { until } from '#test/harness/until.ts';
 import { makeFleet, makeHost, openTestDatabase, publish, publishInput, type Fleet, type TestHost } from './builders.ts';
 
 let server: TestDatabase;
@@ -80,4 +84,40 @@ it('reads the last bytes without the ones before', async () => {
   expect(await last(10)).toEqual([90]);
   expect(await last(11)).toEqual([80, 90]);
   expect(await last(1_000_000)).toHaveLength(10);
+});
+
+/** Pages that the statement touches, as its role sees the rows. */
+async function pagesOf(url: string, { text }: Statement, values: readonly unknown[]): Promise<number> {
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  try {
+    await client.query(`select set_config('app.tenant_id', '${fleet.tenantId}', false)`);
+    const { rows } = await client.query<{ 'QUERY PLAN': readonly { readonly Plan: { readonly 'Shared Hit Blocks': number; readonly 'Shared Read Blocks': number } }[] }>(`explain (analyze, buffers, format json) ${text}`, [...values]);
+    const plan = rows[0]?.['QUERY PLAN'][0]?.Plan;
+    if (plan === undefined) throw new Error('there is no plan');
+    return plan['Shared Hit Blocks'] + plan['Shared Read Blocks'];
+  } finally {
+    await client.end();
+  }
+}
+
+it('finds what a sink has not got without reading what it has got', async () => {
+  const { microvmId } = await publish(fleet, publishInput(fleet, host));
+  const rows = 20_000;
+  await server.query(
+    `insert into nkudo.logs (tenant_id, microvm_id, source, incarnation, byte_offset, gap_bytes, data) select $1, $2, 'serial', 1, n, 0, 'x' from generate_series(1, ${rows}) n`,
+    [fleet.tenantId, microvmId],
+  );
+  await server.query(`insert into nkudo.log_exports select tenant_id, 'loki', max(xact::text)::xid8, max(id) from nkudo.logs where tenant_id = $1 group by tenant_id`, [fleet.tenantId]);
+  await server.query('vacuum analyze nkudo.logs');
+  await append(microvmId, 0, 'new');
+  // Rows count once every transaction before them has ended, in other databases of the cluster as well.
+  await until(async () => (await db.logExports.tenantsWithNews('loki')).includes(fleet.tenantId), 'the news');
+  const [row, ...others] = await db.logExports.next(fleet.tenantId, 'loki');
+  if (row === undefined) throw new Error('there is news');
+  expect([Buffer.from(row.data).toString(), others]).toEqual(['new', []]);
+  await db.logExports.advance(fleet.tenantId, 'loki', row.position);
+  expect(await db.logExports.tenantsWithNews('loki')).toEqual([]);
+  expect(await pagesOf(server.systemUrl, newsStatement, ['loki'])).toBeLessThan(rows / 100);
+  expect(await pagesOf(server.appUrl, nextStatement, [fleet.tenantId, 'loki'])).toBeLessThan(rows / 100);
 });
