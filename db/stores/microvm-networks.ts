@@ -28,8 +28,11 @@ interface Planning {
   readonly published: DesiredMicroVM | null | undefined;
 }
 
+/** `entries` are to be appended either way: what hosts have given up is released also when the microVM gets nothing. */
+export type PlanningResult = { readonly entries: readonly AuditEntry[] } & ({ readonly ok: true; readonly plan: PlannedNetworks } | { readonly ok: false; readonly problem: NetworkProblem });
+
 /** Reads and decides; the only thing that it may write is the release of what a host has given up. */
-export async function planNetworks(tx: Tx, { input, hostId, published }: Planning): Promise<{ readonly ok: true; readonly plan: PlannedNetworks; readonly entries: readonly AuditEntry[] } | { readonly ok: false; readonly problem: NetworkProblem }> {
+export async function planNetworks(tx: Tx, { input, hostId, published }: Planning): Promise<PlanningResult> {
   const { tenantId, microvmId } = input;
   const requests = input.networks?.requests ?? [];
   if (requests.length === 0 && (published?.networks ?? []).length === 0) return { ok: true, plan: { networks: undefined, before: [], after: [], hostId }, entries: [] };
@@ -44,7 +47,7 @@ export async function planNetworks(tx: Tx, { input, hostId, published }: Plannin
     meshSubnet: requests.some(({ kind }) => kind === 'mesh') ? await readMeshSubnet(tx, tenantId, hostId) : null,
     hostName,
   });
-  if (!allocation.ok) return allocation;
+  if (!allocation.ok) return { ...allocation, entries };
   return { ok: true, plan: { networks: requests.length === 0 ? undefined : allocation.networks, before, after: allocation.holds, hostId }, entries };
 }
 

@@ -142,7 +142,10 @@ async function publish(tx: LeaderTx, ids: IdSource, input: PublishInput, actor: 
   const hostId = sighted ?? found?.hostId ?? anew?.binding.hostId;
   if (hostId === undefined) return { outcome: 'hostUnavailable' };
   const given = await planNetworks(tx, { input, hostId, published: state?.desired });
-  if (!given.ok) return { outcome: 'networkRefused', problem: given.problem };
+  if (!given.ok) {
+    await appendAudit(tx, tenantId, actor, given.entries);
+    return { outcome: 'networkRefused', problem: given.problem };
+  }
   const desired = given.plan.networks === undefined ? input.desired : { ...input.desired, networks: given.plan.networks };
   const chosen = found === null ? anew : await currentBinding(tx, { tenantId, microvmId, counters, found, movedTo: sighted });
   if (chosen === null) return { outcome: 'hostUnavailable' };

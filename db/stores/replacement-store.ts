@@ -33,7 +33,10 @@ async function replace(tx: LeaderTx, ids: IdSource, input: ReplaceInput, actor: 
   if (!(await followsTerms(tx, input))) return { outcome: 'unconfirmed' };
   if (!(await hostTakes(tx, { ...input, hostId: input.placeOn }))) return { outcome: 'hostUnavailable' };
   const given = await planNetworks(tx, { input, hostId: input.placeOn, published: state.desired });
-  if (!given.ok) return { outcome: 'networkRefused', problem: given.problem };
+  if (!given.ok) {
+    await appendAudit(tx, tenantId, actor, given.entries);
+    return { outcome: 'networkRefused', problem: given.problem };
+  }
   const desired = given.plan.networks === undefined ? input.desired : { ...input.desired, networks: given.plan.networks };
   const entries = await move(tx, ids, { input: { ...input, desired }, counters, found });
   entries.push(...given.entries, ...(await saveNetworks(tx, { tenantId, microvmId, revision: counters.revision + 2, plan: given.plan })));

@@ -110,6 +110,17 @@ describe('networks of microVMs in Postgres', () => {
     expect(await live(host)).toEqual(['address 10.87.0.2', 'address 10.87.0.3', 'tcp 80', 'tcp 81']);
   });
 
+  it('are refused for what somebody holds also when the same look finds that another guest has given something up', async () => {
+    const host = await newHost();
+    await publish(fleet, publishInput(fleet, host, { name: 'holder', ...asks(nat({ ...web, hostPort: 443 })) }));
+    const input = publishInput(fleet, host, asks(nat({ ...web, hostPort: 80 })));
+    await report(host, await publish(fleet, input), 1);
+    await report(host, await publish(fleet, { ...input, generation: 2, ...asks(nat()) }), 2);
+    const refused = await db.microvms.publish(publishInput(fleet, host, asks(nat({ ...web, hostPort: 443 }))), fleet.epoch, actor);
+    expect(refused).toMatchObject({ outcome: 'networkRefused', problem: { code: 'PORT_IN_USE', message: expect.stringContaining('microVM holder') } });
+    expect(await live(host)).toEqual(['address 10.87.0.2', 'address 10.87.0.3', 'tcp 443']);
+  });
+
   it('keep the address of a running guest until its restart, and give it back to the guest that asks for it again', async () => {
     const host = await newHost();
     const input = publishInput(fleet, host, asks({ ...nat(), address: '10.87.0.5/28' }));
