@@ -2,7 +2,7 @@
  * API keys: their hashes and what they are good for. Writes are the leader's, except the note of a use, which any
  * replica makes at most once in an hour for a key.
  */
-import { apiKeyId, tenantId, type ApiKeyId, type TenantId } from '#api/model/ids.ts';
+import { apiKeyId, isUuid, tenantId, type ApiKeyId, type TenantId } from '#api/model/ids.ts';
 import type { ApiKeyRecord, ApiKeyRegistration, ApiKeyRole, ApiKeyState, ApiKeyStore, SiteObject } from '#controller/ports/api-key-store.ts';
 import type { Actor } from '#controller/ports/audit.ts';
 import { appendAudit, type AuditEntry } from '../audit.ts';
@@ -82,21 +82,21 @@ function toRecord(row: FoundRow, keyId: ApiKeyId): ApiKeyRecord {
 }
 
 const siteStatements = {
-  plan: 'select s.name from nkudo.plans p join nkudo.sites s on s.tenant_id = p.tenant_id and s.id = p.site_id where p.tenant_id = $1 and p.id::text = $2',
+  plan: 'select s.name from nkudo.plans p join nkudo.sites s on s.tenant_id = p.tenant_id and s.id = p.site_id where p.tenant_id = $1 and p.id = $2::uuid',
   microvm: `select s.name from nkudo.microvms m join nkudo.sites s on s.tenant_id = m.tenant_id and s.id = m.site_id
-    where m.tenant_id = $1 and (m.id::text = $2 or (m.name = $3 and m.released_at is null))`,
+    where m.tenant_id = $1 and (m.id = $2::uuid or (m.name = $3 and m.released_at is null))`,
   host: `select s.name from nkudo.hosts h join nkudo.sites s on s.tenant_id = h.tenant_id and s.id = h.site_id
-    where h.tenant_id = $1 and (h.id::text = $2 or (h.name = $3 and h.revoked_at is null))`,
+    where h.tenant_id = $1 and (h.id = $2::uuid or (h.name = $3 and h.revoked_at is null))`,
   execution: `select s.name from nkudo.executions e
     join nkudo.operations o on o.tenant_id = e.tenant_id and o.id = e.operation_id
     join nkudo.plans p on p.tenant_id = o.tenant_id and p.id = o.plan_id
-    join nkudo.sites s on s.tenant_id = p.tenant_id and s.id = p.site_id where e.tenant_id = $1 and e.id::text = $2`,
+    join nkudo.sites s on s.tenant_id = p.tenant_id and s.id = p.site_id where e.tenant_id = $1 and e.id = $2::uuid`,
 } as const;
 
 /** Null also when a name stands for objects of several sites: which one is meant is then not known. */
 async function siteOf(tx: Tx, tenant: TenantId, object: SiteObject): Promise<string | null> {
   const named = object.kind === 'microvm' || object.kind === 'host';
-  const values = [tenant, 'id' in object ? object.id : '', ...(named ? ['name' in object ? object.name : ''] : [])];
+  const values = [tenant, 'id' in object && isUuid(object.id) ? object.id : null, ...(named ? ['name' in object ? object.name : ''] : [])];
   const { rows } = await tx.query<{ name: string }>({ name: `find-site-of-${object.kind}`, text: siteStatements[object.kind] }, values);
   const names = new Set(rows.map((row) => row.name));
   const [only] = names;

@@ -21,10 +21,10 @@ function keysOf(page: PageRequest): readonly [string | null, string | null] {
   return page.cursor === null ? [null, null] : decodeCursor(page.cursor);
 }
 
-/** As {@link keysOf}, where the first one is a whole number. */
+/** As {@link keysOf}, where the first one is a whole number; a larger one is no time that Postgres knows. */
 function numberedKeysOf(page: PageRequest): readonly [string | null, string | null] {
   const keys = keysOf(page);
-  if (keys[0] !== null && !/^\d{1,19}$/.test(keys[0])) throw new AppError('INVALID_REQUEST', 'the page cursor is malformed');
+  if (keys[0] !== null && !(/^\d{1,16}$/.test(keys[0]) && Number.isSafeInteger(Number(keys[0])))) throw new AppError('INVALID_REQUEST', 'the page cursor is malformed');
   return keys;
 }
 

@@ -2,8 +2,11 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { microVMId, planId, sessionId } from '#api/model/ids.ts';
+import { forgottenCode } from '#api/model/microvm.ts';
+import type { SiteObject } from '#controller/ports/api-key-store.ts';
 import { encodeHost } from '#controller/fleet-api/fleet-codec.ts';
 import type { Database } from '#db/database.ts';
+import { encodeCursor } from '#db/stores/page-cursor.ts';
 import { useDatabase, type TestDatabase } from '#test/harness/postgres.ts';
 import { actor, enrollInput, everyExecution, execution, facts, issue, makeFleet, makeHost, makeToken, nowMs, observation, openTestDatabase, publish, publishAndClaim, publishInput, type Fleet, type TestHost } from './builders.ts';
 
@@ -66,6 +69,38 @@ describe('a session', () => {
     await db.hosts.openSession(session(renewing), actor);
     await db.hosts.openSession(session(renewing, { certificateSerial: renewed.serial }), actor);
     await expect(db.hosts.openSession(session(renewing), actor)).rejects.toMatchObject({ code: 'HOST_QUARANTINED' });
+  });
+
+  it('of another agent has forgotten nothing while the one before may come back, and of the same agent again has', async () => {
+    const host = await makeHost(fleet, 'contested', facts());
+    const { record, operationId, microvmId } = await publishAndClaim(fleet, host);
+    await db.dispatch.recordReports(
+      { tenantId: fleet.tenantId, hostId: host.hostId, executions: [execution(operationId, { status: 'Succeeded', isFinal: true, finishedAtMs: nowMs })], observations: [observation(record)] }, actor,
+    );
+    const known = [{ microvmId, epoch: observation(record).epoch, revision: 1, isLive: true, isOrphan: false }];
+    const open = (agentInstance: string, overrides: object = {}) => db.hosts.openSession(session(host, { agentInstance, ...overrides }), actor);
+    const problem = async () => (await db.microvms.load(fleet.tenantId, microvmId))?.observation?.problem?.code;
+    expect(await open('first', { known })).toEqual({ forgotten: [], renewNow: false, isContested: false });
+    // Its journal is gone, or it is a copy: the session before still counts as alive.
+    expect(await open('second')).toEqual({ forgotten: [], renewNow: false, isContested: true });
+    expect(await problem()).toBeUndefined();
+    expect(await open('second')).toEqual({ forgotten: [microvmId], renewNow: false, isContested: false });
+    expect(await problem()).toBe(forgottenCode);
+    // The one before has been heard of again: two of them are there.
+    await expect(open('first', { known })).rejects.toMatchObject({ code: 'HOST_QUARANTINED' });
+  });
+
+  it('of another agent is asked at once when the session before was closed, or has not been heard of for long', async () => {
+    const host = await makeHost(fleet, 'uncontested', facts());
+    const open = async (agentInstance: string) => {
+      const opened = session(host, { agentInstance });
+      return { ...(await db.hosts.openSession(opened, actor)), opened };
+    };
+    const { opened } = await open('first');
+    await db.hosts.closeSession(opened);
+    expect(await open('second')).toMatchObject({ isContested: false });
+    await server.query(`update nkudo.host_liveness set last_beat_at = now() - interval '41 seconds' where host_id = $1`, [host.hostId]);
+    expect(await open('third')).toMatchObject({ isContested: false });
   });
 
   it('keeps what the host can not explain as orphans', async () => {
@@ -171,9 +206,26 @@ describe('sites and the reads of tenants', () => {
     const oldest = await db.fleet.pageExecutions(shop.tenantId, everyExecution, { size: 2, cursor: newest.nextCursor });
     expect([...newest.rows, ...oldest.rows].map((row) => row.startedAtMs - nowMs)).toEqual([2, 1, 0]);
     await expect(db.fleet.listMicroVMs(shop.tenantId, null, { size: 2, cursor: 'made-up' })).rejects.toMatchObject({ code: 'INVALID_REQUEST' });
+    const beyondTime = encodeCursor(['9999999999999999', randomUUID()]);
+    await expect(db.fleet.pageExecutions(shop.tenantId, everyExecution, { size: 2, cursor: beyondTime })).rejects.toMatchObject({ code: 'INVALID_REQUEST' });
     const plan = await db.fleet.loadPlan(shop.tenantId, planId(String(claimed[0]?.record.newestOperation?.planId)));
     expect(plan).toMatchObject({ siteName: 'store-1', status: 'Running', operations: [{ hostName: 'reads', kind: 'Create', status: 'Running' }] });
     await expect(db.sites.remove(shop.tenantId, shop.siteId, shop.epoch, actor)).rejects.toMatchObject({ code: 'CONFLICT' });
+  });
+
+  it('tell a key of one site whose site something is, by id or by name, and nothing of what there is not', async () => {
+    const shop = await makeFleet(db, fleet.epoch);
+    const host = await makeHost(shop, 'of-a-site');
+    const { record, operationId, microvmId } = await publishAndClaim(shop, host, { name: 'web' });
+    const run = execution(operationId);
+    await db.dispatch.recordReports({ tenantId: shop.tenantId, hostId: host.hostId, executions: [run], observations: [] }, actor);
+    const there: readonly SiteObject[] = [
+      { kind: 'plan', id: String(record.newestOperation?.planId) }, { kind: 'execution', id: run.executionId },
+      { kind: 'microvm', id: microvmId }, { kind: 'microvm', name: 'web' }, { kind: 'host', id: host.hostId }, { kind: 'host', name: 'of-a-site' },
+    ];
+    for (const object of there) expect(await db.apiKeys.siteOf(shop.tenantId, object)).toBe('store-1');
+    for (const object of there) expect(await db.apiKeys.siteOf(fleet.tenantId, 'id' in object ? object : { ...object, name: 'nobody' })).toBeNull();
+    for (const kind of ['plan', 'execution', 'microvm', 'host'] as const) expect(await db.apiKeys.siteOf(shop.tenantId, { kind, id: 'no-uuid' })).toBeNull();
   });
 
   it('removes a site when nothing refers to it, and takes it back when it is saved again', async () => {
