@@ -88,6 +88,11 @@ export function isRetryable(error: unknown): boolean {
   return typeof sqlstate === 'string' && retryableCodes.has(sqlstate);
 }
 
+/** True when no partition takes a row of the statement; a check that a row breaks looks the same: https://www.postgresql.org/docs/current/ddl-partitioning.html */
+export function isPartitionMissing(error: unknown, statement: string): boolean {
+  return error instanceof AppError && error.details['sqlstate'] === '23514' && error.details['statement'] === statement;
+}
+
 /** True when the connection itself is gone. */
 export function isConnectionLost(error: unknown): boolean {
   return error instanceof AppError && error.details['connection'] === 'lost';

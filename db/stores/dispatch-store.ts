@@ -4,13 +4,13 @@
  * that arrive late or in another order have no effect.
  */
 import { parseEpoch } from '#api/model/epoch.ts';
-import { isAppError } from '#api/model/error-codes.ts';
 import { hostId, microVMId, operationId, planId, tenantId, type MicroVMId } from '#api/model/ids.ts';
 import type { DesiredMicroVM } from '#api/model/microvm.ts';
 import type { Operation, OperationKind, OperationStatus } from '#api/model/plan.ts';
 import type { DispatchStore, ReportOutcome } from '#controller/ports/dispatch-store.ts';
 import { appendAudit } from '../audit.ts';
 import { rollUpPlans, writeOperationChanges, type OperationChange } from '../operation-status.ts';
+import { isPartitionMissing } from '../pool.ts';
 import type { Transactions, Tx } from '../tx.ts';
 import { recordReports } from './record-reports.ts';
 
@@ -47,7 +47,7 @@ export function createDispatchStore(transactions: Transactions): DispatchStore {
       try {
         return await record();
       } catch (error) {
-        if (!isAppError(error) || error.details['sqlstate'] !== checkViolation || error.details['statement'] !== 'write-executions') throw error;
+        if (!isPartitionMissing(error, 'write-executions')) throw error;
         // No partition takes the row: retention has dropped the month of its operation, or nobody made this one yet.
         for (const at of await readOperationTimes(transactions, input)) await transactions.systemQuery(ensurePartitionStatement, [new Date(at)]);
         return record();
@@ -55,9 +55,6 @@ export function createDispatchStore(transactions: Transactions): DispatchStore {
     },
   };
 }
-
-/** No partition takes the row: https://www.postgresql.org/docs/current/ddl-partitioning.html */
-const checkViolation = '23514';
 
 const ensurePartitionStatement = { name: 'ensure-execution-partition', text: 'select nkudo.ensure_execution_partition($1)' };
 

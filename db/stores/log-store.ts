@@ -3,9 +3,11 @@
  * transaction that inserts, so each byte is stored once, in order, and what is missing is recorded as a gap. A partition
  * that is missing is made by the call that finds it so. Few transactions at a time: logs never take all connections.
  */
-import { AppError, isAppError } from '#api/model/error-codes.ts';
+import { AppError } from '#api/model/error-codes.ts';
 import type { HostId, MicroVMId, TenantId } from '#api/model/ids.ts';
 import type { LogChunk, LogSource, LogStore, StoredLogChunk } from '#controller/ports/log-store.ts';
+import { logPartitionDaysAhead } from '../migrate.ts';
+import { isPartitionMissing } from '../pool.ts';
 import type { Transactions, Tx } from '../tx.ts';
 import { createSlots } from './slots.ts';
 import { planAppend, streamKey, type LogAppend } from './log-append.ts';
@@ -15,13 +17,9 @@ const readMax = 256;
 /** Most chunks that the last bytes are looked for in. */
 const lastChunksMax = 4096;
 const lastBytesMax = 1_048_576;
-/** Daily partitions made ahead when one is missing. */
-const partitionDaysAhead = 14;
-/** Transactions of one replica that append, and that read, at the same time: of ten connections. */
+/** Transactions of one replica that append, and that read, at the same time: of twelve connections. */
 const appendsAtOnce = 4;
 const readsAtOnce = 3;
-/** No partition takes the row: https://www.postgresql.org/docs/current/ddl-partitioning.html */
-const checkViolation = '23514';
 
 export function createLogStore(transactions: Transactions): LogStore {
   const appending = createSlots(appendsAtOnce);
@@ -33,8 +31,8 @@ export function createLogStore(transactions: Transactions): LogStore {
     try {
       return await append(tenantId, hostId, chunks);
     } catch (error) {
-      if (!isAppError(error) || error.details['sqlstate'] !== checkViolation) throw error;
-      await transactions.systemQuery({ name: 'ensure-log-partitions', text: 'select nkudo.ensure_log_partitions($1)' }, [partitionDaysAhead]);
+      if (!isPartitionMissing(error, 'append-logs')) throw error;
+      await transactions.systemQuery({ name: 'ensure-log-partitions', text: 'select nkudo.ensure_log_partitions($1)' }, [logPartitionDaysAhead]);
       return append(tenantId, hostId, chunks);
     }
   };

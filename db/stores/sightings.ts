@@ -128,7 +128,7 @@ export async function forgetSighting(tx: Tx, tenant: TenantId, microvmId: MicroV
       name: 'forget-sighting',
       text: `update nkudo.hosts h set changed_at = now(), sightings =
           (select coalesce(jsonb_agg(s), '[]') from jsonb_array_elements(h.sightings) s where s ->> 'microvmId' <> $2)
-        where h.tenant_id = $1 and h.sightings @> jsonb_build_array(jsonb_build_object('microvmId', $2::text))`,
+        where h.tenant_id = $1 and h.sightings <> '[]' and h.sightings @> jsonb_build_array(jsonb_build_object('microvmId', $2::text))`,
     },
     [tenant, microvmId],
   );
