@@ -77,7 +77,7 @@ export type ReplaceResult =
   | { readonly outcome: 'replaced'; readonly record: MicroVMRecord }
   /** The chosen host can not take it any more: place again. */
   | { readonly outcome: 'hostUnavailable' }
-  /** The chosen host has no such address or port to give; nothing was written. */
+  /** The chosen host has no such address or port to give; the microVM is as it was. */
   | { readonly outcome: 'networkRefused'; readonly problem: NetworkProblem }
   /** The rows say something else than the decision was made from. */
   | { readonly outcome: 'changed' }

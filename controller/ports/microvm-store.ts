@@ -78,7 +78,7 @@ export type PublishResult =
   | { readonly outcome: 'published' | 'alreadyPublished'; readonly record: MicroVMRecord }
   /** The host has no room any more, is unschedulable or revoked: place again. */
   | { readonly outcome: 'hostUnavailable' }
-  /** The host has no such address or port to give; nothing was written. The message says what to do. */
+  /** The host has no such address or port to give; the microVM is as it was. The message says what to do. */
   | { readonly outcome: 'networkRefused'; readonly problem: NetworkProblem }
   /** The quota of the Site has no room for it, as one sentence. What was published before stays. */
   | { readonly outcome: 'quotaDenied'; readonly message: string };
