@@ -14,6 +14,8 @@ const defaultNotifyIntervalMs = 10;
 const reconnectMinMs = 100;
 const reconnectMaxMs = 5_000;
 const connectTimeoutMs = 5_000;
+/** A server that answers no notification for so long is gone, although nobody closed the connection; so few wait at most. */
+const defaultAnswerTimeoutMs = 5_000;
 
 export interface HintBusOptions {
   /** A direct connection, not through a transaction pooler, of the cross-tenant role. */
@@ -23,6 +25,8 @@ export interface HintBusOptions {
   readonly log: DatabaseLog;
   /** Least time between two notifications, milliseconds. */
   readonly notifyIntervalMs?: number;
+  /** Longest wait for the answer to one, milliseconds. */
+  readonly answerTimeoutMs?: number;
 }
 
 /** Connects in the background and stays connected until closed. */
@@ -58,7 +62,10 @@ export function createHintBus(options: HintBusOptions): HintBus {
 
   function connect(): void {
     reconnectTimer = null;
-    const made = new pg.Client({ connectionString: options.url, connectionTimeoutMillis: connectTimeoutMs, keepAlive: true, application_name: 'nkudo-hints' });
+    const made = new pg.Client({
+      connectionString: options.url, connectionTimeoutMillis: connectTimeoutMs, query_timeout: options.answerTimeoutMs ?? defaultAnswerTimeoutMs,
+      keepAlive: true, application_name: 'nkudo-hints',
+    });
     client = made;
     made.on('error', (error) => {
       options.log.warn({ sqlstate: sqlstateOf(error) ?? null }, 'the connection for hints was lost');
@@ -87,8 +94,10 @@ export function createHintBus(options: HintBusOptions): HintBus {
     notifyTimer = null;
     notifiedAtMs = performance.now();
     // Lost when not connected: other replicas read everything again after their own reconnect, and at each resync.
-    client?.query('select pg_notify($1, $2)', [channel, options.replica]).catch((error: unknown) => {
+    const used = client;
+    used?.query('select pg_notify($1, $2)', [channel, options.replica]).catch((error: unknown) => {
       options.log.warn({ sqlstate: sqlstateOf(error) ?? null }, 'a hint for other replicas was lost');
+      reconnect(used);
     });
   };
 

@@ -1,4 +1,5 @@
 /** On a Postgres of its own: nothing is written at rest, each call is one commit, and a kill -9 is survived. */
+import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { ChangeHint } from '#controller/ports/dispatch-store.ts';
 import type { Database } from '#db/database.ts';
@@ -6,6 +7,7 @@ import { createHintBus } from '#db/hint-bus.ts';
 import { silentLog } from '#db/log.ts';
 import type { PostgresCluster } from '#hack/stack/postgres.ts';
 import { useDatabase, useDedicatedPostgres, type TestDatabase } from '#test/harness/postgres.ts';
+import { until } from '#test/harness/until.ts';
 import { actor, execution, facts, makeFleet, makeHost, makeToken, nowMs, observation, openTestDatabase, publish, publishAndClaim, publishInput, type Fleet, type TestHost } from './builders.ts';
 
 let postgres: PostgresCluster;
@@ -105,6 +107,35 @@ describe('hints', () => {
     await arrived.promise;
     expect(echoes).toBe(0);
     await Promise.all([sender.close(), receiver.close()]);
+  });
+});
+
+describe('a connection for hints that nobody closed and nobody answers', () => {
+  it('is given up, and the next one hears other replicas', async () => {
+    const sockets: Socket[] = [];
+    const proxy = createServer((client) => {
+      const upstream = connect(postgres.port, '127.0.0.1');
+      sockets.push(client);
+      for (const [from, to] of [[client, upstream], [upstream, client]] as const) from.on('error', () => {}).on('close', () => to.destroy()).pipe(to);
+    });
+    await new Promise<void>((resolve) => proxy.listen(0, '127.0.0.1', resolve));
+    const { port } = proxy.address() as AddressInfo; // A TCP server that listens.
+    const bus = createHintBus({ url: server.systemUrl.replace(`:${postgres.port}/`, `:${port}/`), replica: 'half-open', log: silentLog, notifyIntervalMs: 1, answerTimeoutMs: 1_000 });
+    const other = createHintBus({ url: server.systemUrl, replica: 'other', log: silentLog, notifyIntervalMs: 1 });
+    let heard = 0;
+    bus.onRemoteChange(() => { heard += 1; });
+    const hint = { kind: 'operations' as const, hostId: host.hostId };
+    const hears = () => until(() => { other.publish(hint); return heard > 0; }, 'a hint of the other replica');
+    await hears();
+    const made = sockets.length;
+    sockets.at(-1)?.unpipe().pause(); // What the bus sends goes nowhere from now on, and no answer comes.
+    bus.publish(hint);
+    await until(() => sockets.length > made, 'another connection');
+    heard = 0;
+    await hears();
+    await Promise.all([bus.close(), other.close()]);
+    for (const socket of sockets) socket.destroy();
+    proxy.close();
   });
 });
 
