@@ -2,7 +2,7 @@
  * The controller process while its servers go away: Postgres is killed, the API server can't be reached. It stays,
  * says so on its health port, keeps its hosts connected, and works again when they are back.
  */
-import { createHash, randomBytes, randomUUID } from 'node:crypto';
+import { createHash, randomBytes, randomUUID, X509Certificate } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 import { join } from 'node:path';
@@ -144,4 +144,26 @@ it('steps down when the API server is away for longer than the Lease can wait, k
   await until(async () => (await readyz()).isReady, 'readiness after the cut');
   await beatIsAnswered();
   expect(controller.exitStatus()).toBeNull();
+});
+
+it('ca rotate leaves a new intermediate below the root of before, and the root and the controller as they are', async () => {
+  const readAuthority = async (): Promise<{ readonly root: X509Certificate; readonly intermediate: X509Certificate; readonly rootKey: string }> => {
+    const { stdout } = await kubernetes.kubectl(['get', 'secret', 'nkudo-ca', '-o', 'json'], { namespace: 'nkudo-system' });
+    const { data } = JSON.parse(stdout) as { data: Record<string, string> }; // A Secret as kubectl prints it.
+    const field = (name: string): string => Buffer.from(data[name] ?? '', 'base64').toString();
+    return { root: new X509Certificate(field('root.crt')), intermediate: new X509Certificate(field('intermediate.crt')), rootKey: field('root.key') };
+  };
+  const before = await readAuthority();
+  const scope = fileScope();
+  const programs = await scope.shared('programs');
+  const rotate = await scope.start({ name: 'rotate', command: programs.node, args: [programs.controller, 'ca', 'rotate'], environment: { KUBECONFIG: kubernetes.access.kubeconfig } });
+  const end = await rotate.exited;
+  expect(end.code, rotate.lines().join('\n')).toBe(0);
+  expect(rotate.lines().join('\n')).not.toContain('PRIVATE KEY');
+  const after = await readAuthority();
+  expect(after.root.fingerprint256).toBe(before.root.fingerprint256);
+  expect(after.rootKey).toBe(before.rootKey);
+  expect(after.intermediate.fingerprint256).not.toBe(before.intermediate.fingerprint256);
+  expect(after.intermediate.checkIssued(after.root) && after.intermediate.verify(after.root.publicKey)).toBe(true);
+  await beatIsAnswered();
 });
