@@ -260,12 +260,6 @@ export const hostConditions = {
     meaning: 'it was asked to be emptied, and no microVM runs on it any more; there is none of it without spec.drain',
     reasons: ['Empty', 'AllStopped', 'MicroVMsLeaving', 'MicroVMsHeld', 'HostSilent'],
   },
-  ClockSkewed: {
-    ...host,
-    polarity: 'negative',
-    meaning: 'its wall clock is far from that of the control plane',
-    reasons: ['ClockAhead', 'ClockBehind', 'InSync'],
-  },
   OrphansPresent: {
     ...host,
     polarity: 'negative',

@@ -3,7 +3,7 @@
  * that may not work is told why and when to come again.
  */
 import { decodeHostFacts, decodeKnown } from '#api/codec/edge-codec.ts';
-import { encodeTimestamp } from '#api/codec/timestamp.ts';
+import { decodeTimestamp, encodeTimestamp } from '#api/codec/timestamp.ts';
 import { id, invalid, text } from '#api/codec/validate.ts';
 import type { Hello } from '#api/gen/nkudo/edge/v1/edge.pb.ts';
 import { AppError, isAppError, type ErrorCode } from '#api/model/error-codes.ts';
@@ -27,6 +27,9 @@ export function refusalOf(identity: HostCaller['identity']): GoodbyeReason | nul
   if (identity.isQuarantined) return 'QUARANTINED';
   return null;
 }
+
+/** A host whose wall clock differs by more than this is named in the log; what a hello takes on its way is far below. */
+const clockSkewMaxMs = 5_000;
 
 /** Longer than the session of an agent that is gone without a word counts as alive; then the host is heard anew. */
 const contestedMs = 45_000;
@@ -64,6 +67,8 @@ export async function serveHeartbeat(deps: HeartbeatDeps, stream: HostStream, co
   // Whoever claims the identity of a quarantined host is heard, so that a person sees between whom to choose.
   if (refusal !== null && refusal !== 'QUARANTINED') return refuse(refusal);
   const hello = await receiveHello(stream);
+  // Positive: the clock of the host is ahead. Older agents do not say.
+  const clockSkewMs = hello.sentAt === undefined ? null : decodeTimestamp('hello.sent_at', hello.sentAt) - deps.clock.nowMs();
   const record = { tenantId, hostId, sessionId: id('hello.session_id', sessionId, hello.sessionId) };
   const input = { ...record, replica: deps.settings.replica, facts: decodeHostFacts('hello.facts', hello.facts), known: decodeKnown('hello.known', hello.known), certificateSerial: serial, agentInstance: text('hello.agent_instance', hello.agentInstance, { max: 64, allowEmpty: true }) };
   // What a process said that is gone by now must not count as its return.
@@ -85,6 +90,7 @@ export async function serveHeartbeat(deps: HeartbeatDeps, stream: HostStream, co
   deps.sessions.add(session);
   const log = deps.log.child({ hostId, sessionId: record.sessionId, peer });
   log.info('a host connected');
+  if (clockSkewMs !== null && Math.abs(clockSkewMs) > clockSkewMaxMs) log.warn({ clockSkewMs }, 'the clock of a host differs from the clock here; times that it gives are off by that');
   const settling = isContested ? setTimeout(() => session.dismiss('REPLACED'), contestedMs) : undefined;
   settling?.unref();
   try {
