@@ -39,6 +39,7 @@ export function createCertificateRenewal(deps: {
   const { clock, logger } = deps;
   const part = earliestPart + (latestPart - earliestPart) * deps.entropy.random();
   let cancel = (): void => {};
+  let current: ControlSession | undefined;
   let isDemanded = false;
   /** By the boot clock; none was made yet. */
   let renewedAtMs = Number.NEGATIVE_INFINITY;
@@ -56,7 +57,8 @@ export function createCertificateRenewal(deps: {
       renew(session).catch((error: unknown) => {
         if (!isAppError(error)) throw error;
         logger.warn({ code: error.code, reason: error.message }, 'the certificate could not be renewed, it is tried again');
-        schedule(session, retryMs);
+        // A newer session has its own timer by now; an ended one renews nothing.
+        if (session === current) schedule(session, retryMs);
       });
     });
   }
@@ -77,6 +79,7 @@ export function createCertificateRenewal(deps: {
     },
     use(session) {
       cancel();
+      current = session;
       if (session !== undefined) schedule(session, dueMs());
     },
   };
