@@ -42,6 +42,7 @@ import { createPki } from './pki/pki.ts';
 import type { MeshOrders, MeshReports } from './ports/mesh-orders.ts';
 import { createMeshOrders } from './reconcilers/mesh/key-maker.ts';
 import { createPlanDryRun } from './reconcilers/plan/dry-run.ts';
+import { errorFields } from './runtime/log.ts';
 import { pause, createTime } from './runtime/time.ts';
 import { createMetrics } from './telemetry/metrics.ts';
 import { traceDispatch } from './telemetry/traced-stores.ts';
@@ -70,7 +71,7 @@ async function untilItAnswers<Result>(core: Pick<Core, 'log' | 'time'>, what: st
       return await work();
     } catch (error) {
       if (!isAppError(error) || error.retry !== 'backoff' || error.code === 'INTERNAL' || signal.aborted) throw error;
-      core.log.warn({ code: error.code, error: error.message }, `${what} does not answer yet`);
+      core.log.warn(errorFields(error), `${what} does not answer yet`);
       await pause(core.time, startRetryMs, signal);
     }
   }
@@ -250,7 +251,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
   }, certificateCheckMs);
   const addresses = { edge: grpc.edge.address, fleet: grpc.fleet.address, api: grpc.api.address, http: http.address };
   if (config.readyFile !== null) await writeReadyFile(config.readyFile, addresses);
-  log.info(addresses, 'ready');
+  log.info({ addresses }, 'ready');
   return {
     failed: leader.failed,
     stop: async () => {

@@ -37,7 +37,7 @@ export function createTermKeeper(core: Core): TermKeeper {
         return await work();
       } catch (error) {
         if (!isAppError(error) || error.retry !== 'backoff') throw error;
-        log.warn({ code: error.code, error: error.message }, `${what} yet`);
+        log.warn(errorFields(error), `${what} yet`);
         await pause(core.time, acquireRetryMs, signal);
       }
     }
@@ -49,7 +49,7 @@ export function createTermKeeper(core: Core): TermKeeper {
     try {
       return await work();
     } catch (error) {
-      log.error({ ...errorFields(error) }, what);
+      log.error(errorFields(error), what);
       return fallback;
     }
   };
@@ -92,7 +92,7 @@ export function createTermKeeper(core: Core): TermKeeper {
           early = Promise.withResolvers<void>();
           if (signal.aborted) break;
           const found = await core.database.leadership.position().catch((error: unknown) => {
-            log.warn({ ...errorFields(error) }, 'how far the database has come could not be read');
+            log.warn(errorFields(error), 'how far the database has come could not be read');
             return null;
           });
           if (found === null) continue;

@@ -5,9 +5,9 @@
  * Invariant: it writes only what is new. Without a new audit row there is one read in `idleReadMs` and no write; a chain
  * gets a checkpoint when it was quiet for `quietMs`, and while rows keep coming one in the checkpoint interval.
  */
-import { isAppError } from '#api/model/error-codes.ts';
 import type { AuditChainStore } from '../ports/audit-chain.ts';
 import type { HintBus } from '../ports/hints.ts';
+import { errorFields } from '../runtime/log.ts';
 import type { Time } from '../runtime/time.ts';
 import type { AuditMetrics } from '../telemetry/metrics.ts';
 import type { CheckpointSigner } from './checkpoint-signer.ts';
@@ -106,8 +106,7 @@ async function runTerm(deps: ChainerDeps, clock: ReturnType<typeof createAlarmCl
     } catch (error) {
       failures += 1;
       deps.metrics.setChaining(false);
-      const fields = { code: isAppError(error) ? error.code : 'INTERNAL', error: error instanceof Error ? error.message : 'unknown' };
-      if (failures === 1) deps.log.warn(fields, 'audit rows can not be linked: rows are still written, and nothing vouches for the new ones');
+      if (failures === 1) deps.log.warn(errorFields(error), 'audit rows can not be linked: rows are still written, and nothing vouches for the new ones');
       await clock.wait(Math.min(retryMaxMs, retryMs * 2 ** Math.min(failures - 1, 10)));
     }
   }
@@ -154,7 +153,7 @@ function createPass(deps: ChainerDeps): () => Promise<boolean> {
     if (isDue && now >= signAgainMs) {
       await signDue().catch((error: unknown) => {
         signAgainMs = now + retryMaxMs;
-        log.warn({ error: error instanceof Error ? error.message : 'unknown' }, 'audit checkpoints could not be signed; rows are linked all the same');
+        log.warn(errorFields(error), 'audit checkpoints could not be signed; rows are linked all the same');
       });
     }
     return isMore;

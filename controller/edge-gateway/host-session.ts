@@ -242,7 +242,7 @@ export class HostSession {
       this.mesh.report(this.#isHeld ? { ...report, wantsKey: false } : report);
     } catch (error) {
       if (!isAppError(error)) throw error;
-      this.#deps.log.warn({ code: error.code, reason: error.message, hostId: this.hostId }, 'a report on the mesh can not be read');
+      this.#deps.log.warn({ code: error.code, error: error.message, hostId: this.hostId }, 'a report on the mesh can not be read');
     }
   }
 

@@ -6,6 +6,7 @@
 import { isAppError } from '#api/model/error-codes.ts';
 import type { TenantId } from '#api/model/ids.ts';
 import type { ExportedRow, LogExportStore, LogLine, LogSink } from '../ports/log-sink.ts';
+import { errorFields } from '../runtime/log.ts';
 import { pause, type Time } from '../runtime/time.ts';
 import type { LogExportMetrics } from '../telemetry/metrics.ts';
 import { cutLines } from './log-lines.ts';
@@ -37,8 +38,7 @@ export function startLogExport(deps: LogExportDeps): { stop(): Promise<void> } {
       } catch (error) {
         failures += 1;
         deps.metrics.countExportFailure();
-        const code = isAppError(error) ? error.code : 'INTERNAL';
-        deps.log.warn({ sink: deps.sink.name, code, error: error instanceof Error ? error.message : 'unknown' }, 'logs could not be handed to the sink; they wait in the database');
+        deps.log.warn({ sink: deps.sink.name, ...errorFields(error) }, 'logs could not be handed to the sink; they wait in the database');
         await pause(deps.time, Math.min(retryMaxMs, retryMinMs * 2 ** (failures - 1)), ending.signal);
       }
     }

@@ -4,6 +4,7 @@
  * each day or month dropped.
  */
 import type { MaintenanceStore } from '../ports/maintenance.ts';
+import { errorFields } from '../runtime/log.ts';
 import { pause, type Time } from '../runtime/time.ts';
 import type { LogRetentionMetrics } from '../telemetry/metrics.ts';
 
@@ -55,7 +56,7 @@ async function look({ maintenance, keepDays, keepMonths, metrics, log }: LogRete
     if (executions.monthsAhead < alarmBelowMonths) log.error({ monthsAhead: executions.monthsAhead }, 'executions of the next months have no partition');
     return lookMs;
   } catch (error) {
-    log.warn({ error: error instanceof Error ? error.message : 'unknown' }, 'partitions could not be looked after');
+    log.warn(errorFields(error), 'partitions could not be looked after');
     return retryMs;
   }
 }

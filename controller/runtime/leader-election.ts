@@ -127,12 +127,12 @@ export function campaign(options: LeaderElectionOptions): Leadership {
         if (!isLeader && !ending.signal.aborted) {
           isLeader = true;
           notesBefore = own?.metadata.annotations ?? {};
-          log.info({ lease: options.name, identity }, 'leadership won');
+          log.info({ lease: options.name, replica: identity }, 'leadership won');
           won.resolve(true);
         }
       } else if (isLeader && time.monotonicMs() - renewedAtMs >= times.renewDeadlineMs - times.retryMs) {
         isLeader = false;
-        log.error({ lease: options.name, identity }, 'leadership lost');
+        log.error({ lease: options.name, replica: identity }, 'leadership lost');
         lost.resolve();
         return;
       }

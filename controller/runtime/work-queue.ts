@@ -85,7 +85,7 @@ export function createWorkQueue(options: WorkQueueOptions): WorkQueue {
     }
     failures.delete(key);
     const again = outcome.kind === 'done' ? outcome.requeueAfterMs : outcome.kind === 'waiting' ? outcome.retryAfterMs : undefined;
-    if (outcome.kind !== 'done') log.debug({ queue: options.name, key, ...outcome }, 'reconcile waits');
+    if (outcome.kind !== 'done') log.debug({ queue: options.name, key, outcome: outcome.kind, reason: outcome.reason, detail: outcome.message, delayMs: again }, 'reconcile waits');
     if (again !== undefined) addAfter(key, again);
   };
 

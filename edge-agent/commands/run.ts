@@ -43,7 +43,7 @@ export const journalFile = 'journal.db';
 
 /** Resolves when the agent has stopped after SIGTERM or SIGINT. @throws STATE_DIR_LOCKED, JOURNAL_FAILED, UNAUTHENTICATED */
 export async function runAgent(config: RunConfig): Promise<void> {
-  const logger = pino({ level: config.logLevel, base: { program: 'nkudo-edge' } });
+  const logger = pino({ level: config.logLevel, base: { program: 'nkudo-edge', pid: process.pid } });
   if (!existsSync(config.stateDirectory)) {
     throw new AppError('UNAUTHENTICATED', `this host is not enrolled: there is no state directory ${config.stateDirectory}`, {
       remedy: 'correct --state-dir, or make this host known first: nkudo-edge enroll',
@@ -183,7 +183,7 @@ export async function runAgent(config: RunConfig): Promise<void> {
   if (identity === null) logger.warn({}, 'this host is not enrolled: it keeps its microVMs and talks to nobody');
   else link.start();
   mesh.start();
-  logger.info({ version: agentVersion, pid: process.pid }, 'running');
+  logger.info({ version: agentVersion }, 'running');
 
   const signal = await nextSignal();
   logger.info({ signal }, 'stopping; the microVMs go on');

@@ -56,9 +56,9 @@ export function createCertificateRenewal(deps: {
       if (leftMs > 0) return schedule(session, leftMs);
       renew(session).catch((error: unknown) => {
         if (!isAppError(error)) throw error;
-        logger.warn({ code: error.code, reason: error.message }, 'the certificate could not be renewed, it is tried again');
-        // A newer session has its own timer by now; an ended one renews nothing.
-        if (session === current) schedule(session, retryMs);
+          logger.warn({ code: error.code, error: error.message }, 'the certificate could not be renewed, it is tried again');
+          // A newer session has its own timer by now; an ended one renews nothing.
+          if (session === current) schedule(session, retryMs);
       });
     });
   }

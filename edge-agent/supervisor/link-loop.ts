@@ -164,7 +164,7 @@ export function createLinkLoop(deps: LinkLoopDeps): LinkLoop {
       return { reason: 'broken', retryAfterMs: 0 };
     } catch (error) {
       if (!isAppError(error) || error.code === 'JOURNAL_FAILED') throw error;
-      logger.warn({ code: error.code, reason: error.message, endpoint }, 'the session with the control plane failed');
+      logger.warn({ code: error.code, error: error.message, endpoint }, 'the session with the control plane failed');
       // The control plane does not know an expired certificate at all, and by our clock it may not even be one.
       if (error.code === 'UNAUTHENTICATED' || error.code === 'CERTIFICATE_EXPIRED') isRecoveryDue = true;
       return { reason: reasonOf(error), retryAfterMs: 0 };
@@ -179,7 +179,7 @@ export function createLinkLoop(deps: LinkLoopDeps): LinkLoop {
   }
 
   function said({ reason, retryAfterMs, message }: ControlMessage & { kind: 'goodbye' }): LinkEnd {
-    if (message !== '') logger.warn({ reason, message }, 'the control plane ended the session');
+    if (message !== '') logger.warn({ reason, detail: message }, 'the control plane ended the session');
     return { reason, retryAfterMs };
   }
 
@@ -215,7 +215,7 @@ export function createLinkLoop(deps: LinkLoopDeps): LinkLoop {
       case 'mesh':
         return deps.onMeshOrder(message);
       case 'unreadable':
-        logger.error({ operationId: message.operationId, reason: message.message }, 'a message of the control plane can not be read');
+        logger.error({ operationId: message.operationId, error: message.message }, 'a message of the control plane can not be read');
         if (message.operationId === null) return;
         return answer({ operationId: message.operationId, disposition: 'Refused', error: { code: 'INVALID_REQUEST', message: message.message } }, target);
       case 'goodbye':

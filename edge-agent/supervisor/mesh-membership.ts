@@ -180,7 +180,7 @@ export function createMeshKeeper(deps: MeshMembershipDeps): MeshKeeper {
   function attempted(what: 'join' | 'leave', outcome: MeshOutcome): number {
     connectingSinceMs = undefined;
     looksWhileConnecting = 0;
-    if (outcome.kind === 'failed') logger.warn({ what, problem: outcome.problem }, 'the mesh software refused; it is tried again');
+    if (outcome.kind === 'failed') logger.warn({ what, error: outcome.problem }, 'the mesh software refused; it is tried again');
     // Counts until a look finds it connected, so that a command that only says that it worked is not run in a loop.
     const failures = attempt.failures + 1;
     attempt = {

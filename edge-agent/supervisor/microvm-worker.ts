@@ -202,7 +202,7 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
     if (note.kind === 'stopBegun') attempt = { ...attempt, mayPressButton: noted.run.stop?.usesButton === true, isShutdownFailed: false };
     if (note.kind === 'runEnded') attempt = { ...attempt, mayPressButton: false, isShutdownFailed: false };
     if (isResult) settle();
-    logger.info({ note: note.kind, incarnation: record.run.incarnation, ...(note.kind === 'runEnded' ? { exit: record.run.lastExit } : {}) }, 'took note');
+    logger.info({ note: note.kind, boot: record.run.incarnation, ...(note.kind === 'runEnded' ? { exit: record.run.lastExit } : {}) }, 'took note');
     observe({ ...after, record, attempt }, next);
     return true;
   }
@@ -223,7 +223,7 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
     if (name === 'pressPowerButton') attempt = { ...attempt, mayPressButton: false };
     const warnings: ObservedWarning[] = [];
     const warn = (code: string, message: string): void => {
-      if (!(attempt.networkWarnings?.warnings ?? []).some((known) => known.code === code)) logger.warn({ step: name, code, reason: message }, 'a guest has to do without something');
+      if (!(attempt.networkWarnings?.warnings ?? []).some((known) => known.code === code)) logger.warn({ step: name, code, error: message }, 'a guest has to do without something');
       warnings.push({ code, message });
     };
     const perform = (): Promise<void> =>
@@ -247,7 +247,7 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
   /** A step failed: the operation hears of it, the step waits, and what was half started goes away. */
   async function failed(name: StepName, error: AppError, seen: MicroVMRecord): Promise<boolean> {
     lastStep = undefined;
-    logger.warn({ step: name, code: error.code, reason: error.message }, 'a step failed');
+    logger.warn({ step: name, code: error.code, error: error.message }, 'a step failed');
     if (name === 'pressPowerButton') return true;
     if (name === 'shutdownVmm') {
       attempt = { ...attempt, isShutdownFailed: true };
@@ -290,7 +290,7 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
       observe({ ...view, record, attempt }, decision);
     }
     settle();
-    if (!isConverged) logger.info({ state: snapshot.value, restarts: record.run.restarts, ...(view.vmm.kind === 'live' ? { pid: view.vmm.process.pid } : {}) }, 'converged');
+    if (!isConverged) logger.info({ state: snapshot.value, restarts: record.run.restarts, ...(view.vmm.kind === 'live' ? { vmmPid: view.vmm.process.pid } : {}) }, 'converged');
     isConverged = true;
     const recheckMs = Math.min(decision.recheckAtBootMs === undefined ? Infinity : decision.recheckAtBootMs - view.now.bootMs, view.vmm.kind === 'live' ? safetyLookMs : Infinity);
     if (recheckMs !== Infinity) scheduleIn(Math.max(1, recheckMs));

@@ -66,7 +66,7 @@ export function createReportSender(deps: {
         await around(faults, 'report.send', async () => {
           const batch = { executions: outbox.map((entry) => entry.report), observations };
           const refused = await withDeadline(ending.signal, reportDeadlineMs, (signal) => target.report(batch, signal));
-          for (const item of refused) logger.warn({ id: item.id, code: item.code }, 'the control plane refused a report for good');
+          for (const item of refused) logger.warn({ reportId: item.id, code: item.code }, 'the control plane refused a report for good');
         });
       } catch (error) {
         return retryLater(error);
