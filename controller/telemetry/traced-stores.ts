@@ -55,9 +55,10 @@ export function traceReconcilers(parts: { readonly microvms: MicroVMStore; reado
   const remember = (record: MicroVMRecord | null): void => {
     const operation = record?.newestOperation ?? null;
     if (record === null || operation === null) return;
-    const oldest = newest.size >= rememberedMax ? newest.keys().next().value : undefined;
-    if (oldest !== undefined) newest.delete(oldest);
+    newest.delete(record.microvmId); // The one that was looked at last is the youngest.
     newest.set(record.microvmId, operation.id);
+    const [oldest] = newest.keys();
+    if (newest.size > rememberedMax && oldest !== undefined) newest.delete(oldest);
   };
   const published = (record: MicroVMRecord | null, startMs: number): void => {
     remember(record);

@@ -26,7 +26,7 @@ export interface SpanOfOperation {
 
 export interface Tracing {
   record(span: SpanOfOperation): void;
-  /** Sends what is waiting. */
+  /** Sends what is waiting, if the collector takes it in a few seconds. Never rejects. */
   stop(): Promise<void>;
 }
 
@@ -44,19 +44,21 @@ export function isTracingAsked(environment: Readonly<Record<string, string | und
 }
 
 /** The exporter reads its own settings (endpoint, headers, certificates) from the environment. */
-export function createTracing(options: { readonly replica: string; readonly exporter?: SpanExporter; readonly delayMs?: number }): Tracing {
+export function createTracing(options: { readonly replica: string; readonly exporter?: SpanExporter }): Tracing {
   const ids = createIds();
   const exporter = options.exporter ?? new OTLPTraceExporter();
   const provider = new TracerProvider({
     resource: resourceFromAttributes({ 'service.name': 'nkudo-controller', 'service.instance.id': options.replica }),
     idGenerator: ids.generator,
-    spanProcessors: [new BatchSpanProcessor({ exporter, maxQueueSize: queueMax, ...(options.delayMs === undefined ? {} : { scheduledDelayMillis: options.delayMs }) })],
+    spanProcessors: [new BatchSpanProcessor({ exporter, maxQueueSize: queueMax })],
   });
   const tracer = provider.getTracer('nkudo');
   return {
     record: (span) => record(tracer, ids, span),
     stop: async () => {
-      await Promise.race([provider.shutdown(), new Promise((resolve) => setTimeout(resolve, stopTimeoutMs).unref())]);
+      // A collector that refuses the last spans costs them, and not the order of the stop.
+      const sent = provider.shutdown().catch(() => {});
+      await Promise.race([sent, new Promise((resolve) => setTimeout(resolve, stopTimeoutMs).unref())]);
     },
   };
 }
