@@ -132,11 +132,14 @@ export function lead(core: Core): Leader {
     over.abort();
     core.metrics.setLeading(false);
     log.error({ reason: end }, 'stepping down');
-    if (!(await inTime(Promise.all([started.stop(), housekeeping.stop()]).then(() => {}), time, stepDownMs))) throw new Error('the reconcilers did not end in time');
+    // Its last statement or delivery has a deadline of its own, which may be longer than a step-down; two leaders do it no harm.
+    const housekept = housekeeping.stop();
+    if (!(await inTime(started.stop(), time, stepDownMs))) throw new Error('the reconcilers did not end in time');
     manager = null;
     core.metrics.leader.setSource(null);
     // Gives the Lease back, when it is still ours, so that the next term need not wait for its end.
     await term.stop();
+    await housekept;
   };
 
   const run = async (): Promise<void> => {
@@ -153,9 +156,10 @@ export function lead(core: Core): Leader {
     isSynced: () => leadership?.isLeader() !== true || (manager?.isReady() ?? false),
     stop: async () => {
       ending.abort();
-      await Promise.all([manager?.stop(), housekeeping.stop()]);
+      const housekept = housekeeping.stop();
+      await manager?.stop();
       await leadership?.stop();
-      await running;
+      await Promise.all([housekept, running]);
       core.metrics.setLeading(false);
     },
   };
