@@ -19,7 +19,8 @@ export interface DoctorDeps {
   readonly nowMs: () => number;
 }
 
-const definitions = ['sites', 'hosts', 'microvms', 'enrollmenttokens', 'apikeys'].map((plural) => `${plural}.nkudo.dev`);
+/** Every kind of our own that rights are needed for. */
+const definitions = [...new Set(neededRights.filter(({ group }) => group === 'nkudo.dev').map(({ resource }) => `${resource}.nkudo.dev`))];
 /** Questions at a time. */
 const rightsAtOnce = 8;
 /** Certificates in the Secret of the authority. */
