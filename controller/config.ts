@@ -25,7 +25,6 @@ export interface AuditConfig {
   readonly databaseSystemUrl: string | null;
   readonly databaseChainerUrl: string | null;
   readonly namespace: string;
-  readonly logLevel: string;
 }
 
 /** A second home of logs. */
@@ -107,13 +106,18 @@ function optionalPostgresUrl(environment: Environment, name: string): string | n
   return (environment[name] ?? '') === '' ? null : postgresUrl(environment, name);
 }
 
-/** From its own variable, or else the one in the role's URL, so that one Secret can serve both commands. */
-function password(environment: Environment, name: string, urlName: string): string {
+/** From its own variable, or else the one in the role's URL, so that one Secret can serve both commands. Undefined when neither is set. */
+function optionalPassword(environment: Environment, name: string, urlName: string): string | undefined {
   const own = environment[name];
   if (own !== undefined && own !== '') return own;
   const inUrl = URL.parse(environment[urlName] ?? '')?.password ?? '';
-  if (inUrl === '') throw new ConfigError(`${name} must be set, or ${urlName} must hold the password`);
-  return decodeURIComponent(inUrl);
+  return inUrl === '' ? undefined : decodeURIComponent(inUrl);
+}
+
+function password(environment: Environment, name: string, urlName: string): string {
+  const found = optionalPassword(environment, name, urlName);
+  if (found === undefined) throw new ConfigError(`${name} must be set, or ${urlName} must hold the password`);
+  return found;
 }
 
 function address(environment: Environment, name: string, fallback: string | null): string | null {
@@ -124,30 +128,22 @@ function address(environment: Environment, name: string, fallback: string | null
   return value;
 }
 
-function milliseconds(environment: Environment, name: string, range: { readonly fallback: number; readonly min: number; readonly max: number }): number {
+interface Range {
+  readonly fallback: number;
+  readonly min: number;
+  readonly max: number;
+}
+
+function wholeNumber(environment: Environment, name: string, { unit, fallback, min, max }: Range & { readonly unit: 'milliseconds' | 'days' | 'months' }): number {
   const value = environment[name];
-  if (value === undefined || value === '') return range.fallback;
+  if (value === undefined || value === '') return fallback;
   const parsed = Number(value);
-  if (!/^\d+$/.test(value) || parsed < range.min || parsed > range.max) {
-    throw new ConfigError(`${name} must be a whole number of milliseconds from ${range.min} to ${range.max}`);
-  }
+  if (!/^\d+$/.test(value) || parsed < min || parsed > max) throw new ConfigError(`${name} must be a whole number of ${unit} from ${min} to ${max}`);
   return parsed;
 }
 
-function days(environment: Environment, name: string, range: { readonly fallback: number; readonly min: number; readonly max: number; readonly unit?: string }): number {
-  const value = environment[name];
-  if (value === undefined || value === '') return range.fallback;
-  const parsed = Number(value);
-  if (!/^\d+$/.test(value) || parsed < range.min || parsed > range.max) throw new ConfigError(`${name} must be a whole number of ${range.unit ?? 'days'} from ${range.min} to ${range.max}`);
-  return parsed;
-}
-
-/** Undefined when neither is set. */
-function optionalPassword(environment: Environment, name: string, urlName: string): string | undefined {
-  const own = environment[name];
-  if (own !== undefined && own !== '') return own;
-  const inUrl = URL.parse(environment[urlName] ?? '')?.password ?? '';
-  return inUrl === '' ? undefined : decodeURIComponent(inUrl);
+function milliseconds(environment: Environment, name: string, range: Range): number {
+  return wholeNumber(environment, name, { ...range, unit: 'milliseconds' });
 }
 
 function logLevel(environment: Environment): string {
@@ -194,7 +190,7 @@ export function parseAuditConfig(environment: Environment): AuditConfig {
   const databaseChainerUrl = optionalPostgresUrl(environment, 'NKUDO_DATABASE_CHAINER_URL');
   const databaseSystemUrl = optionalPostgresUrl(environment, 'NKUDO_DATABASE_SYSTEM_URL');
   if (databaseChainerUrl === null && databaseSystemUrl === null) throw new ConfigError('NKUDO_DATABASE_CHAINER_URL must be set, or NKUDO_DATABASE_SYSTEM_URL to derive it from');
-  return Object.freeze({ databaseChainerUrl, databaseSystemUrl, namespace: namespace(environment), logLevel: logLevel(environment) });
+  return Object.freeze({ databaseChainerUrl, databaseSystemUrl, namespace: namespace(environment) });
 }
 
 const originsMax = 32;
@@ -224,9 +220,9 @@ export function parseServeConfig(environment: Environment, suffix: string): Serv
     databaseSystemUrl: postgresUrl(environment, 'NKUDO_DATABASE_SYSTEM_URL'),
     databaseChainerUrl: optionalPostgresUrl(environment, 'NKUDO_DATABASE_CHAINER_URL'),
     auditCheckpointIntervalMs: milliseconds(environment, 'NKUDO_AUDIT_CHECKPOINT_INTERVAL_MS', { fallback: 60_000, min: 100, max: 24 * hourMs }),
-    logRetentionDays: days(environment, 'NKUDO_LOG_RETENTION_DAYS', { fallback: 14, min: 1, max: 3_650 }),
+    logRetentionDays: wholeNumber(environment, 'NKUDO_LOG_RETENTION_DAYS', { unit: 'days', fallback: 14, min: 1, max: 3_650 }),
     logSink: logSink(environment),
-    executionRetentionMonths: days(environment, 'NKUDO_EXECUTION_RETENTION_MONTHS', { fallback: 6, min: 1, max: 120, unit: 'months' }),
+    executionRetentionMonths: wholeNumber(environment, 'NKUDO_EXECUTION_RETENTION_MONTHS', { unit: 'months', fallback: 6, min: 1, max: 120 }),
     edgeListen: listen('NKUDO_EDGE_LISTEN', 8443),
     fleetListen,
     // The same callers, so the same address; where one listener takes any free port, so does this one.
@@ -237,7 +233,7 @@ export function parseServeConfig(environment: Environment, suffix: string): Serv
     namespace: namespace(environment),
     readyFile: environment['NKUDO_READY_FILE'] || null,
     hostCertificateMs: milliseconds(environment, 'NKUDO_HOST_CERTIFICATE_MS', { fallback: 24 * hourMs, min: 1_000, max: 30 * 24 * hourMs }),
-    recoveryWindowMs: days(environment, 'NKUDO_RECOVERY_DAYS', { fallback: 90, min: 1, max: 3_650 }) * 24 * hourMs,
+    recoveryWindowMs: wholeNumber(environment, 'NKUDO_RECOVERY_DAYS', { unit: 'days', fallback: 90, min: 1, max: 3_650 }) * 24 * hourMs,
     heartbeatIntervalMs: milliseconds(environment, 'NKUDO_HEARTBEAT_INTERVAL_MS', { fallback: 10_000, min: 100, max: 300_000 }),
     resyncIntervalMs: milliseconds(environment, 'NKUDO_RESYNC_INTERVAL_MS', { fallback: 600_000, min: 1_000, max: 24 * hourMs }),
     pollIntervalMs: milliseconds(environment, 'NKUDO_POLL_INTERVAL_MS', { fallback: 2_000, min: 50, max: 24 * hourMs }),

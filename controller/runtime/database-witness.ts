@@ -1,7 +1,7 @@
 /**
  * What is kept in Kubernetes of how far the database had come: a ConfigMap that is written once in each term of a leader,
  * and an annotation of the Lease that follows with the renewals. Two objects, so that the loss of one costs nothing.
- * What they mean is decided in domain/recovery; this only reads and writes text.
+ * What they mean is decided in api/model/recovery.ts; this only reads and writes text.
  */
 import { isAlreadyExists, type KubernetesApi, type ObjectKey, type Resource } from './kubernetes-api.ts';
 
