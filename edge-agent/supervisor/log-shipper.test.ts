@@ -114,3 +114,23 @@ it('records as a gap of the earlier boot what was there and not read before the 
   expect(plain(sent)).toEqual([[1, 0, 'first', 0], [1, 21, '', 16], [2, 0, 'boot two', 0]]);
   expect(failures).toEqual([]);
 });
+
+it('records a gap for each boot of which something was there and nothing read, also when several follow each other', async () => {
+  const { file, sent, connect, disconnect, follow, touch, untilSent, failures } = setUp();
+  file.text = 'first';
+  follow();
+  connect();
+  await untilSent(1);
+  await touch();
+  disconnect();
+  for (const [boot, text] of ['', 'boot two', 'boot three', 'boot 4'].entries()) {
+    if (text === '') continue;
+    file.text = text;
+    file.incarnation = boot + 1;
+    await touch();
+  }
+  connect();
+  await untilSent(4);
+  expect(plain(sent)).toEqual([[1, 0, 'first', 0], [2, 8, '', 8], [3, 10, '', 10], [4, 0, 'boot 4', 0]]);
+  expect(failures).toEqual([]);
+});

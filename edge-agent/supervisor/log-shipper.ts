@@ -134,15 +134,15 @@ export function createLogShipper(deps: {
     // Before the look, so that a change which comes meanwhile is looked at again.
     tail.isWanted = false;
     if (run.incarnation === 0) return undefined;
-    if (run.incarnation !== tail.incarnation) {
+    while (run.incarnation !== tail.incarnation) {
       const { incarnation, offset } = tail;
-      const seen = tail.sizes.get(incarnation) ?? 0;
-      tail.incarnation = run.incarnation;
+      const lost = (tail.sizes.get(incarnation) ?? 0) - offset;
+      // The next boot of which something was seen; the one that runs, at the latest.
+      tail.incarnation = Math.min(run.incarnation, ...[...tail.sizes.keys()].filter((boot) => boot > incarnation));
       tail.offset = 0;
-      const lost = seen - offset;
       if (lost > 0) {
         tail.isWanted = true;
-        return { microvmId, incarnation, offset: seen, data: new Uint8Array(), gapBytes: lost, readAtMs: clock.now().wallMs };
+        return { microvmId, incarnation, offset: offset + lost, data: new Uint8Array(), gapBytes: lost, readAtMs: clock.now().wallMs };
       }
     }
     const path = deps.serialLogOf(microvmId);
