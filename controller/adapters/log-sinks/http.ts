@@ -1,8 +1,12 @@
-/** One POST to a sink: its deadline, its credentials from a file, and which answers mean "later" and which "never". */
+/** What sinks over HTTP share: the POST with its deadline, credentials from a file, and which answers mean "later" and which "never". */
 import { readFile } from 'node:fs/promises';
+import { withDeadline } from '#api/model/deadline.ts';
 import { AppError } from '#api/model/error-codes.ts';
 
-const timeoutMs = 10_000;
+/** For one delivery. */
+export const deliveryTimeoutMs = 10_000;
+/** Nobody else ends a delivery. */
+const unended = new AbortController().signal;
 /** Answers that another try may change: https://grafana.com/docs/loki/latest/operations/request-validation-rate-limits/ */
 const laterStatuses = new Set([401, 403, 404, 408, 425, 429]);
 
@@ -21,23 +25,23 @@ export async function credentialsOf({ tokenFile }: SinkSettings): Promise<Readon
   }
 }
 
+/** What an answer that is no success means for the lines. */
+export function refusal(status: number): AppError {
+  if (status >= 500 || laterStatuses.has(status)) return new AppError('UNAVAILABLE', `the log sink answers ${status}`);
+  return new AppError('INVALID_REQUEST', `the log sink refuses with ${status}`);
+}
+
 /** @throws UNAVAILABLE, INVALID_REQUEST */
 export function createPost(settings: SinkSettings): (body: string, contentType: string) => Promise<void> {
   return async (body, contentType) => {
     const headers = { ...(await credentialsOf(settings)), 'content-type': contentType };
-    let response: Response;
-    const ending = new AbortController();
-    const timer = setTimeout(() => ending.abort(), timeoutMs);
-    try {
-      response = await fetch(settings.url, { method: 'POST', headers, body, signal: ending.signal, redirect: 'error' });
-      await response.arrayBuffer(); // Read to its end, so that the connection can be used again.
-    } catch {
+    const response = await withDeadline(unended, deliveryTimeoutMs, async (signal) => {
+      const answer = await fetch(settings.url, { method: 'POST', headers, body, signal, redirect: 'error' });
+      await answer.arrayBuffer(); // Read to its end, so that the connection can be used again.
+      return answer;
+    }).catch(() => {
       throw new AppError('UNAVAILABLE', 'the log sink does not answer');
-    } finally {
-      clearTimeout(timer);
-    }
-    if (response.ok) return;
-    if (response.status >= 500 || laterStatuses.has(response.status)) throw new AppError('UNAVAILABLE', `the log sink answers ${response.status}`);
-    throw new AppError('INVALID_REQUEST', `the log sink refuses with ${response.status}`);
+    });
+    if (!response.ok) throw refusal(response.status);
   };
 }

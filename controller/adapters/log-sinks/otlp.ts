@@ -7,15 +7,14 @@ import { resourceFromAttributes } from '@opentelemetry/resources';
 import type { ReadableLogRecord } from '@opentelemetry/sdk-logs';
 import { AppError } from '#api/model/error-codes.ts';
 import type { LogLine, LogSink } from '#controller/ports/log-sink.ts';
-import { credentialsOf, type SinkSettings } from './http.ts';
+import { credentialsOf, deliveryTimeoutMs, refusal, type SinkSettings } from './http.ts';
 
-const timeoutMs = 10_000;
 const resource = resourceFromAttributes({ 'service.name': 'nkudo' });
 /** One object: the exporter groups by its identity. */
 const instrumentationScope = { name: 'nkudo.logs' };
 
 export function createOtlpSink(settings: SinkSettings): LogSink {
-  const exporter = new OTLPLogExporter({ url: settings.url, timeoutMillis: timeoutMs, headers: () => credentialsOf(settings) });
+  const exporter = new OTLPLogExporter({ url: settings.url, timeoutMillis: deliveryTimeoutMs, headers: () => credentialsOf(settings) });
   return {
     name: 'otlp',
     deliver: (lines) =>
@@ -23,7 +22,8 @@ export function createOtlpSink(settings: SinkSettings): LogSink {
         exporter.export(lines.map(toRecord), ({ code, error }) => {
           if (code === 0) return resolve();
           const status = error !== undefined && 'code' in error ? Number(error.code) : Number.NaN;
-          reject(status === 400 ? new AppError('INVALID_REQUEST', 'the log sink refuses with 400') : new AppError('UNAVAILABLE', 'the log sink does not take the lines'));
+          // Failures of the network have names for codes.
+          reject(Number.isInteger(status) ? refusal(status) : new AppError('UNAVAILABLE', 'the log sink does not take the lines'));
         });
       }),
     close: () => exporter.shutdown(),

@@ -51,7 +51,7 @@ describe('doctor', () => {
     expect(code).toBe(0);
     expect([...findings.keys()]).toEqual(expect.arrayContaining([
       'role nkudo_app', 'role nkudo_system', 'Postgres version', 'Postgres primary', 'durability', 'schema', 'log partitions', 'incarnation', 'clock of Postgres', 'Kubernetes version', 'clock of the API server',
-      'CRD microvms.nkudo.dev', 'rights in Kubernetes', 'root certificate of the hosts’ authority', 'intermediate certificate of the hosts’ authority',
+      'CRD microvms.nkudo.dev', 'CRD microvmsets.nkudo.dev', 'CRD microvmclasses.nkudo.dev', 'rights in Kubernetes', 'root certificate of the hosts’ authority', 'intermediate certificate of the hosts’ authority',
     ]));
   });
 

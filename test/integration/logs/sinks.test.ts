@@ -225,9 +225,9 @@ describe('an OTLP collector', () => {
     expect(mine()[0]?.time).toBeGreaterThan(0n);
   });
 
-  it('that refuses for good is passed over as well', async () => {
-    const sink = await startSinkServer([400]);
-    const log = await newLog('otlp-refuses');
+  it.each([400, 413])('that refuses for good with %i is passed over as well', async (status) => {
+    const sink = await startSinkServer([status]);
+    const log = await newLog(`otlp-refuses-${status}`);
     await log.append('poison\n');
     const exporting = startExport('otlp', sink.url('/v1/logs'));
     await until(() => exporting.counted.refused > 0, 'the refusal');
