@@ -5,8 +5,8 @@
  */
 import { isAlreadyExists, type KubernetesApi, type ObjectKey, type Resource } from './kubernetes-api.ts';
 
-export const configMapResource: Resource = { group: '', version: 'v1', plural: 'configmaps', kind: 'ConfigMap', isNamespaced: true };
-export const witnessConfigMap = 'nkudo-incarnation';
+const configMapResource: Resource = { group: '', version: 'v1', plural: 'configmaps', kind: 'ConfigMap', isNamespaced: true };
+const witnessConfigMap = 'nkudo-incarnation';
 export const witnessAnnotation = 'nkudo.dev/database';
 const witnessKey = 'database';
 

@@ -94,7 +94,12 @@ export function createWorkQueue(options: WorkQueueOptions): WorkQueue {
     delayed.get(key)?.cancel();
     delayed.delete(key);
     const startedAtMs = time.monotonicMs();
-    const outcome = await options.reconcile(key).catch((error: unknown): Outcome => ({ kind: 'failed', error }));
+    let outcome: Outcome;
+    try {
+      outcome = await options.reconcile(key);
+    } catch (error) {
+      outcome = { kind: 'failed', error };
+    }
     options.onReconciled?.(options.name, outcome.kind, time.monotonicMs() - startedAtMs);
     settle(key, outcome);
     running.delete(key);

@@ -23,7 +23,7 @@ interface LokiStream {
   readonly values: [string, string, Record<string, string>][];
 }
 
-export function toStreams(lines: readonly LogLine[]): readonly LokiStream[] {
+function toStreams(lines: readonly LogLine[]): readonly LokiStream[] {
   const streams = new Map<string, LokiStream>();
   for (const line of lines) {
     const labels = { service_name: 'nkudo', namespace: line.namespace, site: line.siteName, microvm: line.microvmName, source: line.source };
