@@ -5,14 +5,15 @@
 import { X509Certificate } from 'node:crypto';
 import Table from 'cli-table3';
 import { field, type KubernetesQuestions } from '../adapters/kubernetes/questions.ts';
+import type { DatabaseFacts } from '../ports/database-facts.ts';
 import {
   exitCodeOf, judgeCertificate, judgeDefinitions, judgeKubernetesVersion, judgeRights, judgeRoles, judgeServer, judgeSkew,
-  type DatabaseRole, type DatabaseServer, type DefinitionFacts, type Finding,
+  type DefinitionFacts, type Finding,
 } from './findings.ts';
 import { neededRights } from './rights.ts';
 
 export interface DoctorDeps {
-  readonly database: () => Promise<{ readonly roles: readonly DatabaseRole[]; readonly server: DatabaseServer | null }>;
+  readonly database: () => Promise<DatabaseFacts>;
   /** @throws Error when no cluster is configured */
   readonly kubernetes: () => KubernetesQuestions;
   readonly namespace: string;

@@ -1,5 +1,7 @@
 /** What `doctor` makes of what it read: one line for each thing, with what to do about it. Pure. */
 
+import type { RoleFacts, ServerFacts } from '../ports/database-facts.ts';
+
 export type Verdict = 'ok' | 'warning' | 'failure';
 
 export interface Finding {
@@ -24,27 +26,7 @@ const ok = (check: string, detail: string): Finding => ({ check, verdict: 'ok', 
 const warning = (check: string, detail: string, remedy: string): Finding => ({ check, verdict: 'warning', detail, remedy });
 const failure = (check: string, detail: string, remedy: string): Finding => ({ check, verdict: 'failure', detail, remedy });
 
-export interface DatabaseRole {
-  readonly variable: string;
-  readonly role: string;
-  readonly problem: string | null;
-  readonly isTooStrong: boolean;
-}
-
-export interface DatabaseServer {
-  readonly version: string;
-  readonly versionNumber: number;
-  readonly isInRecovery: boolean;
-  readonly isDurable: boolean;
-  readonly synchronousStandbys: string;
-  readonly synchronousCommit: string;
-  readonly incarnation: number | null;
-  readonly pendingMigrations: readonly string[] | null;
-  readonly logPartitionsAhead: number | null;
-  readonly clockAheadMs: number;
-}
-
-export function judgeRoles(roles: readonly DatabaseRole[]): readonly Finding[] {
+export function judgeRoles(roles: readonly RoleFacts[]): readonly Finding[] {
   return roles.map((role) => {
     const check = `role ${role.role === '' ? role.variable : role.role}`;
     if (role.problem !== null) return failure(check, role.problem, 'the sentence says it');
@@ -53,7 +35,7 @@ export function judgeRoles(roles: readonly DatabaseRole[]): readonly Finding[] {
   });
 }
 
-export function judgeServer(server: DatabaseServer): readonly Finding[] {
+export function judgeServer(server: ServerFacts): readonly Finding[] {
   return [
     server.versionNumber >= postgresMin ? ok('Postgres version', server.version) : failure('Postgres version', `${server.version} is too old`, 'use 14 or newer'),
     server.isInRecovery ? failure('Postgres primary', 'it is a standby and takes no writes', 'let the URLs lead to the primary') : ok('Postgres primary', 'it takes writes'),
@@ -68,7 +50,7 @@ export function judgeServer(server: DatabaseServer): readonly Finding[] {
   ];
 }
 
-function judgeReplication({ synchronousStandbys, synchronousCommit }: DatabaseServer): Finding {
+function judgeReplication({ synchronousStandbys, synchronousCommit }: ServerFacts): Finding {
   const check = 'synchronous replication';
   const isWaiting = synchronousStandbys !== '' && ['on', 'remote_write', 'remote_apply'].includes(synchronousCommit);
   if (isWaiting) return ok(check, `a commit waits for ${synchronousStandbys}: a failover to one of them loses nothing`);
