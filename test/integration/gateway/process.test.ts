@@ -4,6 +4,7 @@
  */
 import { createHash, randomBytes, randomUUID, X509Certificate } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
+import { createServer as createHttpServer, type ServerResponse } from 'node:http';
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { beforeAll, expect, it } from 'vitest';
@@ -13,6 +14,7 @@ import { fileScope } from '#test/harness/file-scope.ts';
 import { useKubernetes, type TestKubernetes } from '#test/harness/kubernetes.ts';
 import { useDatabase, useDedicatedPostgres } from '#test/harness/postgres.ts';
 import { until } from '#test/harness/until.ts';
+import { makeFleet, makeHost, openTestDatabase, publish, publishInput } from '../db/builders.ts';
 import { call, codeOf, dialEdge, enroll, hello, makeHostKey, openHeartbeat, type EdgeClient, type HeartbeatStream } from './edge-client.ts';
 
 /** Passes bytes on, until it is told that the network is cut. */
@@ -48,7 +50,34 @@ async function startProxy(target: URL): Promise<{ readonly port: number; cut(): 
   };
 }
 
+/** A log sink that takes everything, or from a moment on answers nothing. */
+async function startSink(): Promise<{ readonly url: string; isHanging: boolean; held(): number; release(): void }> {
+  const held = new Set<ServerResponse>();
+  const server = createHttpServer((request, response) => {
+    request.resume();
+    if (sink.isHanging) held.add(response);
+    else response.writeHead(204).end();
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const sink = {
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/loki/api/v1/push`, // A TCP server that listens.
+    isHanging: false,
+    held: () => held.size,
+    release: () => {
+      sink.isHanging = false;
+      for (const response of held) response.destroy();
+    },
+  };
+  fileScope().defer(() => {
+    sink.release();
+    server.close();
+  });
+  return sink;
+}
+
 let kubernetes: TestKubernetes;
+let sink: Awaited<ReturnType<typeof startSink>>;
+let writeLog: () => Promise<unknown>;
 let postgres: PostgresCluster;
 let controller: RunningProcess;
 let proxy: Awaited<ReturnType<typeof startProxy>>;
@@ -67,6 +96,14 @@ beforeAll(async () => {
   kubernetes = api;
   postgres = cluster;
   const database = await useDatabase({ postgres });
+  // A guest with something to say, and somebody who hears it.
+  sink = await startSink();
+  const db = openTestDatabase(database);
+  scope.defer(() => db.close());
+  const fleet = await makeFleet(db);
+  const owner = await makeHost(fleet);
+  const { microvmId } = await publish(fleet, publishInput(fleet, owner));
+  writeLog = () => db.logs.append(fleet.tenantId, owner.hostId, { microvmId, source: 'serial', incarnation: 1, offset: 0, data: Buffer.from('hello\n'), gapBytes: 0 });
   const kubeconfig = readFileSync(kubernetes.access.kubeconfig, 'utf8');
   const server = /https:\/\/[^"\s]+/.exec(kubeconfig)?.[0] ?? '';
   proxy = await startProxy(new URL(server));
@@ -87,6 +124,8 @@ beforeAll(async () => {
       NKUDO_FLEET_LISTEN: '127.0.0.1:0',
       NKUDO_HTTP_LISTEN: '127.0.0.1:0',
       NKUDO_READY_FILE: readyFile,
+      NKUDO_LOG_SINK: 'loki',
+      NKUDO_LOG_SINK_URL: sink.url,
     },
   });
   await controller.waitForLine(/"msg":"ready"/);
@@ -133,12 +172,20 @@ it('stays when Postgres is killed, tells so, keeps its hosts, and goes on when i
   expect(controller.exitStatus()).toBeNull();
 });
 
-it('steps down when the API server is away for longer than the Lease can wait, keeps its hosts, and leads again', async () => {
+it('steps down when the API server is away for longer than the Lease can wait, also with a log sink that hangs, keeps its hosts, and leads again', async () => {
+  const begun = controller.lines().length;
   proxy.cut();
+  // Some seconds into the time that the Lease has, so that the delivery outlasts it and the step-down.
+  await until(() => controller.lines().slice(begun).filter((line) => line.includes('lease request failed')).length >= 3, 'the Lease to be missed');
+  sink.isHanging = true;
+  await writeLog();
+  await until(() => sink.held() > 0, 'the sink to be asked');
   await controller.waitForLine(/stepping down/);
+  await controller.waitForLine(/logs could not be handed to the sink/, { after: begun });
   await beatIsAnswered();
   expect(await report()).toBe('OK');
   const before = controller.lines().filter((line) => line.includes('"msg":"leading"')).length;
+  sink.release();
   proxy.heal();
   await until(() => controller.lines().filter((line) => line.includes('"msg":"leading"')).length > before, 'leadership');
   await until(async () => (await readyz()).isReady, 'readiness after the cut');
