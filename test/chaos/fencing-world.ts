@@ -102,19 +102,26 @@ export async function startProxy(upstream: () => string, ownerOf: (port: number)
 export function ownerAmong(hosts: () => readonly TestHost[]): (port: number) => string {
   return (port) => {
     const hex = port.toString(16).toUpperCase().padStart(4, '0');
-    const line = readFileSync('/proc/net/tcp', 'utf8').split('\n').find((entry) => entry.trim().split(/\s+/)[1] === `0100007F:${hex}`);
-    const inode = line?.trim().split(/\s+/)[9];
-    return hosts().find((host) => hasSocket(host, inode))?.name ?? '';
+    // A connection that ended or leads elsewhere can have the same port of ours.
+    const sockets = readFileSync('/proc/net/tcp', 'utf8').split('\n').map((entry) => entry.trim().split(/\s+/)).filter(([, local]) => local === `0100007F:${hex}`);
+    const inodes = sockets.flatMap(({ 9: inode }) => (inode === undefined || inode === '0' ? [] : [inode]));
+    return hosts().find((host) => inodes.some((inode) => hasSocket(host, inode)))?.name ?? '';
   };
 }
 
-function hasSocket(host: TestHost, inode: string | undefined): boolean {
+function hasSocket(host: TestHost, inode: string): boolean {
+  const directory = `/proc/${host.agent().pid}/fd`;
+  const targetOf = (fd: string): string => {
+    try {
+      return readlinkSync(join(directory, fd));
+    } catch {
+      return ''; // It was closed while we looked; the others count all the same.
+    }
+  };
   try {
-    const directory = `/proc/${host.agent().pid}/fd`;
-    return inode !== undefined && readdirSync(directory).some((fd) => readlinkSync(join(directory, fd)) === `socket:[${inode}]`);
+    return readdirSync(directory).some((fd) => targetOf(fd) === `socket:[${inode}]`);
   } catch {
-    // It was not started, ended meanwhile, or closed a file while we looked.
-    return false;
+    return false; // The agent was not started, or ended meanwhile.
   }
 }
 

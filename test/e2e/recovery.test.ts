@@ -2,12 +2,11 @@
  * The database is put back to an older copy of its files while everything runs: hosts are ahead of it, and some of
  * what they run it has never heard of. An outside observer of processes counts VMMs all the time.
  */
-import { cpSync, rmSync } from 'node:fs';
 import { beforeAll, describe, expect, it } from 'vitest';
 import type { PostgresCluster } from '#hack/stack/postgres.ts';
-import { fileScope } from '#test/harness/file-scope.ts';
 import { useDedicatedPostgres } from '#test/harness/postgres.ts';
 import { until } from '#test/harness/until.ts';
+import { copyDatabase } from './database-copy.ts';
 import { observeVmms, type VmmObserver } from './vmm-observer.ts';
 import { conditionOf, createWorld, siteName, statusOf, type TestHost, type World } from './world.ts';
 
@@ -30,31 +29,6 @@ const pidsOf = (uid: string): readonly number[] => hosts.flatMap((host) => host.
 async function metric(name: string): Promise<number> {
   const text = await (await fetch(`http://${world.endpoints().http}/metrics`)).text();
   return Number(new RegExp(`^${name} ([0-9.]+)$`, 'm').exec(text)?.[1] ?? Number.NaN);
-}
-
-/** A copy of the files of a server that was stopped in order, as a snapshot of its disk is. */
-async function backUp(): Promise<() => Promise<void>> {
-  const copy = `${fileScope().makeDirectory('b')}/data`;
-  await postgres.stop();
-  cpSync(postgres.dataDirectory, copy, { recursive: true, preserveTimestamps: true });
-  await postgres.start();
-  return async () => {
-    await postgres.stop();
-    // In place, because the folder's owner is the server's user.
-    for (const entry of ['base', 'global', 'pg_wal', 'pg_xact', 'pg_multixact', 'pg_subtrans', 'pg_notify', 'pg_logical', 'pg_commit_ts', 'pg_dynshmem', 'pg_replslot', 'pg_serial', 'pg_snapshots', 'pg_stat', 'pg_stat_tmp', 'pg_tblspc', 'pg_twophase']) {
-      rmSync(`${postgres.dataDirectory}/${entry}`, { recursive: true, force: true });
-      cpSync(`${copy}/${entry}`, `${postgres.dataDirectory}/${entry}`, { recursive: true, preserveTimestamps: true });
-    }
-    await ownAgain(postgres.dataDirectory);
-    await postgres.start();
-  };
-}
-
-/** Files that root copied belong to root. */
-async function ownAgain(directory: string): Promise<void> {
-  if (process.getuid?.() !== 0) return;
-  const chown = await fileScope().start({ name: 'chown', command: 'chown', args: ['-R', '--reference', directory, directory] });
-  expect((await chown.exited).code).toBe(0);
 }
 
 /** The Site waits for that host alone, and says what an operator can do. */
@@ -80,7 +54,7 @@ describe('a database that is restored from before', () => {
     if (first === undefined || second === undefined) throw new Error('two hosts were made');
     await world.applyMicroVM('known', { placement: { hostName: 'edge-1' } });
     await world.waitForCondition('microvms', 'known', running);
-    const restore = await backUp();
+    const copy = await copyDatabase(postgres);
 
     // What the copy knows nothing of: two microVMs, and another start of the first one.
     await world.applyMicroVM('lost', { placement: { hostName: 'edge-2' } });
@@ -96,7 +70,7 @@ describe('a database that is restored from before', () => {
 
     // The host that knows them is not there to tell.
     await second.crashAgent();
-    await restore();
+    await copy.restore();
     await awaits('edge-2', 2);
     await world.waitForCondition('hosts', 'edge-2', { type: 'ReportAwaited', status: 'True' });
     const shown = await world.waitForCondition('microvms', 'lost', { type: 'Scheduled', status: 'False', reason: 'RecoveryUnderWay' });
