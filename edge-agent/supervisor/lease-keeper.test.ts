@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest';
+import { AppError } from '#api/model/error-codes.ts';
 import type { MicroVMId } from '#api/model/ids.ts';
 import { testDesired, testNow, testRecord } from '#test/builders/edge-microvm.ts';
 import type { MicroVMRecord, Now } from '../domain/microvm-record.ts';
@@ -16,7 +17,11 @@ function scene(record: MicroVMRecord = testRecord({ desired: testDesired({ termi
   let table: readonly GuardEntry[] = [];
   let confirmations = 0;
   let wishes = 0;
-  const guard = { directory: '/guard', load: () => table, save: (entries: readonly GuardEntry[]) => void (table = entries), ensure: () => Promise.resolve(), watch() {}, onLost() {}, close() {} };
+  let isFull = false;
+  const guard = { directory: '/guard', load: () => table, save: (entries: readonly GuardEntry[]) => {
+    if (isFull) throw new AppError('GUARD_FAILED');
+    table = entries;
+  }, ensure: () => Promise.resolve(), watch() {}, onLost() {}, close() {} };
   const keeper = createLeaseKeeper({ guard, directories, records: () => [record], clock: { now: () => now, after: () => () => {} }, logger });
   keeper.onConfirmed(() => (confirmations += 1));
   keeper.onWanted(() => (wishes += 1));
@@ -24,6 +29,7 @@ function scene(record: MicroVMRecord = testRecord({ desired: testDesired({ termi
     keeper, record,
     table: () => table.map(({ end }) => end.ms - testNow.bootMs),
     counts: () => ({ confirmations, wishes }),
+    fill: (to: boolean) => void (isFull = to),
     advance: (ms: number) => void (now = { ...now, bootMs: now.bootMs + ms }),
     view: () => keeper.viewOf(record, now),
     grant: (agoMs = 0, leaseMs = 9_000) => keeper.granted({ bootId: now.bootId, ms: now.bootMs - agoMs }, leaseMs),
@@ -58,6 +64,24 @@ describe('the lease keeper', () => {
     // Terms of the control plane that are shorter hold at once.
     grant(0, 4_000);
     expect(table()).toEqual([7_000]);
+  });
+
+  test('takes nothing for known that the guard could not be told', async () => {
+    const { keeper, record, table, grant, fill } = scene();
+    const live = { kind: 'live', api: 'running', process: { pid: 1, startTime: '1', bootId: testNow.bootId } } as const;
+    grant();
+    fill(true);
+    await expect(keeper.prepare(record)).rejects.toMatchObject({ code: 'GUARD_FAILED' });
+    await expect(keeper.prepare(record), 'tried once more, it is no start without a guard').rejects.toMatchObject({ code: 'GUARD_FAILED' });
+    expect(() => keeper.noticed(record, live)).toThrow();
+    fill(false);
+    keeper.noticed(record, live);
+    expect(table()).toHaveLength(1);
+    fill(true);
+    expect(() => keeper.noticed({ ...record, desired: testDesired() }, live)).toThrow();
+    fill(false);
+    keeper.noticed({ ...record, desired: testDesired() }, live);
+    expect(table()).toHaveLength(0);
   });
 
   test('wakes what was stopped in time although its end had not come', async () => {

@@ -51,16 +51,21 @@ const restartDelayMs = 500;
 export function createLeaseKeeper(deps: LeaseKeeperDeps): LeaseKeeper {
   const { guard, directories, clock, logger } = deps;
   /** By directory, as the guard has it. */
-  const ends = new Map<string, BootMoment>();
+  let ends: ReadonlyMap<string, BootMoment> = new Map(guard.load().map(({ vmDirectory, end }) => [vmDirectory, end]));
   const watched = new Map<string, ProcessKey>();
   let lease: HostLease | undefined;
   const onWanted = new Set<() => void>();
   let onConfirmed = (): void => {};
   let isWanted = false;
   let isClosed = false;
-  for (const { vmDirectory, end } of guard.load()) ends.set(vmDirectory, end);
 
-  const save = (): void => guard.save([...ends].map(([vmDirectory, end]): GuardEntry => ({ vmDirectory, end })));
+  /** The guard first: what it could not be told does not count as known here either, and is tried again. */
+  function change(alter: (next: Map<string, BootMoment>) => void): void {
+    const next = new Map(ends);
+    alter(next);
+    guard.save([...next].map(([vmDirectory, end]): GuardEntry => ({ vmDirectory, end })));
+    ends = next;
+  }
 
   async function keepGuard(): Promise<void> {
     if (isClosed || ends.size === 0) return;
@@ -95,10 +100,7 @@ export function createLeaseKeeper(deps: LeaseKeeperDeps): LeaseKeeper {
       const end = endOf(record, lease);
       if (end === undefined) return;
       const directory = pathOf(record.microvmId);
-      if (ends.get(directory)?.ms !== end.ms) {
-        ends.set(directory, end);
-        save();
-      }
+      if (ends.get(directory)?.ms !== end.ms) change((next) => next.set(directory, end));
       await guard.ensure();
     },
     noticed(record, vmm) {
@@ -109,9 +111,8 @@ export function createLeaseKeeper(deps: LeaseKeeperDeps): LeaseKeeper {
       // While it is being deleted it still ends in time; only a microVM that needs no lease any more is let go alive.
       const isKept = isGoverned || (record.isDeleting && isThere);
       if (isKept || !ends.has(directory)) return;
-      ends.delete(directory);
+      change((next) => next.delete(directory));
       watched.delete(directory);
-      save();
     },
     ask: () => {
       isWanted = false;
@@ -121,7 +122,7 @@ export function createLeaseKeeper(deps: LeaseKeeperDeps): LeaseKeeper {
       const earlier = lease;
       lease = newerLease(lease, { sent, leaseMs });
       const now = clock.now();
-      let isChanged = false;
+      const moved: GuardEntry[] = [];
       let isRevived = false;
       for (const record of deps.records()) {
         const terms = leaseTermsOf(record);
@@ -132,11 +133,9 @@ export function createLeaseKeeper(deps: LeaseKeeperDeps): LeaseKeeper {
         isRevived ||= deriveLeaseView(record, before ?? endOf(record, earlier), earlier !== undefined, now)?.mayStart !== true;
         if (before === undefined) continue;
         const end = endUnder(terms, lease);
-        if (end.ms === before.ms && end.bootId === before.bootId) continue;
-        ends.set(directory, end);
-        isChanged = true;
+        if (end.ms !== before.ms || end.bootId !== before.bootId) moved.push({ vmDirectory: directory, end });
       }
-      if (isChanged) save();
+      if (moved.length > 0) change((next) => moved.forEach(({ vmDirectory, end }) => next.set(vmDirectory, end)));
       if (isRevived) onConfirmed();
     },
     askEveryMs: () => askEveryMs(deps.records()),
@@ -157,16 +156,15 @@ export function createLeaseKeeper(deps: LeaseKeeperDeps): LeaseKeeper {
   /** A VMM that this agent did not start may have been started without a watcher. */
   function adopt(directory: string, process: ProcessKey): void {
     if (watched.get(directory)?.pid === process.pid) return;
-    watched.set(directory, process);
     if (!ends.has(directory)) {
       // It ran already when it became replaceable: until the first lease it has what its terms give from now on.
       const record = [...deps.records()].find(({ microvmId }) => pathOf(microvmId) === directory);
       const terms = record === undefined ? undefined : leaseTermsOf(record);
       if (terms === undefined) return;
       const now = clock.now();
-      ends.set(directory, { bootId: now.bootId, ms: now.bootMs + terms.stopOnHostAfterMs });
-      save();
+      change((next) => next.set(directory, { bootId: now.bootId, ms: now.bootMs + terms.stopOnHostAfterMs }));
     }
+    watched.set(directory, process);
     guard.watch(directory, process);
     void keepGuard();
   }

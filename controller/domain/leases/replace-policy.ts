@@ -11,9 +11,9 @@ import type { SiteSpec } from '#crds/gen/site.ts';
 import { parseDurationMs } from '#crds/scalar-values.ts';
 
 /** Room for the drift of two clocks. */
-export const driftFactor = 1.02;
+const driftFactor = 1.02;
 /** Room for the kill, for rounding, and for a guard that is run late. */
-export const killMarginMs = 5_000;
+const killMarginMs = 5_000;
 
 /** What holds when neither object says anything. */
 const defaults = { lostAfter: '10m', stopOnHostAfter: '9m', terminationGracePeriod: '30s' } as const;

@@ -9,7 +9,7 @@
 
 export const guardFiles = { table: 'deadlines', lock: 'lock', pid: 'pid' } as const;
 /** Lock of the one watcher of a VMM, in the directory of the VMM. */
-export const watcherLock = 'vmm.watch';
+const watcherLock = 'vmm.watch';
 
 /**
  * $1: directory of the guard. The first line of the table is the boot that its moments belong to, each further one a

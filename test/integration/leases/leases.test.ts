@@ -8,6 +8,7 @@ import type { MicroVMRecord } from '#controller/ports/microvm-store.ts';
 import type { Database } from '#db/database.ts';
 import { fileScope } from '#test/harness/file-scope.ts';
 import { useDatabase, type TestDatabase } from '#test/harness/postgres.ts';
+import { until } from '#test/harness/until.ts';
 import { actor, desired, execution, makeFleet, makeHost, observation, openTestDatabase, publish, publishInput, type Fleet, type TestHost } from '../db/builders.ts';
 
 let rows: TestDatabase;
@@ -78,18 +79,10 @@ describe('grants', () => {
     const found = await scene();
     const others = await Promise.all(['a', 'b', 'c'].map((name) => makeHost(found.fleet, `edge-${name}`)));
     for (const [index, host] of others.entries()) await publish(found.fleet, publishInput(found.fleet, host, { desired: { ...leased, name: `m${index}` }, name: `m${index}` }));
-    const before = await commits();
     expect(await db.leases.grant([found.old, ...others].map((host) => ask(found, host)))).toHaveLength(4);
-    // The statistics of a session are published when it is idle; the grant's own transaction is all that wrote.
     const [written] = await rows.query('select count(distinct xmin::text)::int as n from nkudo.host_liveness where lease_epoch is not null and host_id = any($1)', [[found.old, ...others].map((host) => host.hostId)]);
     expect(written?.['n']).toBe(1);
-    expect(before).toBeGreaterThan(0);
   });
-
-  async function commits(): Promise<number> {
-    const [row] = await rows.query('select pg_current_xact_id()::text as id');
-    return Number(row?.['id']);
-  }
 });
 
 describe('a replacement', () => {
@@ -165,7 +158,7 @@ describe('a replacement', () => {
       await holder.query('begin');
       await holder.query('select from nkudo.host_liveness where host_id = $1 for update', [found.old.hostId]);
       const grant = db.leases.grant([ask(found, found.old)]);
-      await holder.query(`select pg_sleep(0)`);
+      await until(async () => (await rows.query(`select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`)).length > 0, 'the grant to wait for the row');
       await holder.query('update nkudo.host_liveness set lease_holds = lease_holds + 1 where host_id = $1', [found.old.hostId]);
       await holder.query('commit');
       expect(await grant).toEqual([]);
@@ -176,14 +169,11 @@ describe('a replacement', () => {
   });
 
   test('racing with grants gives either the grant or the replacement, never both', async () => {
-    let replaced = 0;
     for (let round = 0; round < 12; round += 1) {
       const found = await scene();
       const input = await inputOf(found);
       const [grants, result] = await Promise.all([db.leases.grant([ask(found, found.old)]), db.replacements.replace(input, found.fleet.epoch, actor)]);
       expect([grants.length, result.outcome]).toEqual(result.outcome === 'replaced' ? [0, 'replaced'] : [1, 'changed']);
-      replaced += result.outcome === 'replaced' ? 1 : 0;
     }
-    expect(replaced).toBeLessThanOrEqual(12);
   });
 });
