@@ -2,14 +2,15 @@
  * The Kubernetes API of the demo, in this order: the user's cluster, only when asked for; kind, where Docker works; a
  * real kube-apiserver with etcd.
  *
- * Owns getting one and giving it back. On a cluster that is not ours alone it leaves nothing: namespaces and CRDs that
- * the demo made are removed at the end. The kind branch is small and has not been run: no machine with Docker was at hand.
+ * Owns getting one and giving it back. On a cluster that is not ours alone it leaves nothing: namespaces, CRDs, policies
+ * and roles that the demo made are removed at the end. The kind branch is small and has not been run: no machine with
+ * Docker was at hand.
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ensureKubernetes } from '../build-kubernetes.ts';
-import { installCrds } from '../stack/crds.ts';
+import { installCrds, installRoles, removeCrds } from '../stack/crds.ts';
 import { createKubernetesClient, type KubernetesClient } from '../stack/kubernetes-client.ts';
 import { renderKubeconfig, startKubernetes } from '../stack/kubernetes.ts';
 import { startProcess } from '../stack/process.ts';
@@ -132,8 +133,7 @@ async function useForeignCluster(options: KubernetesApiOptions, cluster: Foreign
   };
 }
 
-const crdCollection = '/apis/apiextensions.k8s.io/v1/customresourcedefinitions';
-const sitesCrd = `${crdCollection}/sites.nkudo.dev`;
+const sitesCrd = '/apis/apiextensions.k8s.io/v1/customresourcedefinitions/sites.nkudo.dev';
 
 function copyKubeconfig(kubectl: string, copy: { source: string; target: string; namespace: string }): string {
   if (!existsSync(copy.source)) {
@@ -156,30 +156,16 @@ interface Namespaces {
 
 async function prepare(client: KubernetesClient, { namespace, systemNamespace }: Namespaces): Promise<void> {
   await installCrds(client);
+  await installRoles(client);
   for (const name of [namespace, systemNamespace]) {
     await client.apply(`/api/v1/namespaces/${name}`, { apiVersion: 'v1', kind: 'Namespace', metadata: { name } });
   }
 }
 
-const kinds = ['microvms', 'enrollmenttokens', 'apikeys', 'hosts', 'sites'];
-
-/**
- * The controller has ended and the run folder's end kills the VMs, so nobody is left to confirm a teardown: the objects
- * of the demo's own namespace go without their finalizers.
- */
+/** The controller has ended and the run folder's end kills the VMs. */
 async function removeFrom(client: KubernetesClient, { namespace, systemNamespace }: Namespaces): Promise<void> {
-  for (const plural of kinds) {
-    const collection = `/apis/nkudo.dev/v1alpha1/namespaces/${namespace}/${plural}`;
-    for (const object of await client.list(collection)) {
-      const path = `${collection}/${object.metadata.name}`;
-      await client.request('DELETE', path);
-      await client.request('PATCH', path, { metadata: { finalizers: null } }, 'application/merge-patch+json');
-    }
-  }
+  await removeCrds(client);
   for (const name of [namespace, systemNamespace]) {
     await client.request('DELETE', `/api/v1/namespaces/${name}`);
-  }
-  for (const plural of kinds) {
-    await client.request('DELETE', `${crdCollection}/${plural}.nkudo.dev`);
   }
 }

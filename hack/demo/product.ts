@@ -6,6 +6,9 @@ import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { randomBytes } from 'node:crypto';
+import { createGuestNetworks } from '#edge-agent/adapters/network/guest-networks.ts';
+import { createHostNetwork } from '#edge-agent/adapters/network/host-network.ts';
+import { parseRunConfig } from '#edge-agent/config.ts';
 import type { ProductPrograms } from '../build-programs.ts';
 import { adminUrl, databaseUrl, type PostgresAccess } from '../stack/postgres.ts';
 import { startProcess, tail, type RunningProcess } from '../stack/process.ts';
@@ -14,6 +17,7 @@ import type { KubernetesApi } from './kubernetes-api.ts';
 const readyTimeoutMs = 60_000;
 const readyPollMs = 50;
 const database = 'postgres';
+const networkRemovalTimeoutMs = 30_000;
 
 /** Where things are and who is there. */
 export interface ProductContext {
@@ -28,6 +32,7 @@ export interface ProductContext {
 export interface Addresses {
   readonly edge: string;
   readonly fleet: string;
+  readonly api: string;
   readonly http: string;
 }
 
@@ -79,8 +84,23 @@ async function waitForReadyFile(process: RunningProcess, file: string): Promise<
 }
 
 /** Where the demo's host keeps its state. */
-export function stateDirectory(context: ProductContext): string {
-  return join(context.runDirectory, 'edge-1');
+export function stateDirectory({ runDirectory }: Pick<ProductContext, 'runDirectory'>): string {
+  return join(runDirectory, 'edge-1');
+}
+
+/**
+ * Takes bridges, taps, rules and DHCP of the demo's guests off this machine: they belong to no process, so the end of all
+ * processes leaves them. The VMMs must be gone. Only root's agent can have made any.
+ */
+export async function removeGuestNetworks(runDirectory: string): Promise<void> {
+  if (process.getuid?.() !== 0) return;
+  // Of the demo's agent: its environment has the PATH and no setting of the network.
+  const { network } = parseRunConfig(
+    { stateDir: stateDirectory({ runDirectory }), hypervisor: '', netbird: '', logLevel: 'info', allowPath: [] },
+    { PATH: process.env['PATH'] },
+  );
+  const networks = createGuestNetworks({ ...network, host: createHostNetwork(network.path) });
+  await networks.sweep(new Set(), AbortSignal.timeout(networkRemovalTimeoutMs));
 }
 
 /** Exchanges the token for the host's identity. */

@@ -12,7 +12,7 @@ import { startPostgres, type PostgresCluster } from '../stack/postgres.ts';
 import { createRunDirectory } from '../stack/run-directory.ts';
 import { chooseHypervisor, type Hypervisor } from './hypervisor.ts';
 import { startKubernetesApi } from './kubernetes-api.ts';
-import { startController, type ProductContext } from './product.ts';
+import { removeGuestNetworks, startController, type Addresses, type ProductContext } from './product.ts';
 import type { Screen } from './screen.ts';
 
 /** What the demo was asked for, where its logs go, and what it tells whom. */
@@ -29,6 +29,7 @@ export interface StackOptions {
 /** Everything that runs but the host. */
 export interface Stack {
   readonly context: ProductContext;
+  readonly addresses: Addresses;
   readonly screen: Screen;
   readonly defer: StackOptions['defer'];
   readonly postgres: PostgresCluster;
@@ -44,6 +45,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
   screen.step(`hypervisor: ${hypervisor.description}`);
   showIsolation(screen, hypervisor);
   const run = createRunDirectory('nkudo-d-');
+  defer(() => removeGuestNetworks(run.path)); // After the VMMs, which hold the taps.
   defer(run.close);
   const [guests, programs] = await Promise.all([buildGuest(), buildPrograms()]);
   screen.step('test guest and programs built');
@@ -63,8 +65,8 @@ export async function startStack(options: StackOptions): Promise<Stack> {
   const context: ProductContext = { programs, kubernetes, postgres, runDirectory: run.path, logDirectory };
   const controller = await startController(context);
   defer(async () => void (await controller.process.stop()));
-  screen.step(`controller: ready, agents on ${controller.addresses.edge}, tenants on ${controller.addresses.fleet}, health on ${controller.addresses.http}`);
-  return { context, postgres, hypervisor, images, screen, defer };
+  screen.step(`controller: ready, agents on ${controller.addresses.edge}, tenants on ${controller.addresses.fleet} (gRPC) and ${controller.addresses.api} (HTTPS), health on ${controller.addresses.http}`);
+  return { context, addresses: controller.addresses, postgres, hypervisor, images, screen, defer };
 }
 
 function makeImages(directory: string, guest: string): Stack['images'] {

@@ -104,7 +104,7 @@ export async function checkNothingIsLeft(stack: Stack, microvms: readonly Runnin
 
 /** How to use the running stack from another terminal. */
 export function showHowToGoOn(stack: Stack): void {
-  const { context, images, screen } = stack;
+  const { addresses, context, images, screen } = stack;
   // Whatever carries the run folder's path in its environment is killed at the end: an editor that was started from the
   // other terminal must not be among it, so that terminal gets a name outside of the folder.
   const kubeconfig = join(context.logDirectory, 'kubeconfig');
@@ -119,6 +119,8 @@ export function showHowToGoOn(stack: Stack): void {
   screen.print(`  sed 's#/var/lib/nkudo/images#${images.directory}#; s/name: hello/name: hello-2/' ${join(repositoryRoot, 'examples', 'microvm.yaml')} | kubectl apply -f -`);
   screen.print(`  kubectl patch mvm hello --type=merge -p '{"spec":{"runPolicy":"Halted"}}'`);
   screen.print(`  nkudo-edge vm ls --state-dir ${stateDirectory(context)}`);
+  screen.print('The commands of docs/api.md (plans, logs, events) run in that terminal after this:');
+  screen.print(`  export GRPC=${addresses.fleet} API=${addresses.api} NAMESPACE=${context.kubernetes.namespace} KERNEL=${images.kernel}`);
   screen.print(`Logs of every program: ${context.logDirectory}`);
   screen.print();
 }

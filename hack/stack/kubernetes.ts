@@ -136,6 +136,9 @@ function startApiServer(options: KubernetesOptions, port: number): Promise<Runni
       '--authorization-mode=RBAC',
       `--secure-port=${port}`,
       '--bind-address=127.0.0.1',
+      // Without these it looks for the default route, and a machine without a network has none.
+      '--advertise-address=127.0.0.1',
+      '--endpoint-reconciler-type=none',
       '--cert-dir=certificates',
       '--service-cluster-ip-range=10.0.0.0/24',
       '--disable-admission-plugins=ServiceAccount',
