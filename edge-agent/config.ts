@@ -19,11 +19,7 @@ export interface RunConfig {
   readonly stateDirectory: string;
   readonly hypervisorPath: string;
   readonly logLevel: LogLevel;
-  /**
-   * Directories below which kernels and disks may lie. The default is the whole file system but for
-   * the agent's own state and the kernel's pseudo file systems, since a host of one tenant has its
-   * images where its owner put them; a host that others write specs for sets this.
-   */
+  /** Directories below which kernels and disks may lie; never the agent's own state or the kernel's pseudo file systems. */
   readonly allowedPaths: readonly string[];
   readonly hostMemoryBytes: number;
   /** VMMs started or booted at once. */

@@ -2,8 +2,8 @@
  * The whole path on one machine: a Kubernetes API, Postgres, the controller and one host; a microVM from `kubectl apply`
  * to its first console lines, and with `--once` back to nothing.
  *
- * Owns the command line and the end: everything runs in one run folder on free ports, so two demos do not meet, and
- * nothing outlives it, however it ends.
+ * Owns the command line and the end: everything runs in one run folder on free ports, so two demos do not meet, and no
+ * process or file outlives it, however it ends. Only guest networks do, when it is killed with SIGKILL.
  */
 import { mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { homedir } from 'node:os';

@@ -109,7 +109,7 @@ function deriveBound(view: MicroVMView, hostName: string): DerivedCondition[] {
       'RestartRequired',
       observation?.isRestartRequired === true ? 'True' : 'False',
       observation?.isRestartRequired === true ? 'SpecChanged' : 'UpToDate',
-      observation?.isRestartRequired === true ? 'the guest runs with an older spec: change restartNonce to restart it' : 'the guest has the newest spec',
+      observation?.isRestartRequired === true ? 'the guest runs with an older spec: change restartNonce to restart it' : 'no restart is needed for the newest spec',
     ),
     condition(
       'CrashLooping',

@@ -38,7 +38,7 @@ async function operationsOf(name: string): Promise<readonly unknown[]> {
   const rows = await site.rows.query(`select kind, (desired->>'cpuCount')::int as cpus, (desired->>'restartNonce')::int as nonce from nkudo.operations where microvm_id = $1 order by revision`, [metadata.uid]);
   return rows.map(({ kind, cpus, nonce }) => `${String(kind)} ${String(cpus)} ${String(nonce)}`);
 }
-const restarted = (name: string) => site.waitFor('microvms', name, 'to run with the change', (object) => messageOf(object, 'RestartRequired') === 'the guest has the newest spec' && statusOf(object)['printableStatus'] === 'Running');
+const restarted = (name: string) => site.waitFor('microvms', name, 'to run with the change', (object) => messageOf(object, 'RestartRequired') === 'no restart is needed for the newest spec' && statusOf(object)['printableStatus'] === 'Running');
 
 describe('a MicroVMClass', () => {
   it('gives the sizes that a microVM leaves out, and no class of that name is said', async () => {
