@@ -220,10 +220,15 @@ function isProvisionedReason(reason: string): reason is MicroVMConditionReason<'
   return microvmConditions.Provisioned.reasons.some((known) => known === reason);
 }
 
-/** The host will not be told of this generation. */
-function isCancelled({ record, observation }: MicroVMView): boolean {
+/** Nobody carries out this generation: no host was told of it, or the host dropped it, which uses up its revision all the same. */
+function isCancelled({ record }: MicroVMView): boolean {
   const newest = record?.newestOperation ?? null;
-  return newest?.status === 'Cancelled' && newest.kind !== 'Delete' && (observation === null || observation.revision < newest.revision);
+  return newest?.status === 'Cancelled' && newest.kind !== 'Delete';
+}
+
+/** What was cancelled is the only intent that there is, and nothing of it stands on the host. */
+function isLeftUnmade(view: MicroVMView): boolean {
+  return isCancelled(view) && (view.observation === null || view.observation.state === 'absent');
 }
 
 interface Running {
@@ -259,6 +264,7 @@ function deriveRunning(view: MicroVMView, hostName: string): Running {
     case 'booting':
     case undefined:
       if (problem !== null) return down(problem.reason, problem.message);
+      if (isLeftUnmade(view)) return down('OperationCancelled', 'the plan that wrote this spec was cancelled before anything was made of it');
       return isHalted ? down('Halted', 'runPolicy is Halted') : down('Starting', `host ${hostName} starts it`);
   }
 }
@@ -337,6 +343,6 @@ export function derivePrintableStatus(view: MicroVMView): NonNullable<MicroVMSta
     case 'booting':
     case undefined:
       if (hasProblem) return 'Failed';
-      return isHalted ? 'Scheduled' : 'Starting';
+      return isHalted || isLeftUnmade(view) ? 'Scheduled' : 'Starting';
   }
 }

@@ -133,6 +133,21 @@ describe('the status of a microVM', () => {
     expect(projectMicroVMStatus({ ...object, status: running }, ended)).toEqual(running);
   });
 
+  it('says that the plan was cancelled also when the host dropped the operation, whose revision it then reports', () => {
+    const cancelled = { newestOperation: { ...(record().newestOperation ?? never()), planStatus: 'Cancelled', status: 'Cancelled', kind: 'Stop', revision: 2, generation: 2 } } as const;
+    const stop = projectMicroVMStatus(object, seen({ state: 'running', revision: 2 }, { ...cancelled, generation: 2, desired: { ...desired, runPolicy: 'Halted' } }));
+    expect(conditionsOf(stop)).toMatchObject({ Provisioned: 'False/OperationCancelled', Running: 'True/Running' });
+    expect(stop).toMatchObject({ printableStatus: 'Running', hostObservedGeneration: 1, plan: { status: 'Cancelled' } });
+    for (const create of [facts({ record: record(cancelled) }), seen({ state: 'absent', revision: 2 }, cancelled)]) {
+      const status = projectMicroVMStatus(object, create);
+      expect(conditionsOf(status)).toMatchObject({ Provisioned: 'False/OperationCancelled', Running: 'False/OperationCancelled' });
+      expect(status.printableStatus).toBe('Scheduled');
+    }
+    // Another part of the plan may still be open.
+    const partly = { newestOperation: { ...cancelled.newestOperation, planStatus: 'Running' } } as const;
+    expect(projectMicroVMStatus(object, seen({ state: 'running', revision: 2 }, partly)).plan).toMatchObject({ status: 'Pending' });
+  });
+
   it('keeps what it showed while a new leader has not listened long enough', () => {
     const running = projectMicroVMStatus(object, seen({}));
     const silent = projectMicroVMStatus(object, { ...seen({}), silence: { reachability: 'silent', lastBeatAtMs: nowMs - 60_000 } });

@@ -58,7 +58,7 @@ function derivePlan(view: MicroVMView): { id: string; status: PlanStatus } | und
   const shown = view.object.status?.plan;
   if (isTerminal(newest.planStatus)) return { id: newest.planId, status: newest.planStatus };
   // An operation has succeeded when the host sees what it asked for; the row follows with the same report or the next.
-  if (agrees(view, newest.revision)) return { id: newest.planId, status: 'Succeeded' };
+  if (newest.status !== 'Cancelled' && agrees(view, newest.revision)) return { id: newest.planId, status: 'Succeeded' };
   return { id: newest.planId, status: shown?.id === newest.planId ? (shown.status ?? 'Pending') : 'Pending' };
 }
 

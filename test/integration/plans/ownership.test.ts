@@ -195,6 +195,23 @@ describe('a cancel', () => {
     expect(describeConditions(await leader.waitForCondition('microvms', 'cancelled', 'Running=True'))).toContain('Provisioned=True/Provisioned');
   });
 
+  it('that the host answers by dropping the operation shows too, and the guest goes on as before', async () => {
+    const made = await accept(create('stopped-not'));
+    await reaches(made, isPublished);
+    await obeyOnce();
+    await leader.waitForCondition('microvms', 'stopped-not', 'Running=True');
+    const id = await accept(act('Stop', 'stopped-not', await uidOf('stopped-not')));
+    await reaches(id, isPublished);
+    const [stop] = await machine.claim();
+    if (stop === undefined) throw new Error('the host was given nothing');
+    expect((await leader.database.plans.cancel(machine.tenantId, id, user))?.hosts).toEqual([machine.hostId]);
+    // What it dropped has used up the revision; the guest is still that of the generation before.
+    await machine.report(stop, { state: 'running', generation: 1 }, 'Dropped');
+    const shown = await leader.waitForCondition('microvms', 'stopped-not', 'Provisioned=False/OperationCancelled');
+    expect(describeConditions(shown)).toContain('Running=True/Running');
+    expect(statusOf(shown)).toMatchObject({ hostObservedGeneration: 1, plan: { id, status: 'Cancelled' } });
+  });
+
   it('of what was written and not placed keeps that generation from starting when there is a place', async () => {
     const id = await accept(create('unplaced', { placement: { hostName: 'edge-2' } }));
     await reaches(id, (plan) => plan.actions[0]?.status === 'Written');

@@ -23,7 +23,7 @@ export interface Machine {
   /** Takes what is pending. */
   claim(): Promise<readonly Operation[]>;
   /** Reports the operation as done together with what is seen. */
-  report(operation: Operation, seen: Partial<MicroVMObservation> & Pick<MicroVMObservation, 'state'>): Promise<void>;
+  report(operation: Operation, seen: Partial<MicroVMObservation> & Pick<MicroVMObservation, 'state'>, ended?: 'Succeeded' | 'Dropped'): Promise<void>;
   /** Does at once what it is told, as a perfect agent would, until its link is cut by the result. */
   obey(): () => void;
 }
@@ -87,14 +87,14 @@ function createMachine(leader: Leader, { tenant, id, name, facts, serial }: Iden
       return () => clearInterval(timer);
     },
     claim: () => database.dispatch.claim({ tenantId: tenant, hostId: id, sessionId: session, includeDispatched: false }),
-    report: async (operation, seen) => {
+    report: async (operation, seen, ended = 'Succeeded') => {
       sequence += 1;
       const nowMs = Date.now();
       const { changed } = await database.dispatch.recordReports(
         {
           tenantId: tenant,
           hostId: id,
-          executions: [{ executionId: executionId(randomUUID()), operationId: operation.id, attempt: 1, status: 'Succeeded', startedAtMs: nowMs, finishedAtMs: nowMs, isFinal: true }],
+          executions: [{ executionId: executionId(randomUUID()), operationId: operation.id, attempt: 1, status: ended, startedAtMs: nowMs, finishedAtMs: nowMs, isFinal: true }],
           observations: [
             {
               microvmId: operation.microvmId, epoch: operation.epoch, revision: operation.revision, generation: operation.generation, sequence, observedAtMs: nowMs,
