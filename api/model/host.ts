@@ -26,6 +26,11 @@ export interface HostFacts {
   readonly hypervisor: HypervisorFacts;
 }
 
+/** True when a VMM can be started, as far as the agent can tell. */
+export function isHypervisorUsable({ kind, problem }: HypervisorFacts): boolean {
+  return kind !== 'none' && problem === '';
+}
+
 export const hostPhases = [
   'Pending',
   'Quarantined',
@@ -37,3 +42,26 @@ export const hostPhases = [
   'Revoked',
 ] as const;
 export type HostPhase = (typeof hostPhases)[number];
+
+/** How far a host is that is being emptied: by its drain, or by the deletion of its object. */
+export type EmptyingPhase = Extract<HostPhase, 'Draining' | 'Drained'>;
+
+export interface HostPhaseFacts {
+  readonly isRevoked: boolean;
+  readonly isQuarantined: boolean;
+  /** Also where the Site asks for no approval. */
+  readonly isApproved: boolean;
+  readonly isOnline: boolean;
+  /** Null: it is not being emptied. */
+  readonly emptying: EmptyingPhase | null;
+  readonly hypervisor: HypervisorFacts;
+}
+
+/** The phase of a machine that is enrolled. The first that is true is told: what is behind it does not matter yet, or is not known. */
+export function deriveHostPhase(host: HostPhaseFacts): HostPhase {
+  if (host.isRevoked) return 'Revoked';
+  if (host.isQuarantined) return 'Quarantined';
+  if (!host.isApproved) return 'Pending';
+  if (!host.isOnline) return 'Unreachable';
+  return host.emptying ?? (isHypervisorUsable(host.hypervisor) ? 'Ready' : 'Degraded');
+}

@@ -13,7 +13,7 @@ import {
   type SiteStatus,
   type TailLogsResponse,
 } from '#api/gen/nkudo/v1/fleet.pb.ts';
-import type { HostPhase } from '#api/model/host.ts';
+import { deriveHostPhase } from '#api/model/host.ts';
 import type { PlanActionKind, PlanStatus } from '#api/model/plan.ts';
 import type { AuditEventView, ExecutionView, HostView, MicroVMView, PlanView, SiteView } from '#controller/ports/fleet-store.ts';
 import type { LogSource, StoredLogChunk } from '#controller/ports/log-store.ts';
@@ -90,15 +90,8 @@ export function encodeSite(site: SiteView): SiteStatus {
   return { ...rest, uid: id };
 }
 
-function phaseOf(host: HostView): HostPhase {
-  if (host.isRevoked) return 'Revoked';
-  if (host.isQuarantined) return 'Quarantined';
-  if (!host.isApproved) return 'Pending';
-  return host.isOnline ? 'Ready' : 'Unreachable';
-}
-
 export function encodeHost(host: HostView): HostStatus {
-  return { id: host.id, name: host.name, site: host.siteName, phase: phaseOf(host), lastBeatAt: encodeOptionalTimestamp(host.lastBeatAtMs ?? undefined), microvms: host.microvms };
+  return { id: host.id, name: host.name, site: host.siteName, phase: deriveHostPhase(host), lastBeatAt: encodeOptionalTimestamp(host.lastBeatAtMs ?? undefined), microvms: host.microvms };
 }
 
 export function encodeMicroVM(microvm: MicroVMView): MicroVMStatus {

@@ -3,7 +3,7 @@
  * silence limit, counted from the later of that beat and the start of the observer.
  */
 import type { HostId, MicroVMId, SessionId, SiteId, TenantId } from '#api/model/ids.ts';
-import type { HostFacts } from '#api/model/host.ts';
+import type { EmptyingPhase, HostFacts } from '#api/model/host.ts';
 import type { Actor } from './audit.ts';
 
 /** Why two claims to one identity can not both be true. */
@@ -57,6 +57,8 @@ export interface HostRecord {
   /** In percent; null: as the product has it by default. */
   readonly overcommitCpuPercent: number | null;
   readonly overcommitMemoryPercent: number | null;
+  /** As the reconciler of the host saw it last; null: it is not being emptied. */
+  readonly emptying: EmptyingPhase | null;
   readonly facts: HostFacts;
   /** Rises when the facts changed. */
   readonly factsRevision: number;
@@ -107,6 +109,8 @@ export interface HostStore {
     /** In percent; absent or null: as the product has it by default. */
     readonly overcommitCpuPercent?: number | null;
     readonly overcommitMemoryPercent?: number | null;
+    /** Absent or null: it is not being emptied. */
+    readonly emptying?: EmptyingPhase | null;
   }, epoch: number, actor: Actor): Promise<void>;
   /**
    * Revokes the identity: certificates, sessions; the name is free again.

@@ -17,7 +17,7 @@ const siteColumns = `select s.id, s.name, h.hosts, h.online as "hostsOnline", m.
     where s.tenant_id = $1 and s.deleted_at is null and ($2::text is null or s.name = $2)`;
 
 const hostColumns = `select h.id, h.name, s.name as "siteName", h.is_approved or not s.require_approval as "isApproved", h.quarantined_at is not null as "isQuarantined", h.revoked_at is not null as "isRevoked",
-      coalesce(l.last_beat_at >= $3, false) as "isOnline", l.last_beat_at as "lastBeatAtMs", b.microvms
+      h.emptying, h.facts->'hypervisor' as hypervisor, coalesce(l.last_beat_at >= $3, false) as "isOnline", l.last_beat_at as "lastBeatAtMs", b.microvms
     from nkudo.hosts h
     join nkudo.sites s on s.tenant_id = h.tenant_id and s.id = h.site_id
     left join nkudo.host_liveness l on l.tenant_id = h.tenant_id and l.host_id = h.id

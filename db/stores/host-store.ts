@@ -3,7 +3,7 @@
  * only write of a fleet at rest. Sessions are in host-session.ts.
  */
 import { AppError } from '#api/model/error-codes.ts';
-import type { HostFacts } from '#api/model/host.ts';
+import type { EmptyingPhase, HostFacts } from '#api/model/host.ts';
 import { hostId, sessionId, siteId, tenantId, type HostId, type TenantId } from '#api/model/ids.ts';
 import type { Actor } from '#controller/ports/audit.ts';
 import type { HostQuarantine, HostRecord, HostStore } from '#controller/ports/host-store.ts';
@@ -114,6 +114,7 @@ interface HostRow {
   readonly reserved_memory_bytes: number;
   readonly overcommit_cpu_percent: number | null;
   readonly overcommit_memory_percent: number | null;
+  readonly emptying: EmptyingPhase | null;
   readonly facts: HostFacts;
   readonly facts_revision: number;
   readonly last_beat_at: number | null;
@@ -128,7 +129,7 @@ interface HostRow {
 
 const hostSelect = `select h.tenant_id, h.site_id, s.name as site_name, t.namespace, h.id, h.name, h.object_uid, h.is_approved, h.is_unschedulable,
     h.revoked_at is not null as is_revoked, h.quarantined_at is not null as is_quarantined, h.quarantine, s.require_approval,
-    h.reserved_cpus, h.reserved_memory_bytes, h.overcommit_cpu_percent, h.overcommit_memory_percent, h.facts, h.facts_revision, h.orphan_ids, l.last_beat_at, l.session_id, c.serial, c.not_after,
+    h.reserved_cpus, h.reserved_memory_bytes, h.overcommit_cpu_percent, h.overcommit_memory_percent, h.emptying, h.facts, h.facts_revision, h.orphan_ids, l.last_beat_at, l.session_id, c.serial, c.not_after,
     a.cpus, a.memory_bytes, a.microvms
   from nkudo.hosts h
   join nkudo.tenants t on t.tenant_id = h.tenant_id
@@ -171,6 +172,7 @@ async function readHosts(tx: Tx, statement: typeof byId, values: readonly string
     reservedMemoryBytes: row.reserved_memory_bytes,
     overcommitCpuPercent: row.overcommit_cpu_percent,
     overcommitMemoryPercent: row.overcommit_memory_percent,
+    emptying: row.emptying,
     facts: row.facts,
     factsRevision: row.facts_revision,
     lastBeatAtMs: row.last_beat_at,
@@ -208,6 +210,7 @@ interface ObjectRow {
   readonly reserved_memory_bytes: number;
   readonly overcommit_cpu_percent: number | null;
   readonly overcommit_memory_percent: number | null;
+  readonly emptying: EmptyingPhase | null;
   readonly is_revoked: boolean;
 }
 
@@ -216,7 +219,7 @@ async function readObject(tx: Tx, tenant: TenantId, id: HostId): Promise<ObjectR
     {
       name: 'read-host-object',
       isHot: true,
-      text: `select object_uid, is_approved, is_unschedulable, reserved_cpus, reserved_memory_bytes, overcommit_cpu_percent, overcommit_memory_percent, revoked_at is not null as is_revoked
+      text: `select object_uid, is_approved, is_unschedulable, reserved_cpus, reserved_memory_bytes, overcommit_cpu_percent, overcommit_memory_percent, emptying, revoked_at is not null as is_revoked
         from nkudo.hosts where tenant_id = $1 and id = $2`,
     },
     [tenant, id],
@@ -233,7 +236,8 @@ function isSaved(found: ObjectRow | undefined, input: ObjectInput): boolean {
     found.reserved_cpus === input.reservedCpus &&
     found.reserved_memory_bytes === input.reservedMemoryBytes &&
     found.overcommit_cpu_percent === (input.overcommitCpuPercent ?? null) &&
-    found.overcommit_memory_percent === (input.overcommitMemoryPercent ?? null)
+    found.overcommit_memory_percent === (input.overcommitMemoryPercent ?? null) &&
+    found.emptying === (input.emptying ?? null)
   );
 }
 
@@ -244,10 +248,10 @@ async function saveObject(tx: LeaderTx, input: ObjectInput, actor: Actor): Promi
     {
       name: 'save-host-object',
       text: `update nkudo.hosts set object_uid = $3, is_approved = $4, is_unschedulable = $5, reserved_cpus = $6, reserved_memory_bytes = $7,
-          overcommit_cpu_percent = $8, overcommit_memory_percent = $9, changed_at = now()
+          overcommit_cpu_percent = $8, overcommit_memory_percent = $9, emptying = $10, changed_at = now()
         where tenant_id = $1 and id = $2`,
     },
-    [input.tenantId, input.hostId, input.objectUid, input.isApproved, input.isUnschedulable, input.reservedCpus, input.reservedMemoryBytes, input.overcommitCpuPercent ?? null, input.overcommitMemoryPercent ?? null],
+    [input.tenantId, input.hostId, input.objectUid, input.isApproved, input.isUnschedulable, input.reservedCpus, input.reservedMemoryBytes, input.overcommitCpuPercent ?? null, input.overcommitMemoryPercent ?? null, input.emptying ?? null],
   );
   await appendAudit(tx, input.tenantId, actor, [{ action: 'saved', subject: 'host', id: input.hostId, before: found, after: input }]);
   return true;

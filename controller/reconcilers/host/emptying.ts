@@ -1,5 +1,5 @@
 /** A host that is being emptied, by spec.drain or by its deletion: what is left of its microVMs, as phase and condition. Pure. */
-import type { HostPhase } from '#api/model/host.ts';
+import type { EmptyingPhase } from '#api/model/host.ts';
 import type { HostConditionReason } from '#crds/conditions.ts';
 import type { Host } from '#crds/gen/host.ts';
 import type { MicroVM } from '#crds/gen/microvm.ts';
@@ -35,7 +35,8 @@ function isEmpty({ bound, down }: Emptying): boolean {
   return bound === 0 || down >= bound;
 }
 
-export function emptyingPhase(host: Host, emptying: Emptying): HostPhase {
+export function emptyingPhase(host: Host, emptying: Emptying | null): EmptyingPhase | null {
+  if (emptying === null) return null;
   return host.spec.drain !== undefined && isEmpty(emptying) ? 'Drained' : 'Draining';
 }
 

@@ -22,7 +22,7 @@ import { acceptClaimAnnotation, forceDeleteAnnotation, hostFinalizer, hostResour
 import { isMeshed } from '../mesh/desired.ts';
 import { definitionRetryMs, describeDefinitionHold } from '../recovery/definition-guard.ts';
 import { confirmAnnotation } from '../recovery/hold.ts';
-import { gatherEmptying } from './emptying.ts';
+import { emptyingPhase, gatherEmptying } from './emptying.ts';
 import { projectHostStatus } from './status.ts';
 
 /** Their deletions wake the host; this covers one that nobody told. */
@@ -141,6 +141,7 @@ const saveObject: HostStep = async (scope, deps) => {
     reservedMemoryBytes: parseWholeQuantity(object.spec.reserved?.memory ?? 0) ?? 0,
     overcommitCpuPercent: object.spec.overcommit?.cpuPercent ?? null,
     overcommitMemoryPercent: object.spec.overcommit?.memoryPercent ?? null,
+    emptying: emptyingPhase(object, gatherEmptying(object, record, deps.caches.microvms.list(object.metadata.namespace))),
   };
   const isEqual = Object.entries(said).every(([field, value]) => record[field as keyof typeof said] === value); // Keys of the literal above.
   if (isEqual) return null;
@@ -267,7 +268,7 @@ const holdForDefinition: HostStep = async ({ object }, deps) => {
   return message === null ? null : waiting('DeletionHeld', message, definitionRetryMs);
 };
 
-const deletionSteps: readonly HostStep[] = [revokeIfAsked, holdForDefinition, giveUpMicroVMs, revoke, removeFinalizer];
+const deletionSteps: readonly HostStep[] = [saveObject, revokeIfAsked, holdForDefinition, giveUpMicroVMs, revoke, removeFinalizer];
 
 /** Returns how long figures are held back, 0 when nothing is. */
 async function writeStatus(object: Host, scope: HostScope, deps: HostDeps): Promise<number> {

@@ -1,6 +1,6 @@
 /** What a Host shows, from its row and from whether it is heard. Pure. */
 import { allocatable } from '#api/model/capacity.ts';
-import type { HostPhase } from '#api/model/host.ts';
+import { deriveHostPhase, isHypervisorUsable, type HostPhase } from '#api/model/host.ts';
 import type { HostConditionReason, HostConditionType } from '#crds/conditions.ts';
 import type { Host, HostStatus } from '#crds/gen/host.ts';
 import type { Site } from '#crds/gen/site.ts';
@@ -78,17 +78,8 @@ function isHostHeard(host: Host, { record, silence }: HostFactsForStatus): boole
 
 function derivePhase({ host, facts: { record, emptying }, isHeard, isApproved }: HostView): HostPhase {
   if (record === null) return 'Pending';
-  if (record.isRevoked) return 'Revoked';
-  if (record.isQuarantined) return 'Quarantined';
-  if (!isApproved) return 'Pending';
-  if (!isHeard) return 'Unreachable';
-  if (emptying !== null) return emptyingPhase(host, emptying);
-  return hasHypervisor(record) ? 'Ready' : 'Degraded';
-}
-
-/** True when a VMM can be started on it, as far as the agent can tell. */
-export function hasHypervisor(record: HostRecord): boolean {
-  return record.facts.hypervisor.kind !== 'none' && record.facts.hypervisor.problem === '';
+  const { isRevoked, isQuarantined, facts: { hypervisor } } = record;
+  return deriveHostPhase({ isRevoked, isQuarantined, isApproved, isOnline: isHeard, emptying: emptyingPhase(host, emptying), hypervisor });
 }
 
 function deriveConditions(view: HostView): DerivedCondition[] {
@@ -147,7 +138,7 @@ function deriveReady(view: HostView): DerivedCondition {
   if (record.isQuarantined) return condition('Ready', 'False', 'Quarantined', quarantineMessage(view.host, record));
   if (!isApproved) return condition('Ready', 'False', 'NotApproved', approvalMessage(view.host));
   if (!isHeard) return condition('Ready', 'Unknown', 'HostSilent', silentMessage(record));
-  if (!hasHypervisor(record)) return condition('Ready', 'False', 'HypervisorMissing', hypervisorProblem(record));
+  if (!isHypervisorUsable(record.facts.hypervisor)) return condition('Ready', 'False', 'HypervisorMissing', hypervisorProblem(record));
   return condition('Ready', 'True', 'HostConnected', 'the host is heard and can run microVMs');
 }
 
@@ -181,7 +172,7 @@ function deriveReachable({ facts: { record }, isHeard }: HostView): DerivedCondi
 function deriveHypervisor({ facts: { record }, isHeard }: HostView): DerivedCondition {
   if (record === null) return condition('HypervisorReady', 'False', 'NotEnrolled', notEnrolled);
   if (!isHeard) return condition('HypervisorReady', 'Unknown', 'HostSilent', silentMessage(record));
-  if (!hasHypervisor(record)) return condition('HypervisorReady', 'False', 'HypervisorMissing', hypervisorProblem(record));
+  if (!isHypervisorUsable(record.facts.hypervisor)) return condition('HypervisorReady', 'False', 'HypervisorMissing', hypervisorProblem(record));
   return condition('HypervisorReady', 'True', 'HypervisorUsable', `${record.facts.hypervisor.kind} ${record.facts.hypervisor.version}`);
 }
 

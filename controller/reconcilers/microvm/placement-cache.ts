@@ -6,6 +6,7 @@
  * refuses is read anew.
  */
 import { required } from '#api/model/capacity.ts';
+import { isHypervisorUsable } from '#api/model/host.ts';
 import { microVMId, type HostId, type MicroVMId, type SiteId, type TenantId } from '#api/model/ids.ts';
 import type { Host } from '#crds/gen/host.ts';
 import type { MicroVM } from '#crds/gen/microvm.ts';
@@ -171,7 +172,7 @@ function toCandidate(record: HostRecord, object: Host | undefined): CandidateHos
     // The object is ahead of the row.
     isUnschedulable: object === undefined ? record.isUnschedulable : object.spec.unschedulable === true,
     isDraining: object?.spec.drain !== undefined,
-    hasHypervisor: facts.hypervisor.kind !== 'none' && facts.hypervisor.problem === '',
+    hasHypervisor: isHypervisorUsable(facts.hypervisor),
     features: featuresOf(facts),
     capacity: {
       cpuCount: facts.cpuCount, memoryBytes: facts.memoryBytes, reservedCpus: record.reservedCpus, reservedMemoryBytes: record.reservedMemoryBytes, ...overcommitOf(record),

@@ -160,6 +160,23 @@ describe('approval', () => {
   });
 });
 
+describe('the phase that a tenant reads', () => {
+  it('is that of a host that is being emptied, until it is not, and that of one without a usable hypervisor', async () => {
+    const site = await makeFleet(db, fleet.epoch);
+    const host = await makeHost(site, 'emptied');
+    const object = { tenantId: site.tenantId, hostId: host.hostId, objectUid: randomUUID(), isApproved: true, isUnschedulable: true, reservedCpus: 0, reservedMemoryBytes: 0 };
+    for (const emptying of ['Draining', 'Drained'] as const) {
+      await db.hosts.saveObject({ ...object, emptying }, site.epoch, actor);
+      expect(await phases(site)).toEqual([emptying]);
+    }
+    await db.hosts.saveObject({ ...object, isUnschedulable: false }, site.epoch, actor);
+    expect(await phases(site)).toEqual(['Ready']);
+    const broken = facts({ hostName: 'emptied', hypervisor: { kind: 'cloud-hypervisor', version: '', problem: 'no /dev/kvm' } });
+    await db.hosts.saveFacts({ tenantId: site.tenantId, hostId: host.hostId, sessionId: host.sessionId, facts: broken });
+    expect(await phases(site)).toEqual(['Degraded']);
+  });
+});
+
 describe('force deletion', () => {
   it('releases the binding at once and still orders the host to remove the microVM when it comes back', async () => {
     const host = await makeHost(fleet, 'force');
