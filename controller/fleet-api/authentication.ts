@@ -181,7 +181,7 @@ export function createAuthentication(review: ReviewPort, clock: Clock, options: 
     if (state.namespaces.has(namespace)) return;
     limits.countTenant(namespace, clock.monotonicMs());
     if (state.call !== null && !state.isClosed) {
-      state.releases.push(state.call.isStream ? limits.holdStream(caller.user.username) : limits.holdCall(namespace));
+      state.releases.push(state.call.isStream ? limits.holdStream(caller.user.username, namespace) : limits.holdCall(namespace));
     }
     state.namespaces.add(namespace);
   };

@@ -1,5 +1,5 @@
 /**
- * How much one caller and one tenant may ask of a replica: calls per second and at a time, and streams of one caller. What
+ * How much one caller and one tenant may ask of a replica: calls per second and at a time, and streams. What
  * one tenant uses up is its own; nobody waits here, a call is admitted at once or refused with the time to come again.
  */
 import { AppError } from '#api/model/error-codes.ts';
@@ -12,6 +12,8 @@ export interface CallLimitSettings {
   readonly unknownCredentials: BucketLimit;
   readonly callsPerTenant: number;
   readonly streamsPerCaller: number;
+  /** Of all its callers together: each service account and each key is a caller. */
+  readonly streamsPerTenant: number;
 }
 
 /** For each replica. A person with a script stays far below; a loop without a pause does not. */
@@ -21,6 +23,7 @@ export const defaultCallLimits: CallLimitSettings = {
   unknownCredentials: { perSecond: 20, burst: 100 },
   callsPerTenant: 128,
   streamsPerCaller: 32,
+  streamsPerTenant: 256,
 };
 
 /** Callers, tenants and addresses that are remembered; one that is forgotten begins anew. */
@@ -35,7 +38,7 @@ export interface CallLimits {
   countUnknown(address: string, nowMs: number): void;
   /** Result: gives the slot back. */
   holdCall(namespace: string): () => void;
-  holdStream(caller: string): () => void;
+  holdStream(caller: string, namespace: string): () => void;
 }
 
 export function createCallLimits(settings: CallLimitSettings): CallLimits {
@@ -43,7 +46,8 @@ export function createCallLimits(settings: CallLimitSettings): CallLimits {
   const tenants = createTokenBuckets({ ...settings.tenant, keysMax });
   const unknown = createTokenBuckets({ ...settings.unknownCredentials, keysMax });
   const calls = createSlots(settings.callsPerTenant);
-  const streams = createSlots(settings.streamsPerCaller);
+  const callersStreams = createSlots(settings.streamsPerCaller);
+  const tenantsStreams = createSlots(settings.streamsPerTenant);
   const refuseFor = (waitMs: number, message: string): void => {
     if (waitMs > 0) throw new AppError('RATE_LIMITED', `${message}; come again in ${waitMs} ms`, { retryAfterMs: waitMs });
   };
@@ -56,6 +60,15 @@ export function createCallLimits(settings: CallLimitSettings): CallLimits {
     countTenant: (namespace, nowMs) => refuseFor(tenants.take(namespace, nowMs), `too many calls for namespace ${namespace}`),
     countUnknown: (address, nowMs) => refuseFor(unknown.take(address, nowMs), 'too many unknown credentials from this address'),
     holdCall: (namespace) => held(calls.take(namespace), `namespace ${namespace} has ${settings.callsPerTenant} calls under way already`),
-    holdStream: (caller) => held(streams.take(caller), `this caller has ${settings.streamsPerCaller} streams already`),
+    holdStream: (caller, namespace) => {
+      const ofTenant = held(tenantsStreams.take(namespace), `namespace ${namespace} has ${settings.streamsPerTenant} streams already`);
+      const ofCaller = callersStreams.take(caller);
+      if (ofCaller === null) ofTenant();
+      const giveBack = held(ofCaller, `this caller has ${settings.streamsPerCaller} streams already`);
+      return () => {
+        giveBack();
+        ofTenant();
+      };
+    },
   };
 }

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { decideQuota, nothingUsed, type QuotaUse, type SiteQuota } from '#api/model/quota.ts';
+import { createCallLimits, defaultCallLimits } from './call-limits.ts';
 import { createSlots, createTokenBuckets } from './token-buckets.ts';
 
 describe('token buckets', () => {
@@ -34,6 +35,20 @@ describe('slots', () => {
     expect(slots.take('a')).not.toBeNull();
     expect(slots.take('a')).toBeNull();
     second?.();
+  });
+});
+
+describe('streams', () => {
+  it('are bounded for each caller and for all callers of a tenant; what one bound refuses takes no place of the other', () => {
+    const limits = createCallLimits({ ...defaultCallLimits, streamsPerCaller: 2, streamsPerTenant: 3 });
+    const [first] = [limits.holdStream('ann', 'shop'), limits.holdStream('ann', 'shop')];
+    for (let index = 0; index < 5; index += 1) expect(() => limits.holdStream('ann', 'shop')).toThrow('this caller has 2 streams already');
+    limits.holdStream('bob', 'shop');
+    expect(() => limits.holdStream('cid', 'shop')).toThrow('namespace shop has 3 streams already');
+    limits.holdStream('cid', 'other');
+    first?.();
+    limits.holdStream('cid', 'shop');
+    expect(() => limits.holdStream('ann', 'shop')).toThrow('namespace shop has 3 streams already');
   });
 });
 
