@@ -7,7 +7,7 @@ import { EdgeServiceService, type EdgeServiceServer } from '#api/gen/nkudo/edge/
 import { createCallers, type AccessTable, type Callers, type RegisteredService } from '#controller/grpc/access.ts';
 import { duplex, unary, type CallDeps } from '#controller/grpc/calls.ts';
 import { createBeats } from './beats.ts';
-import { coalesced } from './coalesced.ts';
+import { coalesced } from '#controller/domain/coalesced.ts';
 import type { GatewayDeps } from './deps.ts';
 import { createEnrollmentService } from './enrollment-service.ts';
 import { goodbyeMessages, refusalOf, serveHeartbeat } from './heartbeat-service.ts';

@@ -27,7 +27,7 @@ import {
 import { tailLogs } from './log-tail.ts';
 import { fleetRights, targetOf, type FleetMethod } from './rights.ts';
 import { watchPlan } from './plan-watch.ts';
-import { createStatusMemory, watchStatus, type StatusMemory } from './status-watch.ts';
+import { createSharedStatuses, createStatusMemory, watchStatus, type StatusMemory } from './status-watch.ts';
 import {
   applyPlanRules, cancelPlanRules, getExecutionRules, getHostRules, getMicroVMRules, getPlanRules, getSiteRules, getStatusRules, listAuditEventsRules,
   listExecutionsRules, listHostsRules, listMicroVMsRules, listPlansRules, listSitesRules, tailLogsRules, validate, watchPlanRules, watchStatusRules, type Rule,
@@ -102,6 +102,7 @@ const defaultPlanPageSize = 20;
 
 export function createFleetCalls(deps: FleetDeps): FleetCalls {
   const { fleet } = deps;
+  const statuses = createSharedStatuses(deps);
   const silentBeforeMs = (): number => deps.clock.nowMs() - deps.silenceMs;
 
   const authorizedTenant = async (method: OneRight, request: { readonly namespace: string }, from: Caller): Promise<TenantId> => {
@@ -214,7 +215,7 @@ export function createFleetCalls(deps: FleetDeps): FleetCalls {
     }),
     WatchStatus: (request, out, from, memory = createStatusMemory()) =>
       stream('WatchStatus', watchStatusRules, (tenantId, asked: WatchStatusRequest, to: Outgoing<WatchStatusResponse>) =>
-        watchStatus(deps, to, { tenantId, siteName: decodeSiteName(asked.site), memory }),
+        watchStatus({ ...deps, statuses }, to, { tenantId, siteName: decodeSiteName(asked.site), memory }),
       )(request, out, from),
     WatchPlan: stream('WatchPlan', watchPlanRules, (tenantId, request, out) => watchPlan(deps, out, { tenantId, planId: id('plan_id', planId, request.planId) })),
     TailLogs: stream('TailLogs', tailLogsRules, (tenantId, request, out) => tailLogs(deps, out, { tenantId, request })),

@@ -4,7 +4,7 @@ import { microVMId, tenantId } from '#api/model/ids.ts';
 import type { FleetStore, MicroVMView } from '#controller/ports/fleet-store.ts';
 import type { StoredLogChunk } from '#controller/ports/log-store.ts';
 import { lastBytes, tailLogs } from './log-tail.ts';
-import { createStatusMemory, watchStatus } from './status-watch.ts';
+import { createSharedStatuses, createStatusMemory, watchStatus } from './status-watch.ts';
 import { createWakeUps } from './wake-ups.ts';
 
 const tenant = tenantId('00000000-0000-4000-8000-000000000001');
@@ -92,7 +92,7 @@ describe('watching status', () => {
     };
     const wakeUps = createWakeUps();
     const { out, sent, stop, has } = receiver<WatchStatusResponse>();
-    const watching = watchStatus({ clock, fleet: fleet as FleetStore, wakeUps, silenceMs: 0 }, out, { tenantId: tenant, siteName: null, memory: createStatusMemory() });
+    const watching = watchStatus({ clock, fleet: fleet as FleetStore, wakeUps, statuses: createSharedStatuses({ clock, fleet: fleet as FleetStore, silenceMs: 0 }) }, out, { tenantId: tenant, siteName: null, memory: createStatusMemory() });
     await has(3);
     expect(sent.map((each) => each.change?.$case)).toEqual(['microvm', 'microvm', 'isSynced']);
     microvms = [view('a', 'running'), view('b', 'stopped')];
@@ -105,6 +105,39 @@ describe('watching status', () => {
     expect(sent[4]?.change).toEqual({ $case: 'removedUid', value: 'uid-b' });
     stop();
     await watching;
+  });
+});
+
+describe('many watchers of one tenant', () => {
+  it('share one read for each site that they look at, whatever their number, and are all told', async () => {
+    let reads = 0;
+    let underWay = 0;
+    let word = 'running';
+    const fleet = {
+      listSites: () => Promise.resolve([]),
+      listHosts: () => Promise.resolve([]),
+      listPlans: () => Promise.resolve([]),
+      listMicroVMs: async () => {
+        reads += 1;
+        underWay += 1;
+        expect(underWay).toBe(1);
+        await new Promise((resolve) => setImmediate(resolve));
+        underWay -= 1;
+        return { rows: [{ id: 'uid', name: 'a', siteName: 's', hostName: 'h', epoch: 1, state: word, observedAtMs: 0, restarts: 0, planId: null, planStatus: null }], nextCursor: null };
+      },
+    } as unknown as FleetStore; // What a watch reads.
+    const wakeUps = createWakeUps();
+    const deps = { clock, fleet, wakeUps, statuses: createSharedStatuses({ clock, fleet, silenceMs: 0 }) };
+    const watchers = Array.from({ length: 50 }, () => receiver<WatchStatusResponse>());
+    const watching = watchers.map(({ out }) => watchStatus(deps, out, { tenantId: tenant, siteName: null, memory: createStatusMemory() }));
+    await Promise.all(watchers.map(({ has }) => has(2)));
+    expect(reads).toBe(2);
+    word = 'stopped';
+    wakeUps.wake(`tenant/${tenant}`);
+    await Promise.all(watchers.map(({ has }) => has(3)));
+    expect(reads).toBeLessThan(50);
+    for (const { stop } of watchers) stop();
+    await Promise.all(watching);
   });
 });
 

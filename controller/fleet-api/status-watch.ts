@@ -1,12 +1,14 @@
 /**
  * Follows the status of a tenant: the whole list, then what differs from it at each wake-up. Sends only
- * differences, so a spurious wake-up sends nothing and a lost one is made good by the next look.
+ * differences, so a spurious wake-up sends nothing and a lost one is made good by the next look. Watchers of one tenant
+ * who look at once share one read, so that what a tenant costs does not grow with their number.
  */
 import { hash } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { WatchStatusResponse } from '#api/gen/nkudo/v1/fleet.pb.ts';
 import type { TenantId } from '#api/model/ids.ts';
 import type { Outgoing } from '#controller/grpc/calls.ts';
+import { coalesced } from '#controller/domain/coalesced.ts';
 import type { Clock } from '#controller/ports/clock.ts';
 import type { FleetStore } from '#controller/ports/fleet-store.ts';
 import { encodeHost, encodeMicroVM, encodePlan, encodeSite } from './fleet-codec.ts';
@@ -24,6 +26,40 @@ export interface WatchDeps {
   readonly clock: Clock;
   readonly fleet: FleetStore;
   readonly wakeUps: WakeUps;
+  readonly statuses: SharedStatuses;
+}
+
+type Seen = ReadonlyMap<string, { readonly change: Change; readonly print: string }>;
+
+/** Sites, hosts and microVMs, read once for all who look at them at a time: for each tenant and site at most one read runs. */
+export interface SharedStatuses {
+  /** A read that begins after the call. `close` when no more is wanted. */
+  open(tenantId: TenantId, siteName: string | null): { readonly read: () => Promise<Seen>; readonly close: () => void };
+}
+
+export function createSharedStatuses(deps: ReadDeps): SharedStatuses {
+  const shared = new Map<string, { readonly read: () => Promise<Seen>; readers: number }>();
+  return {
+    open: (tenantId, siteName) => {
+      const key = JSON.stringify([tenantId, siteName]);
+      const entry = shared.get(key) ?? { read: coalesced(() => readStatus(deps, tenantId, siteName)), readers: 0 };
+      shared.set(key, entry);
+      entry.readers += 1;
+      return {
+        read: entry.read,
+        close: () => {
+          entry.readers -= 1;
+          if (entry.readers === 0) shared.delete(key);
+        },
+      };
+    },
+  };
+}
+
+interface ReadDeps {
+  readonly clock: Clock;
+  readonly fleet: FleetStore;
+  /** A host whose last beat is older counts as offline, milliseconds. */
   readonly silenceMs: number;
 }
 
@@ -31,19 +67,28 @@ export interface WatchDeps {
 const planKey = (id: string): string => `plan/${id}`;
 const isPlanKey = (key: string): boolean => key.startsWith('plan/');
 
-async function readAll(deps: WatchDeps, { tenantId, siteName, sinceMs }: { readonly tenantId: TenantId; readonly siteName: string | null; readonly sinceMs: number }): Promise<ReadonlyMap<string, Change>> {
+async function readStatus(deps: ReadDeps, tenantId: TenantId, siteName: string | null): Promise<Seen> {
   const silentBeforeMs = deps.clock.nowMs() - deps.silenceMs;
-  const seen = new Map<string, Change>();
-  for (const site of await deps.fleet.listSites(tenantId, siteName, silentBeforeMs)) seen.set(site.id, { $case: 'site', value: encodeSite(site) });
-  for (const host of await deps.fleet.listHosts(tenantId, siteName, silentBeforeMs)) seen.set(host.id, { $case: 'host', value: encodeHost(host) });
+  const seen = new Map<string, { readonly change: Change; readonly print: string }>();
+  const add = (key: string, change: Change): unknown => seen.set(key, { change, print: fingerprint(change) });
+  for (const site of await deps.fleet.listSites(tenantId, siteName, silentBeforeMs)) add(site.id, { $case: 'site', value: encodeSite(site) });
+  for (const host of await deps.fleet.listHosts(tenantId, siteName, silentBeforeMs)) add(host.id, { $case: 'host', value: encodeHost(host) });
   let cursor: string | null = null;
   do {
     const page: Awaited<ReturnType<FleetStore['listMicroVMs']>> = await deps.fleet.listMicroVMs(tenantId, siteName, { size: pageSize, cursor });
-    for (const microvm of page.rows) seen.set(microvm.id, { $case: 'microvm', value: encodeMicroVM(microvm) });
+    for (const microvm of page.rows) add(microvm.id, { $case: 'microvm', value: encodeMicroVM(microvm) });
     cursor = page.nextCursor;
   } while (cursor !== null);
-  for (const plan of await deps.fleet.listPlans(tenantId, siteName, sinceMs)) seen.set(planKey(plan.id), { $case: 'plan', value: encodePlan(plan) });
   return seen;
+}
+
+/** Each watcher's own: which plans it is told of depends on when it began. */
+async function readPlans(deps: WatchDeps, { tenantId, siteName, sinceMs }: { readonly tenantId: TenantId; readonly siteName: string | null; readonly sinceMs: number }): Promise<Seen> {
+  const plans = await deps.fleet.listPlans(tenantId, siteName, sinceMs);
+  return new Map(plans.map((plan) => {
+    const change = { $case: 'plan', value: encodePlan(plan) } as const;
+    return [planKey(plan.id), { change, print: fingerprint(change) }];
+  }));
 }
 
 /** A beat alone is no change: it comes every few seconds from every host. */
@@ -121,25 +166,29 @@ export async function watchStatus(
 ): Promise<void> {
   const { memory } = watch;
   const changes = deps.wakeUps.subscribe(`tenant/${watch.tenantId}`, out.signal);
-  memory.sinceMs ??= deps.clock.nowMs();
-  for (let isFirst = true; !out.signal.aborted; isFirst = false) {
-    const seen = await readAll(deps, { tenantId: watch.tenantId, siteName: watch.siteName, sinceMs: memory.sinceMs });
-    for (const [key, change] of seen) {
-      const print = fingerprint(change);
-      if (!memory.isDue(key, print)) continue;
-      memory.note(key, print);
-      await out.send({ change });
+  const status = deps.statuses.open(watch.tenantId, watch.siteName);
+  const sinceMs = (memory.sinceMs ??= deps.clock.nowMs());
+  try {
+    for (let isFirst = true; !out.signal.aborted; isFirst = false) {
+      const seen = new Map([...(await status.read()), ...(await readPlans(deps, { ...watch, sinceMs }))]);
+      for (const [key, { change, print }] of seen) {
+        if (!memory.isDue(key, print)) continue;
+        memory.note(key, print);
+        await out.send({ change });
+      }
+      for (const key of memory.missing(seen)) {
+        memory.noteGone(key);
+        if (!isPlanKey(key)) await out.send({ change: { $case: 'removedUid', value: key } });
+      }
+      if (isFirst) {
+        memory.step();
+        await out.send({ change: { $case: 'isSynced', value: true } });
+      }
+      await changes.next(lookIntervalMs);
+      // Its end is the end of the stream.
+      await delay(lookPauseMs, undefined, { signal: out.signal }).catch(() => {});
     }
-    for (const key of memory.missing(seen)) {
-      memory.noteGone(key);
-      if (!isPlanKey(key)) await out.send({ change: { $case: 'removedUid', value: key } });
-    }
-    if (isFirst) {
-      memory.step();
-      await out.send({ change: { $case: 'isSynced', value: true } });
-    }
-    await changes.next(lookIntervalMs);
-    // Its end is the end of the stream.
-    await delay(lookPauseMs, undefined, { signal: out.signal }).catch(() => {});
+  } finally {
+    status.close();
   }
 }

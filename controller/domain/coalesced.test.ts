@@ -26,3 +26,22 @@ it('runs once more for all who asked while it ran, and never two at a time', asy
   gates[2]?.();
   await again;
 });
+
+it('begins no third run between the end of one and the begin of the next, and tells a failure only to those of its run', async () => {
+  let runs = 0;
+  let atOnce = 0;
+  const ask = coalesced(async () => {
+    runs += 1;
+    atOnce += 1;
+    expect(atOnce).toBe(1);
+    const mine = runs;
+    await Promise.resolve();
+    atOnce -= 1;
+    if (mine === 1) throw new Error('the first fails');
+    return mine;
+  });
+  // Asks again as soon as the first run has ended, while the second is due.
+  const first = ask().catch(() => ask());
+  const second = ask();
+  expect(await Promise.all([first, second])).toEqual([2, 2]);
+});
