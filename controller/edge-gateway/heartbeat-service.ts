@@ -90,7 +90,7 @@ export async function serveHeartbeat(deps: HeartbeatDeps, stream: HostStream, co
   deps.sessions.add(session);
   const log = deps.log.child({ hostId, sessionId: record.sessionId, peer });
   log.info('a host connected');
-  if (clockSkewMs !== null && Math.abs(clockSkewMs) > clockSkewMaxMs) log.warn({ clockSkewMs }, 'the clock of a host differs from the clock here; times that it gives are off by that');
+  if (clockSkewMs !== null && Math.abs(clockSkewMs) > clockSkewMaxMs) log.warn({ skewMs: clockSkewMs }, 'the clock of a host differs from the clock here; times that it gives are off by that');
   const settling = isContested ? setTimeout(() => session.dismiss('REPLACED'), contestedMs) : undefined;
   settling?.unref();
   try {

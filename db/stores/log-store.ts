@@ -9,7 +9,7 @@ import type { LogChunk, LogSource, LogStore, StoredLogChunk } from '#controller/
 import { logPartitionDaysAhead } from '../migrate.ts';
 import { isPartitionMissing } from '../pool.ts';
 import type { Transactions, Tx } from '../tx.ts';
-import { createSlots } from './slots.ts';
+import { createSlots } from '#api/model/slots.ts';
 import { planAppend, streamKey, type LogAppend } from './log-append.ts';
 
 /** Most chunks that one read returns. */

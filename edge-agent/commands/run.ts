@@ -36,7 +36,7 @@ import { createMeshKeeper } from '../supervisor/mesh-membership.ts';
 import { createMicroVMRegistry } from '../supervisor/microvm-registry.ts';
 import { createObservationReporter } from '../supervisor/observation-reporter.ts';
 import { createReportSender } from '../supervisor/report-sender.ts';
-import { createSlots } from '../supervisor/slots.ts';
+import { createSlots } from '#api/model/slots.ts';
 import { createTrustedTime } from '../supervisor/trusted-time.ts';
 
 export const journalFile = 'journal.db';

@@ -30,7 +30,7 @@ import type { VmDirectories } from '../ports/vm-directories.ts';
 import { steps } from '../steps/steps.ts';
 import type { LeaseKeeper } from './lease-keeper.ts';
 import { followReboots, type RebootFollower } from './reboot-follower.ts';
-import type { Slots } from './slots.ts';
+import type { Slots } from '#api/model/slots.ts';
 
 export interface WorkerDeps {
   readonly journal: Journal;
@@ -232,7 +232,7 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
       );
     const guarded = () => (step.faultStep === undefined ? perform() : around(faults, step.faultStep, perform));
     try {
-      await (name === 'spawnVmm' || name === 'bootVm' ? deps.bootSlots.use(guarded) : guarded());
+      await (name === 'spawnVmm' || name === 'bootVm' ? deps.bootSlots.run(guarded) : guarded());
     } catch (error) {
       if (stopping.signal.aborted) return false;
       return failed(name, toAppError(error, name), view.record);

@@ -191,15 +191,8 @@ export async function createWorld(options: WorldOptions = {}): Promise<World> {
       const condition = conditionOf(object, type);
       return condition?.status === status && (reason === undefined || condition.reason === reason);
     });
-  const waitUntilGone: World['waitUntilGone'] = async (plural, name) => {
-    const watching = watch(plural, name);
-    try {
-      if ((await kubernetes.client.find(path(plural, name))) === null) return;
-      await watching.waitFor((event) => event.type === 'DELETED', { what: `${plural}/${name}: gone` });
-    } finally {
-      watching.stop();
-    }
-  };
+  // Asked again and again: a watch that begins after the deletion never tells of it.
+  const waitUntilGone: World['waitUntilGone'] = (plural, name) => until(async () => (await kubernetes.client.find(path(plural, name))) === null, `${plural}/${name} to be gone`);
   const createToken: World['createToken'] = async (name, token = {}) => {
     await apply('enrollmenttokens', name, {
       siteRef: { name: token.site ?? siteName },

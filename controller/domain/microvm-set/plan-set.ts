@@ -3,6 +3,7 @@
  * bodies out. Names are a function of the set and what each microVM stands for, so that a set whose view is old makes
  * none twice: the second has the name of the first.
  */
+import { canonicalJson } from '#api/model/canonical-json.ts';
 import type { Labels, Taint, Toleration } from '../placement/model.ts';
 import { isTolerated, matches } from '../placement/model.ts';
 
@@ -119,7 +120,7 @@ function slotsOf(set: SetSpec, { sites, hosts, members }: SetView, digestOf: (te
   const slot = (key: string, siteName: string, fixed: Json): Slot => {
     const spec = mergePatch(mergePatch(set.template, set.overrides.get(key) ?? {}), fixed);
     const whole = { ...spec, siteRef: { name: siteName } };
-    return { name: memberName(set.name, key, digestOf), spec: whole, digest: digestOf(canonical(whole)) };
+    return { name: memberName(set.name, key, digestOf), spec: whole, digest: digestOf(canonicalJson(whole)) };
   };
   switch (set.mode) {
     case 'Replicas':
@@ -195,14 +196,7 @@ export function diffPatch(from: Json, to: Json): Json {
     if (areObjects) {
       const inner = diffPatch(asObject(old), asObject(value));
       if (Object.keys(inner).length > 0) patch[key] = inner;
-    } else if (canonical(old) !== canonical(value)) patch[key] = value;
+    } else if (canonicalJson(old) !== canonicalJson(value)) patch[key] = value;
   }
   return patch;
-}
-
-/** JSON with sorted keys, so that equal values are equal texts. */
-export function canonical(value: unknown): string {
-  return JSON.stringify(value, (_key, inner: unknown) =>
-    typeof inner === 'object' && inner !== null && !Array.isArray(inner) ? Object.fromEntries(Object.entries(inner).toSorted(([a], [b]) => (a < b ? -1 : 1))) : inner,
-  ) ?? 'null';
 }
