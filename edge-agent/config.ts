@@ -28,7 +28,17 @@ export interface RunConfig {
   readonly vmmEnvironment: Readonly<Record<string, string>>;
   readonly mesh: MeshConfig;
   readonly network: NetworkConfig;
+  readonly images: ImagesConfig;
   readonly faultSocket: string | undefined;
+}
+
+export interface ImagesConfig {
+  /** Kept free on the file system of the state directory, bytes. */
+  readonly reserveBytes: number;
+  /** Images that nobody uses are removed above this sum, bytes. */
+  readonly cacheMaxBytes: number;
+  /** HTTP_PROXY and its like, in either case. */
+  readonly proxies: Readonly<Record<string, string>>;
 }
 
 export interface NetworkConfig {
@@ -98,6 +108,11 @@ export function parseRunConfig(
       nameServers: readNameServers(),
       mayEnableForwarding: environment['NKUDO_IP_FORWARD'] !== 'keep',
     }),
+    images: Object.freeze({
+      reserveBytes: byteCount('NKUDO_IMAGES_RESERVE_BYTES', environment, imagesReserveDefaultBytes),
+      cacheMaxBytes: byteCount('NKUDO_IMAGES_CACHE_MAX_BYTES', environment, imagesCacheMaxDefaultBytes),
+      proxies: pickEnvironment(environment, (name) => proxyVariables.has(name.toUpperCase())),
+    }),
     faultSocket: environment['NKUDO_FAULT_SOCKET'],
   });
 }
@@ -121,6 +136,19 @@ function deviceName(name: string, environment: Readonly<Record<string, string | 
   const value = environment[name] ?? '';
   if (value === '') return otherwise;
   if (!/^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$/.test(value)) throw new AppError('INVALID_REQUEST', `${name} must be the name of a network device, such as ${otherwise}`);
+  return value;
+}
+
+const proxyVariables: ReadonlySet<string> = new Set(['HTTP_PROXY', 'HTTPS_PROXY', 'NO_PROXY']);
+const imagesReserveDefaultBytes = 256 * 2 ** 20;
+const imagesCacheMaxDefaultBytes = 64 * 2 ** 30;
+
+/** @throws INVALID_REQUEST that names the variable */
+function byteCount(name: string, environment: Readonly<Record<string, string | undefined>>, otherwise: number): number {
+  const text = environment[name] ?? '';
+  if (text === '') return otherwise;
+  const value = Number(text);
+  if (!Number.isSafeInteger(value) || value < 0) throw new AppError('INVALID_REQUEST', `${name} must be a whole number of bytes, 0 or more`);
   return value;
 }
 

@@ -13,6 +13,8 @@ export const edgeFaultSteps = [
   'journal.intent',
   'vmdir.prepare',
   'vmdir.identity',
+  /** A disk of the host's own is made, or the transfer of its image begins. */
+  'disk.ensure',
   'net.ensure',
   'vmm.spawn',
   'vmm.create',

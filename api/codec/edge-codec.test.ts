@@ -44,6 +44,16 @@ const network: fc.Arbitrary<NetworkSpec> = fc.record(
   { requiredKeys: ['name', 'kind', 'mac', 'ports'] },
 );
 
+const diskName = fc.stringMatching(/^[a-z]{1,10}$/);
+const sizeBytes = fc.integer({ min: 1, max: 2 ** 46 });
+const persistence = fc.constantFrom('Persistent' as const, 'Ephemeral' as const);
+const httpImage = fc.record({ url: fc.stringMatching(/^https?:\/\/[a-z]{1,10}\/[a-z]{0,10}$/), sha256: fc.stringMatching(/^[0-9a-f]{64}$/) });
+const imageDisk = fc.record(
+  { name: diskName, path: fc.constant(''), readOnly: fc.boolean(), sizeBytes, managed: fc.record({ persistence, isRetained: fc.boolean(), image: httpImage }) },
+  { requiredKeys: ['name', 'path', 'readOnly', 'managed'] },
+);
+const blankDisk = fc.record({ name: diskName, path: fc.constant(''), readOnly: fc.boolean(), sizeBytes, managed: fc.record({ persistence, isRetained: fc.boolean() }) });
+
 const desiredFields = {
   name: fc.stringMatching(/^[a-z]{1,20}$/),
   namespace: fc.stringMatching(/^[a-z]{1,20}$/),
@@ -57,12 +67,13 @@ const desiredFields = {
     fc.record({ kind: fc.constant('firmware' as const), path }),
     fc.record({ kind: fc.constant('kernel' as const), path, cmdline: fc.string({ maxLength: 80 }), initramfsPath: path }, { requiredKeys: ['kind', 'path', 'cmdline'] }),
   ),
-  disks: fc.array(fc.record({ name: fc.stringMatching(/^[a-z]{1,10}$/), path, readOnly: fc.boolean() }), { maxLength: 16 }),
+  disks: fc.array(fc.oneof(fc.record({ name: diskName, path, readOnly: fc.boolean() }), imageDisk, blankDisk), { maxLength: 16 }),
+  images: fc.record({ bytesPerSecond: fc.integer({ min: 1, max: 2 ** 40 }), allowedRegistries: fc.array(fc.stringMatching(/^[a-z]{1,10}(:[1-9][0-9]{0,3})?$/), { maxLength: 32 }) }, { requiredKeys: ['allowedRegistries'] }),
   networks: fc.array(network, { minLength: 1, maxLength: 8 }),
   serialLog: fc.boolean(),
   terminationGracePeriodMs: count,
 };
-const { networks: _networks, ...alwaysThere } = desiredFields;
+const { networks: _networks, images: _images, ...alwaysThere } = desiredFields;
 const desired: fc.Arbitrary<Desired> = fc.record(desiredFields, { requiredKeys: Object.keys(alwaysThere) as (keyof typeof alwaysThere)[] }); // Object.keys loses the key type.
 
 const problem = fc.record({ code: fc.constantFrom('KERNEL_NOT_FOUND', 'INTERNAL'), message: fc.string({ maxLength: 100 }) });

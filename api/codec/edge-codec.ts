@@ -6,10 +6,12 @@
 import {
   DesiredMicroVM as DesiredMessage,
   DesiredMicroVM_RunPolicy,
+  DiskSpec as DiskMessage,
   ExecutionReport as ExecutionReportMessage,
   ExecutionReport_Status,
   HostFacts as HostFactsMessage,
   HypervisorFacts_Kind,
+  ImagePolicy as ImagePolicyMessage,
   LogStream_Source,
   NetworkSpec as NetworkMessage,
   NetworkSpec_Kind,
@@ -24,7 +26,7 @@ import {
 } from '../gen/nkudo/edge/v1/edge.pb.ts';
 import type { HostFacts, HypervisorFacts } from '../model/host.ts';
 import { executionId, microVMId, operationId, planId, type HostId } from '../model/ids.ts';
-import type { BootSource, DesiredMicroVM, ExitReason, MicroVMObservation, NetworkKind, NetworkSpec, ObservedState, PortForward, RunPolicy } from '../model/microvm.ts';
+import type { BootSource, DesiredMicroVM, DiskSpec, ExitReason, ImagePolicy, MicroVMObservation, NetworkKind, NetworkSpec, ObservedState, PortForward, RunPolicy } from '../model/microvm.ts';
 import type { ExecutionReport, ExecutionStatus, Operation, OperationKind } from '../model/plan.ts';
 import { decodeOptionalTimestamp, decodeTimestamp, encodeOptionalTimestamp, encodeTimestamp } from './timestamp.ts';
 import { atMost, enumMap, epoch, id, integer, invalid, present, text } from './validate.ts';
@@ -34,6 +36,11 @@ const pathMax = 1024;
 const cmdlineMax = 4096;
 const messageMax = 1024;
 const disksMax = 16;
+const registriesMax = 32;
+const urlMax = 2048;
+const urlPattern = /^https?:\/\/[^\s]+$/;
+const sha256Pattern = /^[0-9a-f]{64}$/;
+const labelPattern = /^[a-z0-9]([-a-z0-9]*[a-z0-9])?$/;
 const networksMax = 8;
 const portsMax = 32;
 /** Longest name of a network device on Linux. */
@@ -247,13 +254,62 @@ function decodeNetwork(field: string, message: NetworkMessage): NetworkSpec {
   };
 }
 
+function encodeDisk({ name, path, readOnly, managed, sizeBytes }: DiskSpec): DiskMessage {
+  const image = managed?.image;
+  return {
+    name,
+    path,
+    readOnly,
+    sizeBytes,
+    managed: managed === undefined ? undefined : { ephemeral: managed.persistence === 'Ephemeral', retain: managed.isRetained, image: image === undefined ? undefined : { ...image } },
+  };
+}
+
+/** A managed disk has no path: the host chooses it, and no message can point it elsewhere. */
+function decodeDisk(field: string, disk: DiskMessage): DiskSpec {
+  const name = text(`${field}.name`, disk.name, { max: 63 });
+  const { managed, sizeBytes, readOnly } = disk;
+  if (managed === undefined) return { name, path: decodePath(`${field}.path`, disk.path), readOnly };
+  // It becomes the name of a file.
+  matching(`${field}.name`, name, labelPattern, 'a DNS-1123 label');
+  if (disk.path !== '') throw invalid(`${field}.path`, 'must be empty for a managed disk');
+  const { image } = managed;
+  if (image === undefined && sizeBytes === undefined) throw invalid(`${field}.size_bytes`, 'must be there for a disk without an image');
+  return {
+    name,
+    path: '',
+    readOnly,
+    ...(sizeBytes === undefined ? {} : { sizeBytes: integer(`${field}.size_bytes`, sizeBytes, 1) }),
+    managed: {
+      persistence: managed.ephemeral ? 'Ephemeral' : 'Persistent',
+      isRetained: managed.retain,
+      ...(image === undefined
+        ? {}
+        : {
+            image: {
+              url: matching(`${field}.managed.image.url`, text(`${field}.managed.image.url`, image.url, { max: urlMax }), urlPattern, 'an http or https URL'),
+              sha256: matching(`${field}.managed.image.sha256`, image.sha256, sha256Pattern, 'a SHA-256 in hexadecimal'),
+            },
+          }),
+    },
+  };
+}
+
+function decodeImagePolicy(field: string, { bytesPerSecond, allowedRegistries }: ImagePolicyMessage): ImagePolicy {
+  return {
+    ...(bytesPerSecond === undefined ? {} : { bytesPerSecond: integer(`${field}.bytes_per_second`, bytesPerSecond, 1) }),
+    allowedRegistries: atMost(`${field}.allowed_registries`, allowedRegistries, registriesMax).map((registry, index) => text(`${field}.allowed_registries[${index}]`, registry, { max: 253 })),
+  };
+}
+
 export function encodeDesired(desired: DesiredMicroVM): DesiredMessage {
-  const { boot, runPolicy, disks, networks, restart, lease, ...rest } = desired;
+  const { boot, runPolicy, disks, networks, restart, lease, images, ...rest } = desired;
   return {
     ...rest,
     lease: lease === undefined ? undefined : { ...lease },
     restart: { ...restart },
-    disks: disks.map((disk) => ({ ...disk })),
+    disks: disks.map(encodeDisk),
+    images: images === undefined ? undefined : { bytesPerSecond: images.bytesPerSecond, allowedRegistries: [...images.allowedRegistries] },
     networks: (networks ?? []).map(encodeNetwork),
     boot: encodeBoot(boot),
     runPolicy: runPolicyMap.encode(runPolicy) as DesiredMicroVM_RunPolicy,
@@ -279,16 +335,13 @@ export function decodeDesired(field: string, message: DesiredMessage | undefined
     cpuCount: integer(`${field}.cpu_count`, desired.cpuCount, 1, 255),
     memoryBytes: integer(`${field}.memory_bytes`, desired.memoryBytes, 4096),
     boot: decodeBoot(`${field}.boot`, desired.boot),
-    disks: atMost(`${field}.disks`, desired.disks, disksMax).map((disk, index) => ({
-      name: text(`${field}.disks[${index}].name`, disk.name, { max: 63 }),
-      path: decodePath(`${field}.disks[${index}].path`, disk.path),
-      readOnly: disk.readOnly,
-    })),
+    disks: atMost(`${field}.disks`, desired.disks, disksMax).map((disk, index) => decodeDisk(`${field}.disks[${index}]`, disk)),
     ...(desired.networks.length === 0
       ? {}
       : { networks: atMost(`${field}.networks`, desired.networks, networksMax).map((network, index) => decodeNetwork(`${field}.networks[${index}]`, network)) }),
     serialLog: desired.serialLog,
     terminationGracePeriodMs: integer(`${field}.termination_grace_period_ms`, desired.terminationGracePeriodMs, 0),
+    ...(desired.images === undefined ? {} : { images: decodeImagePolicy(`${field}.images`, desired.images) }),
     ...(desired.lease === undefined ? {} : { lease: { stopOnHostAfterMs: integer(`${field}.lease.stop_on_host_after_ms`, desired.lease.stopOnHostAfterMs, 1) } }),
   };
 }

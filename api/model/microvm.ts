@@ -33,9 +33,38 @@ export type BootSource =
 export interface DiskSpec {
   /** Unique within the microVM, DNS-1123 label. */
   readonly name: string;
-  /** Absolute path of a raw or qcow2 file on the host. */
+  /** Absolute path of a raw or qcow2 file on the host; empty for a managed disk, whose place is the host's. */
   readonly path: string;
   readonly readOnly: boolean;
+  /** Present for a disk that the host makes and keeps. */
+  readonly managed?: ManagedDisk;
+  /** Size of a managed disk, bytes; absent: that of its image. */
+  readonly sizeBytes?: number;
+}
+
+export interface ManagedDisk {
+  /** Persistent: kept over restarts. Ephemeral: made anew at every start of the VMM. */
+  readonly persistence: 'Persistent' | 'Ephemeral';
+  /** It stays on the host when the microVM is deleted. */
+  readonly isRetained: boolean;
+  /** Absent: empty at first. */
+  readonly image?: HttpImage;
+}
+
+/** Content behind a URL, known by its digest: other content is never used. */
+export interface HttpImage {
+  /** http or https. */
+  readonly url: string;
+  /** 64 lower-case hexadecimal digits. */
+  readonly sha256: string;
+}
+
+/** How the hosts of a site get images. */
+export interface ImagePolicy {
+  /** The most that the downloads of one host use together; absent: no bound. */
+  readonly bytesPerSecond?: number;
+  /** `host`, `host:port`, or either with the beginning of a path; empty: every server. */
+  readonly allowedRegistries: readonly string[];
 }
 
 export const networkKinds = ['nat', 'bridge', 'mesh', 'macvtap'] as const;
@@ -121,6 +150,8 @@ export interface DesiredMicroVM {
   readonly terminationGracePeriodMs: number;
   /** Present when it may be replaced: it runs only under a live lease of its host. */
   readonly lease?: LeaseTerms;
+  /** Present only where a disk has an image. */
+  readonly images?: ImagePolicy;
 }
 
 /**
@@ -180,6 +211,9 @@ export interface MicroVMObservation {
   /** What the guest has to do without although nothing failed; absent: nothing. */
   readonly warnings?: readonly ObservedWarning[];
 }
+
+/** Warning code of a microVM that waits for an image; the message says how far it is, in coarse steps. */
+export const downloadingCode = 'IMAGE_DOWNLOADING';
 
 export interface ObservedWarning {
   /** Such as DHCP_UNAVAILABLE; a host of a later version may send others. */

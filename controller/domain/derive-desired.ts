@@ -8,9 +8,10 @@
 import type { ErrorCode } from '#api/model/error-codes.ts';
 import { microVMId } from '#api/model/ids.ts';
 import { deriveMac } from '#api/model/mac.ts';
-import type { BootSource, DesiredMicroVM, DiskSpec, NetworkRequest, RestartSpec } from '#api/model/microvm.ts';
+import type { BootSource, DesiredMicroVM, DiskSpec, ImagePolicy, NetworkRequest, RestartSpec } from '#api/model/microvm.ts';
 import type { MicroVM, MicroVMDisk, MicroVMNetwork, MicroVMSpec } from '#crds/gen/microvm.ts';
 import type { MicroVMClass } from '#crds/gen/microvmclass.ts';
+import type { Site } from '#crds/gen/site.ts';
 import { parseDurationMs, parseWholeQuantity } from '#crds/scalar-values.ts';
 
 export interface SpecProblem {
@@ -40,10 +41,18 @@ class Refusal extends Error {
 /** Sizes that the microVM takes where it writes none itself. */
 export type ClassSizes = Pick<MicroVMClass['spec'], 'cpu' | 'memory'>;
 
-/** @param sizes of the class that spec.className names; null when there is no such class */
-export function deriveDesired(microvm: Pick<MicroVM, 'metadata' | 'spec'>, sizes: ClassSizes | null = null): DerivedMicroVM {
+/** What the Site says of images. */
+export type SiteImages = NonNullable<Site['spec']>['images'];
+
+/**
+ * @param sizes of the class that spec.className names; null when there is no such class
+ * @param images of the Site; only a microVM with an image is told of it
+ */
+export function deriveDesired(microvm: Pick<MicroVM, 'metadata' | 'spec'>, sizes: ClassSizes | null = null, images?: SiteImages): DerivedMicroVM {
   try {
-    const desired = derive(microvm, sizes);
+    const derived = derive(microvm, sizes);
+    const hasImage = derived.disks.some(({ managed }) => managed?.image !== undefined);
+    const desired = hasImage && images !== undefined ? { ...derived, images: deriveImagePolicy(images) } : derived;
     const { metadata, spec } = microvm;
     return { ok: true, desired, networks: (spec.networks ?? []).map((network) => deriveNetwork(network, metadata.uid)) };
   } catch (error) {
@@ -95,8 +104,28 @@ function deriveBoot({ boot }: MicroVMSpec): BootSource {
 }
 
 function deriveDisk(disk: MicroVMDisk): DiskSpec {
-  if (disk.path === undefined) throw refused(`disks[${disk.name}] has no path`);
-  return { name: disk.name, path: disk.path, readOnly: disk.readOnly ?? false };
+  const { name, path, http, blank, digest, size, persistence, deletePolicy, readOnly = false } = disk;
+  if (path !== undefined) return { name, path, readOnly };
+  if (http === undefined && blank === undefined) throw refused(`disks[${name}] has none of path, http and blank`);
+  // Nothing that holds a guest's data has a default that could lose it.
+  if (persistence === undefined) throw refused(`disks[${name}] has no persistence`);
+  if (blank !== undefined && size === undefined) throw refused(`disks[${name}] is blank and has no size`);
+  if (http !== undefined && digest === undefined) throw refused(`disks[${name}] has no digest`);
+  return {
+    name,
+    path: '',
+    readOnly,
+    ...(size === undefined ? {} : { sizeBytes: bytes(`disks[${name}].size`, size) }),
+    managed: {
+      persistence,
+      isRetained: deletePolicy === 'Retain',
+      ...(http === undefined || digest === undefined ? {} : { image: { url: http.url, sha256: digest.replace(/^sha256:/, '') } }),
+    },
+  };
+}
+
+function deriveImagePolicy({ bandwidth, allowedRegistries = [] }: NonNullable<SiteImages>): ImagePolicy {
+  return { ...(bandwidth === undefined ? {} : { bytesPerSecond: bytes('images.bandwidth of the Site', bandwidth) }), allowedRegistries: [...allowedRegistries] };
 }
 
 function deriveNetwork(network: MicroVMNetwork, uid: string): NetworkRequest {

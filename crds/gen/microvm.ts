@@ -360,19 +360,19 @@ export interface MicroVMDisk {
   blank?: MicroVMDiskBlank;
   snapshot?: MicroVMDiskSnapshot;
   /**
-   * Digest that the content must have. Reserved.
+   * Digest that the fetched content must have. Only content with this digest is ever given to a guest.
    */
   digest?: string;
   /**
-   * Size that the guest sees; it may grow, never shrink. Reserved.
+   * Size that the guest sees; that of the image when left out. It may grow, never shrink, and takes effect at the next start.
    */
   size?: number | string;
   /**
-   * Persistent: kept over restarts. Ephemeral: made anew at every start. A path disk is always the file as it is. Reserved.
+   * Persistent: kept over restarts. Ephemeral: made anew at every start. A path disk is always the file as it is.
    */
   persistence?: 'Persistent' | 'Ephemeral';
   /**
-   * What happens to the disk when the microVM is deleted. Reserved: a path disk is always retained.
+   * What happens to a Persistent disk when the microVM is deleted; Delete when left out. A retained one lies below retained-disks in the state directory of the host. A path disk always stays.
    */
   deletePolicy?: 'Delete' | 'Retain';
   rateLimit?: MicroVMDiskRateLimit;
@@ -397,7 +397,7 @@ export interface MicroVMDiskOciPullSecretRef {
   name: string;
 }
 /**
- * Disk image behind a URL. Reserved.
+ * Disk image behind a URL, raw or qcow2, fetched once for each host. Needs digest.
  */
 export interface MicroVMDiskHttp {
   /**
@@ -416,7 +416,7 @@ export interface MicroVMDiskHttpSecretRef {
   name: string;
 }
 /**
- * An empty disk of the given size. Reserved.
+ * An empty disk of the given size.
  */
 export interface MicroVMDiskBlank {}
 /**

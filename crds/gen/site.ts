@@ -92,7 +92,7 @@ export interface SiteDisconnect {
   data?: 'Keep' | 'Discard';
 }
 /**
- * How images reach the hosts of the site. Reserved.
+ * How images reach the hosts of the site.
  */
 export interface SiteImages {
   /**
@@ -100,7 +100,7 @@ export interface SiteImages {
    */
   bandwidth?: number | string;
   /**
-   * Registries that images may come from; every registry when left out.
+   * Servers that images may come from, as host, host:port or either with the beginning of a path; every server when left out. A redirect counts as well.
    */
   allowedRegistries?: string[];
   /**

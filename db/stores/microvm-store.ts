@@ -196,7 +196,7 @@ export async function displace(tx: Tx, ids: IdSource, { tenantId, siteId, microv
     key: `${planKey({ microvmId, generation, tryNumber: 1 }, binding.epoch)}/displaced`, binding: { ...binding, hostId: left.hostId },
   });
   const operationId = removal.find((entry) => entry.subject === 'operation')?.id ?? '';
-  const orphanedDisks = desired.disks.filter((disk) => !disk.readOnly).map((disk) => disk.path);
+  const orphanedDisks = desired.disks.filter((disk) => !disk.readOnly && disk.managed?.persistence !== 'Ephemeral').map((disk) => (disk.managed === undefined ? disk.path : `disk ${disk.name}`));
   return [...removal, await insertDisplacement(tx, { tenantId, id: ids.uuid(), microvmId, hostId: left.hostId, epoch: left.epoch, operationId, orphanedDisks })];
 }
 

@@ -14,6 +14,9 @@ import { makeCertificateRequest } from '../adapters/control-plane-grpc/certifica
 import { createControlPlaneGrpc } from '../adapters/control-plane-grpc/control-plane-grpc.ts';
 import { createGuardProcess } from '../adapters/guard/guard-process.ts';
 import { createHostFacts } from '../adapters/host-facts/host-facts.ts';
+import { createGuestDisks } from '../adapters/images/guest-disks.ts';
+import { createHttpTransfer } from '../adapters/images/http-transfer.ts';
+import { createImageCache } from '../adapters/images/image-cache.ts';
 import { createIdentityFiles } from '../adapters/identity-files/identity-files.ts';
 import { openJournal } from '../adapters/journal-sqlite/journal-sqlite.ts';
 import { createNetbird } from '../adapters/netbird/netbird.ts';
@@ -26,6 +29,7 @@ import { systemLogFiles } from '../adapters/system/log-files.ts';
 import { lockStateDirectory } from '../adapters/system/state-lock.ts';
 import { createVmDirectories } from '../adapters/vm-directories/vm-directories.ts';
 import { agentVersion, guardDirectory, type RunConfig } from '../config.ts';
+import { pinnedImages } from '../domain/images.ts';
 import { edgeFaultPoints, meshFaultPoints, type EdgeFaultPoint } from '../fault-points.ts';
 import type { Journal } from '../ports/journal.ts';
 import { createCertificateRenewal } from '../supervisor/certificate-renewal.ts';
@@ -60,6 +64,16 @@ export async function runAgent(config: RunConfig): Promise<void> {
   const directories = createVmDirectories(config.stateDirectory);
   const files = createHostFiles(config);
   const networks = createGuestNetworks({ ...config.network, host: createHostNetwork(config.network.path) });
+  const cache = createImageCache({
+    ...config.images,
+    stateDirectory: config.stateDirectory,
+    pinned: () => pinnedImages([...registry.workers()].map((worker) => ({ record: worker.record(), isLive: worker.isLive() }))),
+    openTransfer: createHttpTransfer(config.images.proxies),
+    clock,
+    entropy,
+    logger,
+  });
+  const disks = createGuestDisks({ stateDirectory: config.stateDirectory, directories, cache });
   const facts = createHostFacts({ hypervisor, agentVersion });
 
   const reporter = createObservationReporter({ journal, clock });
@@ -87,6 +101,7 @@ export async function runAgent(config: RunConfig): Promise<void> {
     directories,
     files,
     networks,
+    disks,
     hostMemoryBytes: config.hostMemoryBytes,
     clock,
     entropy,
@@ -191,6 +206,7 @@ export async function runAgent(config: RunConfig): Promise<void> {
   shipper.stop();
   await mesh.stop();
   await registry.stop();
+  await disks.stop();
   leases.close();
   journal.close();
   lock.release();

@@ -6,6 +6,7 @@
  * Order of the rules: ends are counted first, a stop under way is finished, then the machine is
  * brought to where the desired state wants it.
  */
+import { disksKey, hasManagedDisks } from './images.ts';
 import { compareFence, isPast, isSameProcess, machineKey, type MicroVMRecord, type ProcessKey, type StopCause } from './microvm-record.ts';
 import type { SeenExit, StepGroup, View } from './observed-state.ts';
 import { crashLoopEndsAtMs, isCrashLooping, isRestartAsked, shouldRun } from './restart-policy.ts';
@@ -14,6 +15,7 @@ export const stepNames = [
   'prepareDirectory',
   'writeIdentity',
   'checkFiles',
+  'ensureDisks',
   'ensureNetworks',
   'spawnVmm',
   'createVm',
@@ -49,10 +51,10 @@ export type Decision =
 
 /**
  * restart: the back-off of the restart policy. guest: it was asked to power off. vmm: its API or its
- * start. retry: a step failed. lease: the host has none that was confirmed. fence: the directory knows a later operation than the journal (an
+ * start. images: one is being fetched. retry: a step failed. lease: the host has none that was confirmed. fence: the directory knows a later operation than the journal (an
  * older journal was put back), so only a still later one may touch the microVM.
  */
-export type WaitReason = 'restart' | 'guest' | 'vmm' | 'retry' | 'lease' | 'fence';
+export type WaitReason = 'restart' | 'guest' | 'vmm' | 'retry' | 'lease' | 'images' | 'fence';
 
 /** How soon a VMM that is busy or under way is looked at again, milliseconds. */
 export const vmmRecheckMs = 500;
@@ -186,6 +188,8 @@ function decideUnbooted(view: View, api: 'none' | 'created'): Decision {
   const { record, attempt } = view;
   if (record.run.phase !== 'starting') return endOfVmm(view);
   if (needsIdentity(view)) return step('writeIdentity');
+  const disks = decideDisks(view);
+  if (disks !== undefined) return disks;
   if (!hasNetworks(view)) return step('ensureNetworks');
   // A configuration that this process did not make may be that of an older desired state.
   if (api === 'none' || attempt.createdFor !== creationKey(record)) return step('createVm');
@@ -200,6 +204,18 @@ export function creationKey(record: MicroVMRecord): string {
 /** Names the networks of one incarnation: a boot of the host takes them away, so each start makes sure of them. */
 export function networksKey(record: MicroVMRecord): string {
   return `${record.run.incarnation} ${JSON.stringify(record.desired?.networks ?? [])}`;
+}
+
+/** True for a microVM without managed disks. */
+export function hasDisks({ record, attempt }: View): boolean {
+  return !hasManagedDisks(record.desired) || attempt.disks?.for === disksKey(record);
+}
+
+function decideDisks(view: View): Decision | undefined {
+  if (hasDisks(view)) return undefined;
+  const { disksPending } = view.attempt;
+  if (disksPending?.for !== disksKey(view.record) || disksPending.lookAgainAtBootMs <= view.now.bootMs) return step('ensureDisks');
+  return { kind: 'wait', for: 'images', untilBootMs: disksPending.lookAgainAtBootMs };
 }
 
 function hasNetworks({ record, attempt }: View): boolean {
@@ -240,7 +256,7 @@ function decideDown(view: View): Decision {
     }
     return { kind: 'note', note: { kind: 'runBegun', ...overOf(view) } };
   }
-  return decideDirectory(view) ?? step(!isChecked(view) ? 'checkFiles' : hasNetworks(view) ? 'spawnVmm' : 'ensureNetworks');
+  return decideDirectory(view) ?? (isChecked(view) ? decideDisks(view) : step('checkFiles')) ?? step(hasNetworks(view) ? 'spawnVmm' : 'ensureNetworks');
 }
 
 /** It is to run, and no lease allows it to be started. */

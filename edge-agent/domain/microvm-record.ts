@@ -7,6 +7,7 @@ import type { Epoch } from '#api/model/epoch.ts';
 import type { ExecutionId, MicroVMId, OperationId, PlanId } from '#api/model/ids.ts';
 import type { DesiredMicroVM, LastExit } from '#api/model/microvm.ts';
 import type { OperationKind } from '#api/model/plan.ts';
+import { omit } from './omit.ts';
 
 /** A process that can't be mistaken for a later one with the same pid. */
 export interface ProcessKey {
@@ -159,7 +160,9 @@ export function machineKey(desired: DesiredMicroVM): string {
   const { cpuCount, memoryBytes, boot, disks, networks = [], serialLog } = desired;
   // Ports of the host change under a running guest; its cards and addresses do not.
   const cards = networks.map(({ ports: _ports, ...card }) => card);
-  return JSON.stringify([cpuCount, memoryBytes, boot, disks, serialLog, ...(cards.length === 0 ? [] : [cards])], sortedKeys);
+  // What becomes of a disk in the end is nothing that a guest sees.
+  const devices = disks.map(({ managed, ...disk }) => (managed === undefined ? disk : { ...disk, managed: omit(managed, 'isRetained') }));
+  return JSON.stringify([cpuCount, memoryBytes, boot, devices, serialLog, ...(cards.length === 0 ? [] : [cards])], sortedKeys);
 }
 
 function sortedKeys(_key: string, value: unknown): unknown {

@@ -3,8 +3,9 @@
  * same give equal contents, so that nothing is sent or written at rest.
  */
 import { errorCatalogue, isErrorCode } from '#api/model/error-codes.ts';
-import type { MicroVMObservation, ObservedState } from '#api/model/microvm.ts';
+import { downloadingCode, type MicroVMObservation, type ObservedState, type ObservedWarning } from '#api/model/microvm.ts';
 import { isBehindDirectory, waitsForLease, type Decision } from './diff.ts';
+import { disksKey } from './images.ts';
 import { machineKey } from './microvm-record.ts';
 import type { View } from './observed-state.ts';
 import { isCrashLooping } from './restart-policy.ts';
@@ -35,7 +36,8 @@ export function classify(view: View, decision: Decision): ObservedState {
 
 function classifyDown(view: View, decision: Decision): ObservedState {
   if (decision.kind === 'wait' && decision.for === 'restart') return 'backoff';
-  if (decision.kind === 'wait' && decision.for === 'retry') {
+  // Another try of an image that failed is no news until it succeeds.
+  if (decision.kind === 'wait' && (decision.for === 'retry' || (decision.for === 'images' && view.attempt.failed !== undefined))) {
     const code = view.attempt.failed?.problem.code ?? '';
     return isErrorCode(code) && errorCatalogue[code].retry === 'backoff' ? 'backoff' : 'failed';
   }
@@ -48,7 +50,7 @@ export function projectObservation(view: View, state: ObservedState): Observatio
   const { record, vmm, attempt, now } = view;
   const { run, desired } = record;
   const isUp = vmm.kind === 'live' && (vmm.api === 'running' || vmm.api === 'paused');
-  const warnings = attempt.networkWarnings?.warnings ?? [];
+  const warnings = [...downloadWarnings(view), ...(attempt.networkWarnings?.warnings ?? [])];
   const problem = isBehindDirectory(view) ? behindDirectory : waitsForLease(view) ? withoutLease : (attempt.failed?.problem ?? record.problem);
   return {
     microvmId: record.microvmId,
@@ -64,6 +66,12 @@ export function projectObservation(view: View, state: ObservedState): Observatio
     ...(problem === undefined || state === 'absent' ? {} : { problem }),
     ...(warnings.length === 0 || state === 'absent' || state === 'removing' ? {} : { warnings }),
   };
+}
+
+function downloadWarnings({ record, attempt }: View): readonly ObservedWarning[] {
+  const { disksPending, failed } = attempt;
+  if (disksPending === undefined || failed !== undefined || disksPending.for !== disksKey(record)) return [];
+  return [{ code: downloadingCode, message: `fetching the image of ${disksPending.progress}` }];
 }
 
 /** Whether a reader would learn nothing from the second. */

@@ -3,6 +3,7 @@
  * The decision and the report are both made from this and nothing else.
  */
 import type { ExitReason, ObservedWarning } from '#api/model/microvm.ts';
+import type { ImageFormat } from './images.ts';
 import type { LeaseView } from './lease.ts';
 import type { DirectoryIdentity, MicroVMRecord, Now, Problem, ProcessKey } from './microvm-record.ts';
 
@@ -27,6 +28,12 @@ export interface SeenDirectory {
   readonly identity: DirectoryIdentity | null;
 }
 
+export interface SeenDisk {
+  readonly name: string;
+  readonly path: string;
+  readonly format: ImageFormat;
+}
+
 export type StepGroup = 'start' | 'change' | 'stop' | 'remove';
 
 /** What this process remembers and a restarted agent can do without. */
@@ -37,6 +44,10 @@ export interface Attempt {
   readonly checkedFor?: string;
   /** The networks and the incarnation for which this process has made them; see `networksKey`. */
   readonly networksFor?: string;
+  /** The managed disks that this process has made, and for what start; see `disksKey`. */
+  readonly disks?: { readonly for: string; readonly made: readonly SeenDisk[] };
+  /** An image of them is on its way. */
+  readonly disksPending?: { readonly for: string; readonly progress: string; readonly lookAgainAtBootMs: number };
   /** What those networks have to do without, and when to look again whether they still have to. */
   readonly networkWarnings?: { readonly warnings: readonly ObservedWarning[]; readonly lookAgainAtBootMs: number };
   /** This process has removed the networks of a microVM that is to go. */

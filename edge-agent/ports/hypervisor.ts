@@ -11,7 +11,7 @@
  * other failures are AppErrors: HYPERVISOR_TIMEOUT (no answer in time, outcome unknown),
  * HYPERVISOR_FAILED (no process, or the VMM refused), and the codes that a call names.
  */
-import type { BootSource, DiskSpec, ExitReason } from '#api/model/microvm.ts';
+import type { BootSource, ExitReason } from '#api/model/microvm.ts';
 
 /** A network card of the guest, on a tap that exists and is up. */
 export interface VmNetwork {
@@ -20,6 +20,17 @@ export interface VmNetwork {
   /** Device of the host, at most 15 characters. */
   readonly tap: string;
   readonly mac: string;
+}
+
+/** A disk of the guest, in a file that exists. */
+export interface VmDisk {
+  /** Unique within the microVM, DNS-1123 label. */
+  readonly name: string;
+  /** Absolute. */
+  readonly path: string;
+  readonly readOnly: boolean;
+  /** Absent: the VMM looks what it is. Given where a guest could write another format into its own disk. */
+  readonly format?: 'raw' | 'qcow2';
 }
 
 /** The resolved machine of one boot. Everything in it is data: no part ever becomes shell text. */
@@ -31,7 +42,7 @@ export interface VmSpec {
   /** Guest RAM in bytes, a multiple of 2 MiB, > 0. */
   readonly memoryBytes: number;
   readonly boot: BootSource;
-  readonly disks: readonly DiskSpec[];
+  readonly disks: readonly VmDisk[];
   /** In the order in which the guest sees them; absent: none. */
   readonly networks?: readonly VmNetwork[];
   /** Whether COM1 is written to the file that {@link VmmPaths.serialLog} names; else it is dropped. */

@@ -7,6 +7,6 @@ export const createVm: Step = {
   name: 'createVm',
   faultStep: 'vmm.create',
   isNeeded: (view) => view.vmm.kind === 'live' && (view.vmm.api === 'none' || view.attempt.createdFor !== creationKey(view.record)),
-  perform: ({ hypervisor, directories, record, signal }) => hypervisor.create(directories.path(record.microvmId), deriveVmSpec(record), signal),
+  perform: ({ hypervisor, directories, record, madeDisks, signal }) => hypervisor.create(directories.path(record.microvmId), deriveVmSpec(record, madeDisks), signal),
   verify: (view) => view.vmm.kind === 'live' && view.vmm.api !== 'none',
 };

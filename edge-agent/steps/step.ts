@@ -8,6 +8,7 @@ import type { MicroVMRecord } from '../domain/microvm-record.ts';
 import type { View } from '../domain/observed-state.ts';
 import type { HostFiles } from '../ports/host-files.ts';
 import type { Hypervisor } from '../ports/hypervisor.ts';
+import type { EnsuredDisks, GuestDisks, MadeDisk } from '../ports/images.ts';
 import type { GuestNetworks } from '../ports/network.ts';
 import type { VmDirectories } from '../ports/vm-directories.ts';
 
@@ -25,6 +26,12 @@ export interface StepContext {
   readonly directories: VmDirectories;
   readonly files: HostFiles;
   readonly networks: GuestNetworks;
+  readonly disks: GuestDisks;
+  /** The managed disks that were made for this start. */
+  readonly madeDisks: readonly MadeDisk[];
+  readonly foundDisks: (found: EnsuredDisks) => void;
+  /** An image that was pending moved on. */
+  readonly onImageNews: () => void;
   readonly leases: StartGuard;
   /** Something the guest has to do without although the step succeeded. */
   readonly warn: (code: string, message: string) => void;
@@ -37,6 +44,8 @@ export interface Step {
   readonly name: StepName;
   /** The fault points around it; absent for steps that are on no create or delete path, or have no effect. */
   readonly faultStep?: EdgeFaultStep;
+  /** Longest time for it, milliseconds; absent: that of most steps. One that has its own ends early when the record changes. */
+  readonly deadlineMs?: number;
   /** Whether the look leaves something for it to do. */
   isNeeded(view: View): boolean;
   /** Idempotent unless it says otherwise. @throws AppError */

@@ -3,6 +3,7 @@ import type { StepName } from '../domain/diff.ts';
 import { bootVm } from './boot-vm.ts';
 import { checkFiles } from './check-files.ts';
 import { createVm } from './create-vm.ts';
+import { ensureDisks } from './ensure-disks.ts';
 import { ensureNetworks } from './ensure-networks.ts';
 import { killVmm } from './kill-vmm.ts';
 import { pauseVm } from './pause-vm.ts';
@@ -20,6 +21,7 @@ export const steps: Readonly<Record<StepName, Step>> = {
   prepareDirectory,
   writeIdentity,
   checkFiles,
+  ensureDisks,
   ensureNetworks,
   spawnVmm,
   createVm,

@@ -1,10 +1,12 @@
 /** The machine of one boot, derived from the desired state. Pure. */
 import { AppError } from '#api/model/error-codes.ts';
+import type { DiskSpec } from '#api/model/microvm.ts';
 import type { MicroVMRecord } from '../domain/microvm-record.ts';
 import { tapName } from '../domain/tap-name.ts';
-import type { VmSpec } from '../ports/hypervisor.ts';
+import type { VmDisk, VmSpec } from '../ports/hypervisor.ts';
+import type { MadeDisk } from '../ports/images.ts';
 
-export function deriveVmSpec({ microvmId, desired }: MicroVMRecord): VmSpec {
+export function deriveVmSpec({ microvmId, desired }: MicroVMRecord, made: readonly MadeDisk[]): VmSpec {
   if (desired === null) throw new AppError('INTERNAL', 'a microVM without a desired state is not started');
   const { cpuCount, memoryBytes, boot, disks, networks, serialLog } = desired;
   return {
@@ -12,8 +14,15 @@ export function deriveVmSpec({ microvmId, desired }: MicroVMRecord): VmSpec {
     cpuMax: cpuCount,
     memoryBytes,
     boot,
-    disks,
+    disks: disks.map((disk) => placeDisk(disk, made)),
     ...(networks === undefined ? {} : { networks: networks.map(({ name, mac }) => ({ name, tap: tapName(microvmId, name), mac })) }),
     serialLog,
   };
+}
+
+function placeDisk({ name, path, readOnly, managed }: DiskSpec, made: readonly MadeDisk[]): VmDisk {
+  if (managed === undefined) return { name, path, readOnly };
+  const found = made.find((candidate) => candidate.name === name);
+  if (found === undefined) throw new AppError('INTERNAL', `disk ${name} was not made before the VMM was to open it`);
+  return { name, path: found.path, readOnly, format: found.format };
 }

@@ -11,6 +11,7 @@ import type { ObservedState, ObservedWarning } from '#api/model/microvm.ts';
 import type { ExecutionReport } from '#api/model/plan.ts';
 import { isExpired, withdraw } from '../domain/acceptance.ts';
 import { creationKey, decideNext, networksKey, stepGroup, type Decision, type Note, type StepName } from '../domain/diff.ts';
+import { disksKey } from '../domain/images.ts';
 import { initialRun, type MicroVMRecord } from '../domain/microvm-record.ts';
 import { applyNote, countReboots } from '../domain/notes.ts';
 import { classify, projectObservation, type ObservationContent } from '../domain/observation.ts';
@@ -22,6 +23,7 @@ import { around, type EdgeFaultPoints, type EdgeFaultStep } from '../fault-point
 import { microvmMachine, type MicroVMSnapshot } from '../machines/microvm.machine.ts';
 import type { Clock, Entropy } from '../ports/clock.ts';
 import type { HostFiles } from '../ports/host-files.ts';
+import type { EnsuredDisks, GuestDisks } from '../ports/images.ts';
 import type { Hypervisor } from '../ports/hypervisor.ts';
 import type { Journal } from '../ports/journal.ts';
 import type { Logger } from '../ports/logger.ts';
@@ -38,6 +40,7 @@ export interface WorkerDeps {
   readonly directories: VmDirectories;
   readonly files: HostFiles;
   readonly networks: GuestNetworks;
+  readonly disks: GuestDisks;
   readonly leases: Pick<LeaseKeeper, 'viewOf' | 'prepare' | 'noticed' | 'guardDirectoryOf'>;
   readonly hostMemoryBytes: number;
   readonly clock: Clock;
@@ -81,6 +84,8 @@ const changedFileDelayMaxMs = 5_000;
 const safetyLookMs = 60_000;
 /** Turns in one go before others get their chance; a create takes about ten. */
 const turnsMax = 64;
+/** News of an image wakes what waits for it; this covers a wake that was lost, milliseconds. */
+const imagesRecheckMs = 60_000;
 /** Networks that have to do without something are made sure of again after this time, with the next look, milliseconds. */
 const warnedLookMs = 600_000;
 const passingStates: readonly ObservedState[] = ['preparing', 'booting'];
@@ -103,6 +108,11 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
   let cancelTimer = (): void => {};
   let cancelFileWatch = (): void => {};
   let follower: RebootFollower | undefined;
+  /** Ends a step that takes long when the record that it works for was replaced. */
+  let longStep: AbortController | undefined;
+  let isAwaitingImages = false;
+  /** News that came while a step was looking must not be lost. */
+  let imageNews = 0;
 
   const newExecution = () => executionId(entropy.uuid());
 
@@ -149,6 +159,10 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
     }
     const decision = decideNext(view);
     observe(view, decision);
+    if (isAwaitingImages && !mayAwaitImages(decision)) {
+      isAwaitingImages = false;
+      deps.disks.forgo(microvmId);
+    }
     switch (decision.kind) {
       case 'note':
         return takeNote(decision.note, view);
@@ -226,22 +240,55 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
       if (!(attempt.networkWarnings?.warnings ?? []).some((known) => known.code === code)) logger.warn({ step: name, code, error: message }, 'a guest has to do without something');
       warnings.push({ code, message });
     };
+    const interrupt = new AbortController();
+    const newsBefore = imageNews;
+    if (step.deadlineMs !== undefined) longStep = interrupt;
     const perform = (): Promise<void> =>
-      withDeadline(stopping.signal, stepDeadlineMs, (signal) =>
-        step.perform({ record: view.record, hypervisor, directories, files: deps.files, networks: deps.networks, leases: deps.leases, warn, hostMemoryBytes: deps.hostMemoryBytes, signal }),
+      withDeadline(stopping.signal, step.deadlineMs ?? stepDeadlineMs, (signal) =>
+        step.perform({
+          record: view.record,
+          hypervisor,
+          directories,
+          files: deps.files,
+          networks: deps.networks,
+          disks: deps.disks,
+          madeDisks: view.attempt.disks?.made ?? [],
+          foundDisks: (found) => takeDisks(found, view.record, newsBefore),
+          onImageNews,
+          leases: deps.leases,
+          warn,
+          hostMemoryBytes: deps.hostMemoryBytes,
+          signal: AbortSignal.any([signal, interrupt.signal]),
+        }),
       );
     const guarded = () => (step.faultStep === undefined ? perform() : around(faults, step.faultStep, perform));
     try {
       await (name === 'spawnVmm' || name === 'bootVm' ? deps.bootSlots.run(guarded) : guarded());
     } catch (error) {
       if (stopping.signal.aborted) return false;
+      if (interrupt.signal.aborted) return true;
       return failed(name, toAppError(error, name), view.record);
+    } finally {
+      longStep = undefined;
     }
     if (name === 'createVm') attempt = { ...attempt, createdFor: creationKey(view.record) };
     if (name === 'ensureNetworks') attempt = { ...omit(attempt, 'networkWarnings'), networksFor: networksKey(view.record), ...keepWarnings(warnings, clock.now().bootMs) };
     if (name === 'removeNetworks') attempt = { ...omit(attempt, 'networksFor', 'networkWarnings'), areNetworksRemoved: true };
     if (name === 'checkFiles') attempt = { ...attempt, checkedFor: creationKey(view.record) };
     return true;
+  }
+
+  function takeDisks(found: EnsuredDisks, seen: MicroVMRecord, newsBefore: number): void {
+    isAwaitingImages = found.kind === 'pending';
+    const key = disksKey(seen);
+    if (found.kind === 'made') attempt = { ...omit(attempt, 'disksPending'), disks: { for: key, made: found.disks } };
+    else if (imageNews === newsBefore) attempt = { ...attempt, disksPending: { for: key, progress: found.progress, lookAgainAtBootMs: clock.now().bootMs + imagesRecheckMs } };
+  }
+
+  function onImageNews(): void {
+    imageNews += 1;
+    attempt = omit(attempt, 'disksPending');
+    wake();
   }
 
   /** A step failed: the operation hears of it, the step waits, and what was half started goes away. */
@@ -344,7 +391,7 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
     const state = classify(view, decision);
     see(state);
     // Networks that are about to be made sure of may have a warning in a moment.
-    const isPassing = passingStates.includes(state) || (decision.kind === 'step' && decision.step === 'ensureNetworks');
+    const isPassing = (passingStates.includes(state) && !(decision.kind === 'wait' && decision.for === 'images')) || (decision.kind === 'step' && decision.step === 'ensureNetworks');
     reporter.observed(projectObservation(view, state), !isPassing);
   }
 
@@ -372,6 +419,7 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
     isLive: () => isLive,
     take(next) {
       record = next;
+      longStep?.abort();
       const { mayPressButton, isShutdownFailed } = attempt;
       settle();
       attempt = { ...attempt, mayPressButton, isShutdownFailed };
@@ -381,11 +429,18 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
     async stop() {
       cancelTimer();
       cancelFileWatch();
+      if (isAwaitingImages) deps.disks.forgo(microvmId);
       stopping.abort(new AppError('UNAVAILABLE', 'the agent stops'));
       await running;
       await follower?.ended;
     },
   };
+}
+
+/** Whether what is next is on the way to a start. */
+function mayAwaitImages(decision: Decision): boolean {
+  if (decision.kind === 'step') return stepGroup(decision.step) === 'start';
+  return decision.kind === 'note' || (decision.kind === 'wait' && (decision.for === 'images' || decision.for === 'retry' || decision.for === 'vmm'));
 }
 
 function keepWarnings(warnings: readonly ObservedWarning[], bootMs: number): Pick<Attempt, 'networkWarnings'> {

@@ -94,7 +94,7 @@ async function remember(phase: Phase): Promise<void> {
 
 async function create(name: string, phase: Phase = 'create'): Promise<string> {
   const stubborn = { terminationGracePeriod: '100ms', boot: { kernel: { path: world.guest, cmdline: 'nobutton' } } };
-  await world.applyMicroVM(name, phase === 'stop' ? stubborn : {});
+  await world.applyMicroVM(name, { disks: [{ name: 'data', blank: {}, size: '1Mi', persistence: 'Persistent' }], ...(phase === 'stop' ? stubborn : {}) });
   const object = await world.waitForCondition('microvms', name, { type: 'Running', status: 'True' });
   return String(object.metadata.uid);
 }

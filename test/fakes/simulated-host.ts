@@ -3,9 +3,11 @@
  * ones are. For properties of the decision alone; what a VMM really does is shown by the conformance suite.
  */
 import assert from 'node:assert/strict';
-import { creationKey, decideNext, networksKey, stepGroup, type StepName } from '#edge-agent/domain/diff.ts';
+import { creationKey, decideNext, hasDisks, networksKey, stepGroup, type StepName } from '#edge-agent/domain/diff.ts';
+import { disksKey } from '#edge-agent/domain/images.ts';
 import { machineKey, type MicroVMRecord, type Now } from '#edge-agent/domain/microvm-record.ts';
 import { applyNote, countReboots } from '#edge-agent/domain/notes.ts';
+import { omit } from '#edge-agent/domain/omit.ts';
 import { noAttempt, type Attempt, type SeenDirectory, type SeenExit, type SeenVmm, type View } from '#edge-agent/domain/observed-state.ts';
 
 export type Disturbance = 'vmmKilled' | 'guestPowersOff' | 'guestReboots' | 'agentRestarts' | 'hostReboots' | 'stepFails' | 'apiHangs';
@@ -26,6 +28,8 @@ export class SimulatedHost {
   ignoresButton = false;
   /** A VMM that never answers again; only a kill ends it. */
   isStuck = false;
+  /** The next look for an image finds that it has to be fetched. */
+  isImageSlow = false;
   #failNext = false;
   #isHung = false;
 
@@ -55,6 +59,7 @@ export class SimulatedHost {
         return true;
       case 'wait':
         this.#advance(Math.max(1, decision.untilBootMs - this.now.bootMs));
+        this.attempt = omit(this.attempt, 'disksPending');
         return true;
       case 'gone':
         this.isGone = true;
@@ -124,6 +129,15 @@ export class SimulatedHost {
       case 'checkFiles':
         this.attempt = { ...this.attempt, checkedFor: creationKey(this.record) };
         return;
+      case 'ensureDisks':
+        assert(this.directory.identity !== null, 'no disk before the directory says whose it is');
+        assert(!this.#isUp(), 'no disk is made under a guest that runs');
+        // The first look for an image begins its transfer, and its end is the news.
+        this.attempt = this.isImageSlow
+          ? { ...this.attempt, disksPending: { for: disksKey(this.record), progress: '0 %', lookAgainAtBootMs: this.now.bootMs + 60_000 } }
+          : { ...omit(this.attempt, 'disksPending'), disks: { for: disksKey(this.record), made: (this.record.desired?.disks ?? []).map(({ name }) => ({ name, path: `/${name}`, format: 'raw' })) } };
+        this.isImageSlow = false;
+        return;
       case 'ensureNetworks':
         assert(this.directory.identity !== null, 'no network before the directory says whose it is');
         assert(!this.#isUp() || (this.record.desired !== null && this.record.run.startedWith === machineKey(this.record.desired)), 'a running guest keeps its cards');
@@ -136,6 +150,7 @@ export class SimulatedHost {
         this.attempt = { ...this.attempt, areNetworksRemoved: true };
         return;
       case 'spawnVmm':
+        assert(hasDisks(view), 'no VMM before its disks');
         assert.equal(this.networks.length, this.record.desired?.networks?.length ?? 0, 'no VMM before its networks');
         assert(this.vmm.kind !== 'live', 'never two VMMs of one microVM');
         assert(this.directory.identity !== null, 'no VMM before its directory says whose it is');

@@ -1,6 +1,6 @@
 /** The conditions of a MicroVM and the one word that sums them up. Pure; types and reasons are those of crds/conditions.ts. */
 import { errorCatalogue, isErrorCode, type ErrorCode } from '#api/model/error-codes.ts';
-import type { MicroVMObservation } from '#api/model/microvm.ts';
+import { downloadingCode, type MicroVMObservation } from '#api/model/microvm.ts';
 import { hostFailureReasons, microvmConditions, type HostFailureReason, type MicroVMConditionReason, type MicroVMConditionType } from '#crds/conditions.ts';
 import type { MicroVMStatus } from '#crds/gen/microvm.ts';
 import { formatTime, type DerivedCondition } from '#controller/runtime/status-patch.ts';
@@ -170,11 +170,13 @@ function refusalOf({ record, observation }: MicroVMView): Problem | null {
   return toProblem(newest.error);
 }
 
-const fileReasons: ReadonlySet<HostFailureReason> = new Set(['KernelNotFound', 'InitramfsNotFound', 'DiskNotFound', 'PathNotAllowed']);
+const fileReasons: ReadonlySet<HostFailureReason> = new Set(['KernelNotFound', 'InitramfsNotFound', 'DiskNotFound', 'PathNotAllowed', 'ImageNotFound', 'ImageUnavailable', 'ImageDigestMismatch', 'ImageRefused', 'RegistryNotAllowed', 'DiskFull']);
 
 function deriveImagesReady(view: MicroVMView): DerivedCondition {
   const problem = problemOf(view.observation) ?? refusalOf(view);
   if (problem !== null) return condition('ImagesReady', fileReasons.has(problem.reason) ? 'False' : 'Unknown', problem.reason, problem.message);
+  const download = view.observation?.warnings?.find(({ code }) => code === downloadingCode);
+  if (download !== undefined) return condition('ImagesReady', 'False', 'Downloading', download.message.slice(0, hostMessageMax));
   if (isUnderWay(view.observation)) return condition('ImagesReady', 'Unknown', 'WaitingForHost', 'the host has not looked for the files yet');
   return condition('ImagesReady', 'True', 'FilesPresent', 'kernel, firmware, initramfs and disks are on the host');
 }
@@ -191,7 +193,7 @@ function deriveNetworks(view: MicroVMView): DerivedCondition[] {
   if (!view.isHeard) return networks('Unknown', 'HostSilent', `host ${binding.hostName} is silent, ${lastHeard(view)}`);
   const problem = problemOf(observation) ?? refusalOf(view);
   if (problem !== null) return networks(networkFailures.has(problem.reason) ? 'False' : 'Unknown', problem.reason, problem.message);
-  const [warning] = observation?.warnings ?? [];
+  const warning = observation?.warnings?.find(({ code }) => code !== downloadingCode);
   if (warning !== undefined) return networks('False', warning.code === 'DHCP_UNAVAILABLE' ? 'DHCPUnavailable' : 'HostWarning', `on host ${binding.hostName}: ${warning.message.slice(0, hostMessageMax)}`);
   if (observation?.state === 'running' || observation?.state === 'paused') return networks('True', 'NetworksMade', `host ${binding.hostName} has made them`);
   if (isUnderWay(observation)) return networks('Unknown', 'WaitingForHost', `host ${binding.hostName} makes them`);

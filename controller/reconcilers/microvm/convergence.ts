@@ -49,7 +49,7 @@ function sizesOf({ object, record }: MicroVMScope, deps: MicroVMDeps): ClassSize
 }
 
 const deriveDesiredState: MicroVMStep = async (scope, deps) => {
-  const derived = deriveDesired(scope.object, sizesOf(scope, deps));
+  const derived = deriveDesired(scope.object, sizesOf(scope, deps), scope.site?.spec?.images);
   if (!derived.ok) {
     const { code, message } = derived.problem;
     const reason = code === 'CLASS_NOT_FOUND' ? 'ClassNotFound' : 'SpecRefused';

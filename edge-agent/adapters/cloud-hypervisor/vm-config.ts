@@ -2,7 +2,7 @@
  * Translates the agent's neutral VmSpec into Cloud Hypervisor's VmConfig. Pure. Leaves checking of
  * files and of the host's memory to the caller; the VMM checks the rest at boot only.
  */
-import type { VmSpec } from '../../ports/hypervisor.ts';
+import type { VmDisk, VmSpec } from '../../ports/hypervisor.ts';
 import type { components } from './gen/api.ts';
 import { vmFiles } from './vm-files.ts';
 
@@ -14,13 +14,17 @@ export function deriveVmConfig(spec: VmSpec): VmConfig {
     cpus: { boot_vcpus: spec.cpuCount, max_vcpus: spec.cpuMax },
     memory: { size: spec.memoryBytes },
     payload: derivePayload(spec),
-    ...(spec.disks.length === 0 ? {} : { disks: spec.disks.map((disk) => ({ id: diskId(disk.name), path: disk.path, readonly: disk.readOnly })) }),
+    ...(spec.disks.length === 0 ? {} : { disks: spec.disks.map(deriveDisk) }),
     ...(spec.networks === undefined || spec.networks.length === 0 ? {} : { net: spec.networks.map(({ name, tap, mac }) => ({ id: `net-${name}`, tap, mac })) }),
     serial: spec.serialLog ? { mode: 'File', file: vmFiles.serialLog } : { mode: 'Null' },
     console: { mode: 'Off' },
     // The guest's panic becomes an event of its own, the only witness that tells it from a power-off.
     pvpanic: true,
   };
+}
+
+function deriveDisk({ name, path, readOnly, format }: VmDisk): NonNullable<VmConfig['disks']>[number] {
+  return { id: diskId(name), path, readonly: readOnly, ...(format === undefined ? {} : { image_type: format === 'raw' ? ('Raw' as const) : ('Qcow2' as const) }) };
 }
 
 /** Device id of a disk. The VMM keeps ids that begin with two underscores for itself. */

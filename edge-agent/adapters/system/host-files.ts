@@ -4,9 +4,10 @@
  * pseudo file systems.
  */
 import { watch, type FSWatcher } from 'node:fs';
-import { realpath, stat } from 'node:fs/promises';
+import { open, realpath, stat } from 'node:fs/promises';
 import { basename, dirname, normalize, sep } from 'node:path';
-import { AppError, type ErrorCode } from '#api/model/error-codes.ts';
+import { AppError, isAppError, type ErrorCode } from '#api/model/error-codes.ts';
+import { imageHeadBytes, readImageFormat } from '../../domain/images.ts';
 import type { HostFiles } from '../../ports/host-files.ts';
 
 /** Never a kernel or a disk, whatever is allowed. Block devices under /dev are. */
@@ -35,10 +36,30 @@ export function createHostFiles(options: { readonly allowedPaths: readonly strin
     async check({ boot, disks }) {
       await checkOne(boot.path, 'KERNEL_NOT_FOUND', false);
       if (boot.kind === 'kernel' && boot.initramfsPath !== undefined) await checkOne(boot.initramfsPath, 'INITRAMFS_NOT_FOUND', false);
-      for (const disk of disks) await checkOne(disk.path, 'DISK_NOT_FOUND', true);
+      for (const { path, managed } of disks) {
+        if (managed !== undefined) continue;
+        await checkOne(path, 'DISK_NOT_FOUND', true);
+        if ((await stat(path)).isFile()) await refuseBackingFile(path);
+      }
     },
     watchFor: watchNearest,
   };
+}
+
+/** A qcow2 file that names another one would show the guest what no check of its own path has seen. */
+async function refuseBackingFile(path: string): Promise<void> {
+  const file = await open(path, 'r').catch((error: unknown) => {
+    throw fileError(error, path, 'DISK_NOT_FOUND');
+  });
+  try {
+    const { bytesRead, buffer } = await file.read(Buffer.alloc(imageHeadBytes), 0, imageHeadBytes, 0);
+    readImageFormat(buffer.subarray(0, bytesRead));
+  } catch (error) {
+    if (!isAppError(error)) throw error;
+    throw new AppError(error.code, `${error.message}: ${path}`, { details: { path }, cause: error });
+  } finally {
+    await file.close();
+  }
 }
 
 function isBelow(path: string, root: string): boolean {

@@ -93,7 +93,7 @@ export const boundCases: readonly BoundCase[] = [
   unlocked(
     'MicroVM',
     'spec.disks[0].http.url',
-    [microvmSpec({ disks: [{ name: 'a', http: { url: 'https://images.example/a.raw?x=1' } }] })],
+    [microvmSpec({ disks: [{ name: 'a', http: { url: 'https://images.example/a.raw?x=1' }, digest: `sha256:${'0'.repeat(64)}`, persistence: 'Ephemeral' }] })],
     ['file:///etc/shadow', 'https://a b', 'https://'].map((url) => microvmSpec({ disks: [{ name: 'a', http: { url } }] })),
   ),
   shipped('Host', 'spec.siteRef', [hostSpec()], [{}]),

@@ -271,7 +271,7 @@ const natSubnetRule = (kind: 'Site' | 'Host', place: Place): RuleCase => ({
 const siteCases: RuleCase[] = [
   nameRule('Site'),
   natSubnetRule('Site', (natSubnet) => siteSpec({ natSubnet })),
-  reserved('Site', 'images', siteSpec({ images: {} })),
+  reserved('Site', 'images.prePull', siteSpec({ images: { prePull: ['registry.example/app:1'] } })),
   ...meshCases,
   ...disconnectRules('Site', siteSpec),
   durationRule(
@@ -284,7 +284,7 @@ const siteCases: RuleCase[] = [
     { shortest: '5m', longest: '24h', tooShort: '4m', tooLong: '24h1s' },
   ),
   ...quantityRules(
-    { kind: 'Site', variant: 'unlocked', label: 'images.bandwidth', place: (bandwidth) => siteSpec({ images: { bandwidth } }) },
+    { kind: 'Site', variant: 'shipped', label: 'images.bandwidth', place: (bandwidth) => siteSpec({ images: { bandwidth } }) },
     { smallest: '16Ki', largest: '100Gi', tooSmall: '15Ki', tooLarge: '101Gi' },
   ),
   ...quantityRules(
@@ -417,7 +417,12 @@ const disk = (fields: Spec): Spec => microvmSpec({ disks: [{ name: 'data', ...fi
 const pathDisk = (fields: Spec): Spec => disk({ path: '/srv/data.raw', ...fields });
 const network = (fields: Spec): Spec => microvmSpec({ networks: [{ name: 'lan', ...fields }] });
 const podTerms = (selector: unknown): readonly Spec[] => [{ labelSelector: selector, topologyKey: 'nkudo.dev/host' }];
+const digest = `sha256:${'0'.repeat(64)}`;
+/** A disk that the host makes. */
+const blankDisk = (fields: Spec = {}): Spec => disk({ blank: {}, size: '1Gi', persistence: 'Persistent', ...fields });
+const httpDisk = (fields: Spec = {}): Spec => disk({ http: { url: 'https://images.example/app.raw' }, digest, persistence: 'Persistent', ...fields });
 const oneDiskSource = 'write exactly one of path, oci, http, blank and snapshot';
+const needsPersistence = 'write persistence: Persistent or Ephemeral';
 const diskReserved = (field: string): string => `reserved: disks[].${field}`;
 const bound = { binding: { hostName: 'edge-1', epoch: 4294967297 } };
 
@@ -468,13 +473,7 @@ const microvmCases: RuleCase[] = [
   }),
   reserved('MicroVM', 'disks[].bootIndex', pathDisk({ bootIndex: 0 }), { accepted: pathDisk({}) }),
   reserved('MicroVM', 'disks[].oci', disk({ oci: { image: 'registry.example/app:1' } })),
-  reserved('MicroVM', 'disks[].http', disk({ http: { url: 'https://images.example/app.raw' } })),
-  reserved('MicroVM', 'disks[].blank', disk({ blank: {}, size: '10Gi' }), { also: [diskReserved('size')] }),
   reserved('MicroVM', 'disks[].snapshot', disk({ snapshot: { name: 'monday' } })),
-  reserved('MicroVM', 'disks[].digest', pathDisk({ digest: `sha256:${'0'.repeat(64)}` })),
-  reserved('MicroVM', 'disks[].size', pathDisk({ size: '10Gi' })),
-  reserved('MicroVM', 'disks[].persistence', pathDisk({ persistence: 'Ephemeral' })),
-  reserved('MicroVM', 'disks[].deletePolicy', pathDisk({ deletePolicy: 'Retain' })),
   reserved('MicroVM', 'disks[].rateLimit', pathDisk({ rateLimit: { iops: 100 } })),
   ...disconnectRules('MicroVM', microvmSpec),
   {
@@ -494,10 +493,10 @@ const microvmCases: RuleCase[] = [
   },
   {
     kind: 'MicroVM',
-    variant: 'unlocked',
+    variant: 'shipped',
     rule: 'a replacement on another host loses the local disks',
-    accepted: [{ title: 'an Ephemeral disk', spec: { ...disk({ blank: {}, size: '1Gi', persistence: 'Ephemeral' }), disconnect: { replace: true } } }],
-    refused: [{ title: 'a Persistent disk', spec: { ...disk({ blank: {}, size: '1Gi', persistence: 'Persistent' }), disconnect: { replace: true } } }],
+    accepted: [{ title: 'an Ephemeral disk', spec: { ...blankDisk({ persistence: 'Ephemeral' }), disconnect: { replace: true } } }],
+    refused: [{ title: 'a Persistent disk', spec: { ...blankDisk(), disconnect: { replace: true } } }],
   },
   // Sizes and identity
   {
@@ -645,6 +644,49 @@ const microvmCases: RuleCase[] = [
     refused: samples((cmdline) => kernel({ cmdline }), ['--api-socket /tmp/x', ' tick', 'a\nb', 'a\tb', 'a\u0000b', 'größe']),
   },
   // Disks
+  reserved('MicroVM', 'disks[].http.secretRef', httpDisk({ http: { url: 'https://images.example/app.raw', secretRef: { name: 'images' } } })),
+  {
+    kind: 'MicroVM',
+    variant: 'shipped',
+    rule: 'write digest for an http disk',
+    accepted: [{ title: 'an http disk with one', spec: httpDisk() }, { title: 'a blank disk without', spec: blankDisk() }],
+    refused: [
+      { title: 'an http disk without', spec: disk({ http: { url: 'https://images.example/app.raw' }, persistence: 'Ephemeral' }) },
+      { title: 'a path disk with one', spec: pathDisk({ digest }) },
+      { title: 'a blank disk with one', spec: blankDisk({ digest }) },
+    ],
+  },
+  {
+    kind: 'MicroVM',
+    variant: 'shipped',
+    rule: 'write size for an http or blank disk only',
+    accepted: [{ title: 'http', spec: httpDisk({ size: '10Gi' }) }, { title: 'blank', spec: blankDisk() }],
+    refused: [{ title: 'path', spec: pathDisk({ size: '10Gi' }) }],
+  },
+  {
+    kind: 'MicroVM',
+    variant: 'shipped',
+    rule: needsPersistence,
+    accepted: [{ title: 'http', spec: httpDisk() }, { title: 'Ephemeral', spec: httpDisk({ persistence: 'Ephemeral' }) }, { title: 'a path disk without', spec: pathDisk({}) }],
+    refused: [{ title: 'http without', spec: disk({ http: { url: 'https://images.example/app.raw' }, digest }) }, { title: 'path', spec: pathDisk({ persistence: 'Ephemeral' }) }],
+  },
+  {
+    kind: 'MicroVM',
+    variant: 'shipped',
+    rule: 'write deletePolicy for a Persistent disk only',
+    accepted: [{ title: 'Retain', spec: blankDisk({ deletePolicy: 'Retain' }) }],
+    refused: [{ title: 'Ephemeral', spec: blankDisk({ persistence: 'Ephemeral', deletePolicy: 'Retain' }) }, { title: 'path', spec: pathDisk({ deletePolicy: 'Retain' }) }],
+  },
+  {
+    kind: 'MicroVM',
+    variant: 'shipped',
+    rule: 'digest of a Persistent disk can not be changed',
+    accepted: [
+      { title: 'the same', before: httpDisk(), spec: httpDisk({ size: '10Gi' }) },
+      { title: 'of an Ephemeral one', before: httpDisk({ persistence: 'Ephemeral' }), spec: httpDisk({ persistence: 'Ephemeral', digest: `sha256:${'1'.repeat(64)}` }) },
+    ],
+    refused: [{ title: 'another', before: httpDisk(), spec: httpDisk({ digest: `sha256:${'1'.repeat(64)}` }) }],
+  },
   {
     kind: 'MicroVM',
     variant: 'shipped',
@@ -658,47 +700,47 @@ const microvmCases: RuleCase[] = [
   ...pathRules('MicroVM', 'disks[].path', (path) => disk({ path })),
   {
     kind: 'MicroVM',
-    variant: 'unlocked',
+    variant: 'shipped',
     rule: 'write size for a blank disk',
-    accepted: [{ title: 'with a size', spec: disk({ blank: {}, size: '10Gi' }) }],
-    refused: [{ title: 'without', spec: disk({ blank: {} }) }],
+    accepted: [{ title: 'with a size', spec: blankDisk({ size: '10Gi' }) }],
+    refused: [{ title: 'without', spec: disk({ blank: {}, persistence: 'Persistent' }) }],
   },
   {
     kind: 'MicroVM',
-    variant: 'unlocked',
+    variant: 'shipped',
     rule: 'the kind of source of a disk can not be changed',
     accepted: [
       { title: 'another path', before: pathDisk({}), spec: pathDisk({ path: '/srv/other.raw' }) },
-      { title: 'another disk', before: pathDisk({}), spec: microvmSpec({ disks: [{ name: 'other', blank: {}, size: '1Gi' }] }) },
+      { title: 'another disk', before: pathDisk({}), spec: microvmSpec({ disks: [{ name: 'other', blank: {}, size: '1Gi', persistence: 'Ephemeral' }] }) },
     ],
-    refused: [{ title: 'from path to blank', before: pathDisk({}), spec: disk({ blank: {}, size: '1Gi' }) }],
+    refused: [{ title: 'from path to blank', before: pathDisk({}), spec: blankDisk({ persistence: 'Ephemeral' }) }],
   },
   {
     kind: 'MicroVM',
-    variant: 'unlocked',
+    variant: 'shipped',
     rule: 'persistence of a disk can not be changed',
-    accepted: [{ title: 'the same', before: disk({ blank: {}, size: '1Gi', persistence: 'Persistent' }), spec: disk({ blank: {}, size: '2Gi', persistence: 'Persistent' }) }],
+    accepted: [{ title: 'the same', before: blankDisk(), spec: blankDisk({ size: '2Gi' }) }],
     refused: [
       {
         title: 'to Ephemeral',
-        before: disk({ blank: {}, size: '1Gi', persistence: 'Persistent' }),
-        spec: disk({ blank: {}, size: '1Gi', persistence: 'Ephemeral' }),
+        before: blankDisk(),
+        spec: blankDisk({ persistence: 'Ephemeral' }),
       },
-      { title: 'removed', before: disk({ blank: {}, size: '1Gi', persistence: 'Persistent' }), spec: disk({ blank: {}, size: '1Gi' }) },
+      { title: 'removed', before: blankDisk(), spec: disk({ blank: {}, size: '1Gi' }), also: [needsPersistence] },
     ],
   },
   {
     kind: 'MicroVM',
-    variant: 'unlocked',
+    variant: 'shipped',
     rule: 'size of a disk can only grow',
     accepted: [
-      { title: 'larger', before: disk({ blank: {}, size: '1Gi' }), spec: disk({ blank: {}, size: '2Gi' }) },
-      { title: 'the same in other words', before: disk({ blank: {}, size: '1Gi' }), spec: disk({ blank: {}, size: 1_073_741_824 }) },
+      { title: 'larger', before: blankDisk(), spec: blankDisk({ size: '2Gi' }) },
+      { title: 'the same in other words', before: blankDisk(), spec: blankDisk({ size: 1_073_741_824 }) },
     ],
-    refused: [{ title: 'smaller', before: disk({ blank: {}, size: '1Gi' }), spec: disk({ blank: {}, size: '1023Mi' }) }],
+    refused: [{ title: 'smaller', before: blankDisk(), spec: blankDisk({ size: '1023Mi' }) }],
   },
   ...quantityRules(
-    { kind: 'MicroVM', variant: 'unlocked', label: 'disks[].size', place: (size) => disk({ blank: {}, size }) },
+    { kind: 'MicroVM', variant: 'shipped', label: 'disks[].size', place: (size) => blankDisk({ size }) },
     { smallest: '1Mi', largest: '64Ti', tooSmall: '1023Ki', tooLarge: '65Ti' },
   ),
   ...quantityRules(

@@ -11,7 +11,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { makeEpoch } from '#api/model/epoch.ts';
 import { hostId, operationId, planId, type MicroVMId } from '#api/model/ids.ts';
-import type { DesiredMicroVM } from '#api/model/microvm.ts';
+import type { DesiredMicroVM, DiskSpec } from '#api/model/microvm.ts';
 import type { Operation } from '#api/model/plan.ts';
 import { edgeFaultPoints, type EdgeFaultPoint } from '#edge-agent/fault-points.ts';
 import { fakeHostId, startFakeControlPlane, type FakeControlPlane } from '#test/fakes/control-plane.ts';
@@ -55,6 +55,9 @@ afterAll(async () => {
   faults.close();
 });
 
+/** So that the steps for disks have something to do. */
+const blankDisk: DiskSpec = { name: 'data', path: '', readOnly: false, sizeBytes: 2 ** 20, managed: { persistence: 'Persistent', isRetained: false } };
+
 function operation(microvmId: MicroVMId, desired: DesiredMicroVM | null, revision: number): Operation {
   return {
     id: operationId(randomUUID()),
@@ -90,7 +93,7 @@ const on = (steps: readonly string[]): EdgeFaultPoint[] => edgeFaultPoints.filte
 describe('the agent, killed', () => {
   test.each(on(onCreate))('at %s of a create, converges to one VMM', async (point) => {
     const id = newMicroVM();
-    await carryOut(operation(id, fixture.desired(), 1), point);
+    await carryOut(operation(id, fixture.desired({ disks: [blankDisk] }), 1), point);
     const pids = fixture.vmmPids(id);
     expect(pids).toHaveLength(1);
     expect(fixture.record(id).run).toMatchObject({ phase: 'started', restarts: 0 });

@@ -668,7 +668,11 @@ export interface DesiredMicroVM {
   /** Network interfaces in the order in which the guest sees them, at most 8. */
   networks: NetworkSpec[];
   /** Present when it may be replaced on another host: it runs only under a live lease of this host. */
-  lease: LeaseTerms | undefined;
+  lease:
+    | LeaseTerms
+    | undefined;
+  /** How this host gets the images of its disks. Absent: as it likes. */
+  images: ImagePolicy | undefined;
 }
 
 /** When the microVM runs. */
@@ -788,10 +792,44 @@ export interface FirmwareBoot {
 export interface DiskSpec {
   /** Unique name within the microVM. */
   name: string;
-  /** Absolute path on the host. */
+  /** Absolute path on the host; empty for a disk that the host makes. */
   path: string;
   /** The guest can not write. */
   readOnly: boolean;
+  /** Present for a disk that the host makes. */
+  managed:
+    | ManagedDisk
+    | undefined;
+  /** Size of a disk that the host makes, bytes; absent: that of its image. */
+  sizeBytes?: number | undefined;
+}
+
+/** A disk that the host makes and keeps. */
+export interface ManagedDisk {
+  /** Made anew at every start; else kept until the microVM is deleted. */
+  ephemeral: boolean;
+  /** Kept on the host also after the microVM was deleted. */
+  retain: boolean;
+  /** What it is made from; absent: it is empty at first. */
+  image: HttpImage | undefined;
+}
+
+/** Content behind a URL. */
+export interface HttpImage {
+  /** http or https. */
+  url: string;
+  /** SHA-256 of the content, 64 lower-case hexadecimal digits. */
+  sha256: string;
+}
+
+/** How a host gets images. */
+export interface ImagePolicy {
+  /** The most that downloads of this host use together, bytes per second; absent: no bound. */
+  bytesPerSecond?:
+    | number
+    | undefined;
+  /** Servers that images may come from, at most 32; empty: every server. */
+  allowedRegistries: string[];
 }
 
 /** One network interface of the guest. */
@@ -4466,6 +4504,7 @@ function createBaseDesiredMicroVM(): DesiredMicroVM {
     terminationGracePeriodMs: 0,
     networks: [],
     lease: undefined,
+    images: undefined,
   };
 }
 
@@ -4517,6 +4556,9 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
     }
     if (message.lease !== undefined) {
       LeaseTerms.encode(message.lease, writer.uint32(162).fork()).join();
+    }
+    if (message.images !== undefined) {
+      ImagePolicy.encode(message.images, writer.uint32(170).fork()).join();
     }
     return writer;
   },
@@ -4654,6 +4696,14 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
             message.lease = LeaseTerms.decode(reader, reader.uint32());
             continue;
           }
+          case 21: {
+            if (tag !== 170) {
+              break;
+            }
+
+            message.images = ImagePolicy.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -4714,6 +4764,7 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
         ? object.networks.map((e: any) => NetworkSpec.fromJSON(e))
         : [],
       lease: isSet(object.lease) ? LeaseTerms.fromJSON(object.lease) : undefined,
+      images: isSet(object.images) ? ImagePolicy.fromJSON(object.images) : undefined,
     };
   },
 
@@ -4763,6 +4814,9 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
     if (message.lease !== undefined) {
       obj.lease = LeaseTerms.toJSON(message.lease);
     }
+    if (message.images !== undefined) {
+      obj.images = ImagePolicy.toJSON(message.images);
+    }
     return obj;
   },
 
@@ -4801,6 +4855,9 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
     message.networks = object.networks?.map((e) => NetworkSpec.fromPartial(e)) || [];
     message.lease = (object.lease !== undefined && object.lease !== null)
       ? LeaseTerms.fromPartial(object.lease)
+      : undefined;
+    message.images = (object.images !== undefined && object.images !== null)
+      ? ImagePolicy.fromPartial(object.images)
       : undefined;
     return message;
   },
@@ -5185,7 +5242,7 @@ export const FirmwareBoot: MessageFns<FirmwareBoot> = {
 };
 
 function createBaseDiskSpec(): DiskSpec {
-  return { name: "", path: "", readOnly: false };
+  return { name: "", path: "", readOnly: false, managed: undefined, sizeBytes: undefined };
 }
 
 export const DiskSpec: MessageFns<DiskSpec> = {
@@ -5198,6 +5255,12 @@ export const DiskSpec: MessageFns<DiskSpec> = {
     }
     if (message.readOnly !== false) {
       writer.uint32(24).bool(message.readOnly);
+    }
+    if (message.managed !== undefined) {
+      ManagedDisk.encode(message.managed, writer.uint32(34).fork()).join();
+    }
+    if (message.sizeBytes !== undefined) {
+      writer.uint32(40).uint64(message.sizeBytes);
     }
     return writer;
   },
@@ -5239,6 +5302,22 @@ export const DiskSpec: MessageFns<DiskSpec> = {
             message.readOnly = reader.bool();
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.managed = ManagedDisk.decode(reader, reader.uint32());
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.sizeBytes = longToNumber(reader.uint64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -5260,6 +5339,12 @@ export const DiskSpec: MessageFns<DiskSpec> = {
         : isSet(object.read_only)
         ? globalThis.Boolean(object.read_only)
         : false,
+      managed: isSet(object.managed) ? ManagedDisk.fromJSON(object.managed) : undefined,
+      sizeBytes: isSet(object.sizeBytes)
+        ? globalThis.Number(object.sizeBytes)
+        : isSet(object.size_bytes)
+        ? globalThis.Number(object.size_bytes)
+        : undefined,
     };
   },
 
@@ -5274,6 +5359,12 @@ export const DiskSpec: MessageFns<DiskSpec> = {
     if (message.readOnly !== false) {
       obj.readOnly = message.readOnly;
     }
+    if (message.managed !== undefined) {
+      obj.managed = ManagedDisk.toJSON(message.managed);
+    }
+    if (message.sizeBytes !== undefined) {
+      obj.sizeBytes = Math.round(message.sizeBytes);
+    }
     return obj;
   },
 
@@ -5285,6 +5376,291 @@ export const DiskSpec: MessageFns<DiskSpec> = {
     message.name = object.name ?? "";
     message.path = object.path ?? "";
     message.readOnly = object.readOnly ?? false;
+    message.managed = (object.managed !== undefined && object.managed !== null)
+      ? ManagedDisk.fromPartial(object.managed)
+      : undefined;
+    message.sizeBytes = object.sizeBytes ?? undefined;
+    return message;
+  },
+};
+
+function createBaseManagedDisk(): ManagedDisk {
+  return { ephemeral: false, retain: false, image: undefined };
+}
+
+export const ManagedDisk: MessageFns<ManagedDisk> = {
+  encode(message: ManagedDisk, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.ephemeral !== false) {
+      writer.uint32(8).bool(message.ephemeral);
+    }
+    if (message.retain !== false) {
+      writer.uint32(16).bool(message.retain);
+    }
+    if (message.image !== undefined) {
+      HttpImage.encode(message.image, writer.uint32(26).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ManagedDisk {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseManagedDisk();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.ephemeral = reader.bool();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.retain = reader.bool();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.image = HttpImage.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ManagedDisk {
+    return {
+      ephemeral: isSet(object.ephemeral) ? globalThis.Boolean(object.ephemeral) : false,
+      retain: isSet(object.retain) ? globalThis.Boolean(object.retain) : false,
+      image: isSet(object.image) ? HttpImage.fromJSON(object.image) : undefined,
+    };
+  },
+
+  toJSON(message: ManagedDisk): unknown {
+    const obj: any = {};
+    if (message.ephemeral !== false) {
+      obj.ephemeral = message.ephemeral;
+    }
+    if (message.retain !== false) {
+      obj.retain = message.retain;
+    }
+    if (message.image !== undefined) {
+      obj.image = HttpImage.toJSON(message.image);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ManagedDisk>): ManagedDisk {
+    return ManagedDisk.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ManagedDisk>): ManagedDisk {
+    const message = createBaseManagedDisk();
+    message.ephemeral = object.ephemeral ?? false;
+    message.retain = object.retain ?? false;
+    message.image = (object.image !== undefined && object.image !== null)
+      ? HttpImage.fromPartial(object.image)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseHttpImage(): HttpImage {
+  return { url: "", sha256: "" };
+}
+
+export const HttpImage: MessageFns<HttpImage> = {
+  encode(message: HttpImage, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.url !== "") {
+      writer.uint32(10).string(message.url);
+    }
+    if (message.sha256 !== "") {
+      writer.uint32(18).string(message.sha256);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): HttpImage {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseHttpImage();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.url = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.sha256 = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): HttpImage {
+    return {
+      url: isSet(object.url) ? globalThis.String(object.url) : "",
+      sha256: isSet(object.sha256) ? globalThis.String(object.sha256) : "",
+    };
+  },
+
+  toJSON(message: HttpImage): unknown {
+    const obj: any = {};
+    if (message.url !== "") {
+      obj.url = message.url;
+    }
+    if (message.sha256 !== "") {
+      obj.sha256 = message.sha256;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<HttpImage>): HttpImage {
+    return HttpImage.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<HttpImage>): HttpImage {
+    const message = createBaseHttpImage();
+    message.url = object.url ?? "";
+    message.sha256 = object.sha256 ?? "";
+    return message;
+  },
+};
+
+function createBaseImagePolicy(): ImagePolicy {
+  return { bytesPerSecond: undefined, allowedRegistries: [] };
+}
+
+export const ImagePolicy: MessageFns<ImagePolicy> = {
+  encode(message: ImagePolicy, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.bytesPerSecond !== undefined) {
+      writer.uint32(8).uint64(message.bytesPerSecond);
+    }
+    for (const v of message.allowedRegistries) {
+      writer.uint32(18).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ImagePolicy {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseImagePolicy();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.bytesPerSecond = longToNumber(reader.uint64());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.allowedRegistries.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ImagePolicy {
+    return {
+      bytesPerSecond: isSet(object.bytesPerSecond)
+        ? globalThis.Number(object.bytesPerSecond)
+        : isSet(object.bytes_per_second)
+        ? globalThis.Number(object.bytes_per_second)
+        : undefined,
+      allowedRegistries: globalThis.Array.isArray(object?.allowedRegistries)
+        ? object.allowedRegistries.map((e: any) => globalThis.String(e))
+        : globalThis.Array.isArray(object?.allowed_registries)
+        ? object.allowed_registries.map((e: any) => globalThis.String(e))
+        : [],
+    };
+  },
+
+  toJSON(message: ImagePolicy): unknown {
+    const obj: any = {};
+    if (message.bytesPerSecond !== undefined) {
+      obj.bytesPerSecond = Math.round(message.bytesPerSecond);
+    }
+    if (message.allowedRegistries?.length) {
+      obj.allowedRegistries = message.allowedRegistries;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ImagePolicy>): ImagePolicy {
+    return ImagePolicy.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ImagePolicy>): ImagePolicy {
+    const message = createBaseImagePolicy();
+    message.bytesPerSecond = object.bytesPerSecond ?? undefined;
+    message.allowedRegistries = object.allowedRegistries?.map((e) => e) || [];
     return message;
   },
 };

@@ -1,0 +1,211 @@
+/**
+ * The GuestDisks port on the file system: `<vm directory>/disks/<name>.<format>`, with the number of the
+ * start in the name of an Ephemeral one. A disk appears under its name only when it is whole, right and
+ * durable, so a crash leaves at most a hidden file that the next start replaces.
+ */
+import { link, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { AppError } from '#api/model/error-codes.ts';
+import type { MicroVMId } from '#api/model/ids.ts';
+import type { DesiredMicroVM, DiskSpec } from '#api/model/microvm.ts';
+import { isManaged, readImageFormat, type ImageFormat } from '../../domain/images.ts';
+import type { EnsuredDisks, GuestDisks, MadeDisk } from '../../ports/images.ts';
+import type { VmDirectories } from '../../ports/vm-directories.ts';
+import { ensureDirectory, syncDirectory, writeFileDurably } from '../system/durable-file.ts';
+import { copySparse, growFile, hashFile, readHead, statOrNull, syncFile, writeError } from './files.ts';
+import type { ImageCache } from './image-cache.ts';
+
+export interface GuestDisksOptions {
+  readonly stateDirectory: string;
+  readonly directories: Pick<VmDirectories, 'path'>;
+  readonly cache: ImageCache;
+}
+
+/** In the directory of the disks: which of them are retained, for a deletion by a journal that lost the spec. */
+const policyFile = 'retained.json';
+/** Disks are whole sectors; a shorter last one is filled up with zeros. */
+const sectorBytes = 512;
+const formats: readonly ImageFormat[] = ['raw', 'qcow2'];
+
+interface Making {
+  readonly folder: string;
+  readonly incarnation: number;
+  readonly signal: AbortSignal;
+}
+
+export function createGuestDisks({ stateDirectory, directories, cache }: GuestDisksOptions): GuestDisks {
+  const folderOf = (id: MicroVMId): string => join(directories.path(id), 'disks');
+
+  async function ensure(vm: Parameters<GuestDisks['ensure']>[0], onNews: () => void, signal: AbortSignal): Promise<EnsuredDisks> {
+    const { microvmId, desired, incarnation } = vm;
+    const disks = desired.disks.filter(isManaged);
+    const making: Making = { folder: folderOf(microvmId), incarnation, signal };
+    ensureDirectory(making.folder);
+    await savePolicies(making.folder, disks);
+    await removeStale(making, disks);
+    const sources = new Map<string, string>();
+    for (const disk of disks) {
+      const image = disk.managed?.image;
+      if (image === undefined || (await hasKeptDisk(making.folder, disk))) continue;
+      const found = await cache.find(image, desired.images, microvmId, onNews);
+      if (found.kind === 'pending') return { kind: 'pending', progress: `disk ${disk.name}: ${found.progress}` };
+      sources.set(disk.name, found.path);
+    }
+    const made: MadeDisk[] = [];
+    for (const disk of disks) {
+      const one = await make(disk, sources.get(disk.name), making).catch((error: unknown) => {
+        throw writeError(error, `disk ${disk.name}`);
+      });
+      // The image was not right any more and is gone: it is fetched again.
+      if (one === null) return ensure(vm, onNews, signal);
+      made.push(one);
+    }
+    syncDirectory(making.folder);
+    return { kind: 'made', disks: made };
+  }
+
+  /** @returns null when the image does not have its digest any more */
+  async function make(disk: DiskSpec, source: string | undefined, making: Making): Promise<MadeDisk | null> {
+    const kept = await findKept(making.folder, disk);
+    if (kept !== null && (await isAsImage(disk, kept, making.signal))) return adjust(disk, kept);
+    const temporary = join(making.folder, `.${disk.name}.new`);
+    await rm(temporary, { force: true });
+    const image = disk.managed?.image;
+    if (image === undefined) await makeBlank(temporary);
+    else if (source === undefined) return null;
+    else {
+      const isShared = disk.readOnly && disk.sizeBytes === undefined && ((await statOrNull(source))?.size ?? 1) % sectorBytes === 0;
+      if (isShared) await link(source, temporary);
+      else {
+        await cache.makeRoom(((await statOrNull(source))?.blocks ?? 0) * 512, `disk ${disk.name}`, making.folder);
+        await copySparse(source, temporary, making.signal);
+      }
+      // The copy is what the guest gets, so the copy is hashed.
+      if ((await hashFile(temporary, making.signal)) !== image.sha256) {
+        await rm(temporary, { force: true });
+        await cache.discard(image.sha256);
+        return null;
+      }
+    }
+    // A blank disk begins with zeros whatever its guest writes later: its format is never guessed again.
+    const { format, virtualBytes } = image === undefined ? { format: 'raw' as const } : readImageFormat(await readHead(temporary));
+    await checkSize(disk, temporary, virtualBytes);
+    if (format === 'raw') await resize(disk, temporary);
+    const path = join(making.folder, nameOf(disk, making.incarnation, format));
+    await rename(temporary, path);
+    syncDirectory(making.folder);
+    return { name: disk.name, path, format };
+  }
+
+  return {
+    ensure,
+    forgo: (microvmId) => cache.forgo(microvmId),
+    async release(microvmId, desired) {
+      const folder = folderOf(microvmId);
+      if ((await statOrNull(folder)) === null) return;
+      const retained = new Set(await loadPolicies(folder));
+      for (const { name, managed } of desired?.disks ?? []) {
+        if (managed?.isRetained === true) retained.add(name);
+        else retained.delete(name);
+      }
+      const target = join(stateDirectory, 'retained-disks', microvmId);
+      for (const file of await readdir(folder)) {
+        const [name = '', format = '', ...more] = file.split('.');
+        if (more.length > 0 || !retained.has(name) || !isFormat(format)) continue;
+        ensureDirectory(target);
+        await rename(join(folder, file), join(target, file));
+        syncDirectory(target);
+      }
+      syncDirectory(folder);
+    },
+    stop: () => cache.stop(),
+  };
+}
+
+function isFormat(text: string): text is ImageFormat {
+  return formats.some((format) => format === text);
+}
+
+function nameOf({ name, managed }: DiskSpec, incarnation: number, format: ImageFormat): string {
+  return managed?.persistence === 'Ephemeral' ? `${name}.${incarnation}.${format}` : `${name}.${format}`;
+}
+
+/** The file of a Persistent disk that was made before. */
+async function findKept(folder: string, { name, managed }: DiskSpec): Promise<MadeDisk | null> {
+  if (managed?.persistence !== 'Persistent') return null;
+  for (const format of formats) {
+    const path = join(folder, `${name}.${format}`);
+    if ((await statOrNull(path)) !== null) return { name, path, format };
+  }
+  return null;
+}
+
+/** A disk that its guest may have written needs no image again. */
+async function hasKeptDisk(folder: string, disk: DiskSpec): Promise<boolean> {
+  return !disk.readOnly && (await findKept(folder, disk)) !== null;
+}
+
+/** What a guest can't write must still be the image; with a size of its own it has other bytes than the image, and is made anew. */
+async function isAsImage({ readOnly, managed }: DiskSpec, kept: MadeDisk, signal: AbortSignal): Promise<boolean> {
+  const image = managed?.image;
+  return !readOnly || image === undefined || (await hashFile(kept.path, signal)) === image.sha256;
+}
+
+async function adjust(disk: DiskSpec, kept: MadeDisk): Promise<MadeDisk> {
+  const { virtualBytes } = kept.format === 'raw' ? {} : readImageFormat(await readHead(kept.path));
+  if (kept.format === 'qcow2') await checkSize(disk, kept.path, virtualBytes);
+  else if (disk.sizeBytes !== undefined) await growFile(kept.path, disk.sizeBytes);
+  return kept;
+}
+
+async function makeBlank(path: string): Promise<void> {
+  await writeFile(path, '', { mode: 0o600 });
+  await syncFile(path);
+}
+
+async function resize({ sizeBytes }: DiskSpec, path: string): Promise<void> {
+  const length = (await statOrNull(path))?.size ?? 0;
+  await growFile(path, Math.ceil(Math.max(length, sizeBytes ?? 0) / sectorBytes) * sectorBytes);
+}
+
+/** @throws IMAGE_REFUSED */
+async function checkSize({ name, sizeBytes, managed }: DiskSpec, path: string, virtualBytes: number | undefined): Promise<void> {
+  if (sizeBytes === undefined || managed?.image === undefined) return;
+  const imageBytes = virtualBytes ?? (await statOrNull(path))?.size ?? 0;
+  if (sizeBytes < imageBytes) throw new AppError('IMAGE_REFUSED', `disk ${name} has ${sizeBytes} bytes, its image needs ${imageBytes}`);
+  if (virtualBytes !== undefined && sizeBytes > virtualBytes) throw new AppError('IMAGE_REFUSED', `disk ${name}: a qcow2 image of ${virtualBytes} bytes can not be grown here; leave size out, or convert the image to raw`);
+}
+
+/** Hidden files of a broken start, and Ephemeral disks of all starts but this one. */
+async function removeStale({ folder, incarnation }: Making, disks: readonly DiskSpec[]): Promise<void> {
+  const persistent = new Set(disks.filter(({ managed }) => managed?.persistence === 'Persistent').map(({ name }) => name));
+  for (const file of await readdir(folder)) {
+    const [name = '', middle, ...more] = file.split('.');
+    const isOldStart = more.length === 1 && !persistent.has(name) && middle !== String(incarnation);
+    if (file.startsWith('.') || isOldStart) await rm(join(folder, file), { force: true });
+  }
+}
+
+async function savePolicies(folder: string, disks: readonly DiskSpec[]): Promise<void> {
+  const known = await loadPolicies(folder);
+  const retained = new Set(known);
+  for (const { name, managed } of disks) {
+    if (managed?.isRetained === true) retained.add(name);
+    else retained.delete(name);
+  }
+  const next = [...retained].sort();
+  if (next.join() !== [...known].sort().join()) writeFileDurably(join(folder, policyFile), JSON.stringify(next));
+}
+
+async function loadPolicies(folder: string): Promise<readonly string[]> {
+  const path = join(folder, policyFile);
+  if ((await statOrNull(path)) === null) return [];
+  try {
+    const parsed: unknown = JSON.parse(await readFile(path, 'utf8'));
+    return Array.isArray(parsed) ? parsed.filter((name) => typeof name === 'string') : [];
+  } catch (error) {
+    // It is written whole or not at all; a damaged one says nothing.
+    if (error instanceof SyntaxError) return [];
+    throw error;
+  }
+}
