@@ -29,7 +29,7 @@ export interface VmDisk {
   /** Absolute. */
   readonly path: string;
   readonly readOnly: boolean;
-  /** Absent: the VMM looks what it is. Given where a guest could write another format into its own disk. */
+  /** Absent: the VMM looks what it is. A VMM may look all the same, so what a guest could have written is checked before. */
   readonly format?: 'raw' | 'qcow2';
 }
 

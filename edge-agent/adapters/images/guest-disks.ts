@@ -7,7 +7,7 @@ import { link, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises
 import { join } from 'node:path';
 import { AppError } from '#api/model/error-codes.ts';
 import type { MicroVMId } from '#api/model/ids.ts';
-import type { DesiredMicroVM, DiskSpec } from '#api/model/microvm.ts';
+import type { DiskSpec } from '#api/model/microvm.ts';
 import { isManaged, readImageFormat, type ImageFormat } from '../../domain/images.ts';
 import type { EnsuredDisks, GuestDisks, MadeDisk } from '../../ports/images.ts';
 import type { VmDirectories } from '../../ports/vm-directories.ts';
@@ -152,8 +152,11 @@ async function isAsImage({ readOnly, managed }: DiskSpec, kept: MadeDisk, signal
 }
 
 async function adjust(disk: DiskSpec, kept: MadeDisk): Promise<MadeDisk> {
-  const { virtualBytes } = kept.format === 'raw' ? {} : readImageFormat(await readHead(kept.path));
-  if (kept.format === 'qcow2') await checkSize(disk, kept.path, virtualBytes);
+  const { format, virtualBytes } = readImageFormat(await readHead(kept.path));
+  // Measured on cloud-hypervisor v53: it goes by the content of the file, whatever format it is told. A guest
+  // that made its raw disk look like another one would choose what the VMM opens.
+  if (format !== kept.format) throw new AppError('IMAGE_REFUSED', `disk ${disk.name} was made ${kept.format}, and its guest has made it look ${format}`);
+  if (format === 'qcow2') await checkSize(disk, kept.path, virtualBytes);
   else if (disk.sizeBytes !== undefined) await growFile(kept.path, disk.sizeBytes);
   return kept;
 }

@@ -86,7 +86,7 @@ async function carryOut(sent: Operation, point: EdgeFaultPoint | null): Promise<
   await fixture.until(`${sent.kind} to be reported`, () => plane.reports.some((report) => report.operationId === sent.id && report.isFinal && report.status === 'Succeeded'));
 }
 
-const onCreate = ['journal.accept', 'receipt.send', 'journal.intent', 'vmdir.prepare', 'vmdir.identity', 'net.ensure', 'vmm.spawn', 'vmm.create', 'vmm.boot', 'journal.result', 'report.send'];
+const onCreate = ['journal.accept', 'receipt.send', 'journal.intent', 'vmdir.prepare', 'vmdir.identity', 'disk.ensure', 'net.ensure', 'vmm.spawn', 'vmm.create', 'vmm.boot', 'journal.result', 'report.send'];
 const onDelete = ['journal.accept', 'receipt.send', 'journal.intent', 'vmm.powerButton', 'vmm.shutdown', 'net.remove', 'vmdir.remove', 'journal.forget', 'report.send'];
 const on = (steps: readonly string[]): EdgeFaultPoint[] => edgeFaultPoints.filter((point) => steps.includes(point.slice(0, point.lastIndexOf(':'))));
 
