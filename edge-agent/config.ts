@@ -1,19 +1,17 @@
-/** What the agent is told from outside, parsed once and frozen. Flags win; nothing secret is among them. */
+/**
+ * What `run` works with, frozen: the settings (config/settings.ts), and what it takes from its environment besides them.
+ * Nothing secret is among it.
+ */
 import { getServers } from 'node:dns';
 import { isIPv4 } from 'node:net';
 import { totalmem } from 'node:os';
-import { isAbsolute, resolve } from 'node:path';
-import { AppError } from '#api/model/error-codes.ts';
+import { resolve } from 'node:path';
 import { stableHash } from '#api/model/stable-hash.ts';
-
-/** A tenant chooses the paths in a spec, so what else lies on the host must be out of reach unless somebody there says otherwise. */
-const defaultAllowedPaths: readonly string[] = ['/var/lib/nkudo/images'];
+import type { EffectiveConfig } from './config/resolve.ts';
+import { logLevels, type LogLevel, type SettingKey } from './config/settings.ts';
 
 /** Set by the bundler of a release. */
 export const agentVersion = '0.1.0';
-
-export const logLevels = ['trace', 'debug', 'info', 'warn', 'error'] as const;
-export type LogLevel = (typeof logLevels)[number];
 
 export interface RunConfig {
   readonly stateDirectory: string;
@@ -70,47 +68,37 @@ export interface MeshConfig {
 export const guardDirectory = 'guard';
 
 const bootsAtOnceDefault = 4;
-const runtimeDirectoryDefault = '/run/nkudo-edge';
-/** What NetBird calls its interface unless told otherwise. */
-const meshInterfaceDefault = 'wt0';
-const meshPollDefaultMs = 30_000;
-const meshCommandDeadlineDefaultMs = 60_000;
 
-/** @throws INVALID_REQUEST that names the flag */
-export function parseRunConfig(
-  flags: { readonly stateDir: string; readonly hypervisor: string; readonly netbird: string; readonly logLevel: string; readonly allowPath: readonly string[] },
-  environment: Readonly<Record<string, string | undefined>>,
-): RunConfig {
-  const logLevel = logLevels.find((level) => level === flags.logLevel);
-  if (logLevel === undefined) throw new AppError('INVALID_REQUEST', `--log-level must be one of ${logLevels.join(', ')}`);
-  const relative = flags.allowPath.find((path) => !isAbsolute(path));
-  if (relative !== undefined) throw new AppError('INVALID_REQUEST', '--allow-path must be an absolute directory');
+export function deriveRunConfig(effective: EffectiveConfig, environment: Readonly<Record<string, string | undefined>>): RunConfig {
+  const text = (key: SettingKey): string => String(effective[key].value);
+  const number = (key: SettingKey): number => Number(effective[key].value);
+  const { value: allowed } = effective.allowPaths;
   return Object.freeze({
-    stateDirectory: resolve(flags.stateDir),
-    hypervisorPath: flags.hypervisor,
-    logLevel,
-    allowedPaths: flags.allowPath.length === 0 ? defaultAllowedPaths : flags.allowPath,
+    stateDirectory: resolve(text('stateDir')),
+    hypervisorPath: text('hypervisor'),
+    logLevel: logLevels.find((level) => level === effective.logLevel.value) ?? 'info',
+    allowedPaths: Array.isArray(allowed) ? allowed.map(String) : [],
     hostMemoryBytes: totalmem(),
     bootsAtOnce: bootsAtOnceDefault,
     vmmEnvironment: pickEnvironment(environment, (name) => name === 'PATH' || name.startsWith('RUST_') || name.startsWith('MOCK_CH_')),
     mesh: Object.freeze({
-      command: flags.netbird,
+      command: text('netbird'),
       environment: pickEnvironment(environment, (name) => meshVariables.has(name) || name.startsWith('MOCK_NETBIRD_')),
-      pollMs: durationMs('NKUDO_MESH_POLL_MS', environment, meshPollDefaultMs),
-      commandDeadlineMs: durationMs('NKUDO_MESH_COMMAND_TIMEOUT_MS', environment, meshCommandDeadlineDefaultMs),
+      pollMs: number('meshPollMs'),
+      commandDeadlineMs: number('meshCommandTimeoutMs'),
     }),
     network: Object.freeze({
       path: environment['PATH'],
-      owner: stableHash(resolve(flags.stateDir), 0).toString(36),
-      runtimeDirectory: environment['NKUDO_RUNTIME_DIR'] ?? runtimeDirectoryDefault,
+      owner: stableHash(resolve(text('stateDir')), 0).toString(36),
+      runtimeDirectory: text('runtimeDir'),
       vmmUserId: process.getuid?.() ?? 0,
-      meshInterface: deviceName('NKUDO_MESH_INTERFACE', environment, meshInterfaceDefault),
+      meshInterface: text('meshInterface'),
       nameServers: readNameServers(),
-      mayEnableForwarding: environment['NKUDO_IP_FORWARD'] !== 'keep',
+      mayEnableForwarding: effective.ipForward.value !== 'keep',
     }),
     images: Object.freeze({
-      reserveBytes: byteCount('NKUDO_IMAGES_RESERVE_BYTES', environment, imagesReserveDefaultBytes),
-      cacheMaxBytes: byteCount('NKUDO_IMAGES_CACHE_MAX_BYTES', environment, imagesCacheMaxDefaultBytes),
+      reserveBytes: number('imagesReserveBytes'),
+      cacheMaxBytes: number('imagesCacheMaxBytes'),
       proxies: pickEnvironment(environment, (name) => proxyVariables.has(name.toUpperCase())),
     }),
     faultSocket: environment['NKUDO_FAULT_SOCKET'],
@@ -131,37 +119,4 @@ function pickEnvironment(environment: Readonly<Record<string, string | undefined
   return Object.fromEntries(picked.flatMap(([name, value]) => (value === undefined ? [] : [[name, value]])));
 }
 
-/** @throws INVALID_REQUEST that names the variable */
-function deviceName(name: string, environment: Readonly<Record<string, string | undefined>>, otherwise: string): string {
-  const value = environment[name] ?? '';
-  if (value === '') return otherwise;
-  if (!/^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$/.test(value)) throw new AppError('INVALID_REQUEST', `${name} must be the name of a network device, such as ${otherwise}`);
-  return value;
-}
-
 const proxyVariables: ReadonlySet<string> = new Set(['HTTP_PROXY', 'HTTPS_PROXY', 'NO_PROXY']);
-const imagesReserveDefaultBytes = 256 * 2 ** 20;
-const imagesCacheMaxDefaultBytes = 64 * 2 ** 30;
-
-/** @throws INVALID_REQUEST that names the variable */
-function byteCount(name: string, environment: Readonly<Record<string, string | undefined>>, otherwise: number): number {
-  const text = environment[name] ?? '';
-  if (text === '') return otherwise;
-  const value = Number(text);
-  if (!Number.isSafeInteger(value) || value < 0) throw new AppError('INVALID_REQUEST', `${name} must be a whole number of bytes, 0 or more`);
-  return value;
-}
-
-/** @throws INVALID_REQUEST that names the variable */
-function durationMs(name: string, environment: Readonly<Record<string, string | undefined>>, otherwise: number): number {
-  const text = environment[name];
-  if (text === undefined || text === '') return otherwise;
-  const value = Number(text);
-  if (!Number.isSafeInteger(value) || value < durationMinMs || value > durationMaxMs) {
-    throw new AppError('INVALID_REQUEST', `${name} must be a whole number of milliseconds from ${durationMinMs} to ${durationMaxMs}`);
-  }
-  return value;
-}
-
-const durationMinMs = 50;
-const durationMaxMs = 3_600_000;

@@ -4,18 +4,51 @@
  */
 import { Command, Option } from 'commander';
 import { isAppError } from '#api/model/error-codes.ts';
-import { agentVersion, logLevels, parseRunConfig } from './config.ts';
+import { agentVersion, deriveRunConfig } from './config.ts';
+import { loadConfig } from './config/load.ts';
+import type { EffectiveConfig } from './config/resolve.ts';
+import { configFileByDefault, settings, type SettingKey } from './config/settings.ts';
 
-interface InspectFlags {
-  stateDir: string;
-  output: string;
+/** What commander makes of the flags of settings, all optional: the file or the environment may say them. */
+interface SettingFlags {
+  config?: string;
+  stateDir?: string;
+  hypervisor?: string;
+  netbird?: string;
+  logLevel?: string;
+  allowPath?: string[];
 }
+type OutputFlags = SettingFlags & { output: string };
 
-const stateDirOption = () => new Option('--state-dir <directory>', 'where the agent keeps its identity, its journal and the microVMs').makeOptionMandatory();
-const outputOption = () => new Option('--output <format>', 'how to print').choices(['table', 'json']).default('table');
-const hypervisorOption = () => new Option('--hypervisor <path>', 'path or name of the cloud-hypervisor executable').default('cloud-hypervisor');
-const netbirdOption = () => new Option('--netbird <path>', 'path or name of the netbird command, for sites with a mesh').default('netbird');
 const collect = (value: string, earlier: readonly string[] = []): string[] => [...earlier, value];
+const outputOption = () => new Option('--output <format>', 'how to print').choices(['table', 'json']).default('table');
+
+/** The flag of a setting. Its value is looked at with those of the file and the environment. */
+function settingOption(key: SettingKey & keyof typeof placeholders): Option {
+  const setting = settings.find((each) => each.key === key);
+  const { flag, placeholder } = placeholders[key];
+  const option = new Option(`${flag} ${placeholder}`, `${setting?.meaning ?? ''}; default: ${String(setting?.byDefault)}`);
+  return key === 'allowPaths' ? option.argParser(collect) : option;
+}
+const placeholders = {
+  stateDir: { flag: '--state-dir', placeholder: '<directory>' },
+  hypervisor: { flag: '--hypervisor', placeholder: '<path>' },
+  netbird: { flag: '--netbird', placeholder: '<path>' },
+  logLevel: { flag: '--log-level', placeholder: '<level>' },
+  allowPaths: { flag: '--allow-path', placeholder: '<directory>' },
+} as const;
+const configOption = () => new Option('--config <file>', `configuration file; default: ${configFileByDefault}, if it is there`);
+const stateDirOption = () => settingOption('stateDir');
+const hypervisorOption = () => settingOption('hypervisor');
+
+function configOf({ config, allowPath, stateDir, hypervisor, netbird, logLevel }: SettingFlags): EffectiveConfig {
+  return loadConfig(config, process.env, { stateDir, hypervisor, netbird, logLevel, allowPaths: allowPath });
+}
+/** The two settings that most commands need. */
+function pathsOf(flags: SettingFlags): { stateDir: string; hypervisor: string } {
+  const { stateDir, hypervisor } = configOf(flags);
+  return { stateDir: String(stateDir.value), hypervisor: String(hypervisor.value) };
+}
 
 /** Specs and logs of guests lie in the state directory, which a service manager may have made readable. */
 process.umask(0o077);
@@ -25,78 +58,147 @@ const program = new Command('nkudo-edge').description('runs the microVMs of this
 program
   .command('enroll')
   .description('make this host known to the control plane with a one-time token')
+  .addOption(configOption())
   .addOption(stateDirOption())
   .requiredOption('--token-file <file>', 'file with the enrollment token')
   .option('--name <name>', 'name of the host; default: the one in the token, or that of the machine')
   .option('--replace', 'give up an earlier identity of this state directory')
   .addOption(hypervisorOption())
-  .action(async (flags: { stateDir: string; tokenFile: string; name?: string; hypervisor: string; replace?: boolean }) => {
+  .action(async (flags: SettingFlags & { tokenFile: string; name?: string; replace?: boolean }) => {
     const { enroll } = await import('./commands/enroll.ts');
-    print(await enroll({ ...flags, name: flags.name ?? '', replace: flags.replace === true }));
+    print(await enroll({ ...pathsOf(flags), tokenFile: flags.tokenFile, name: flags.name ?? '', replace: flags.replace === true }));
   });
 
 program
   .command('run')
   .description('run the agent in the foreground; the microVMs outlive it')
+  .addOption(configOption())
   .addOption(stateDirOption())
   .addOption(hypervisorOption())
-  .addOption(netbirdOption())
-  .addOption(new Option('--log-level <level>', 'least level that is logged').choices(logLevels).default('info'))
-  .option('--allow-path <directory>', 'directory below which kernels and disks may lie; repeat for more; default: /var/lib/nkudo/images', collect)
-  .action(async (flags: { stateDir: string; hypervisor: string; netbird: string; logLevel: string; allowPath?: string[] }) => {
+  .addOption(settingOption('netbird'))
+  .addOption(settingOption('logLevel'))
+  .addOption(settingOption('allowPaths'))
+  .action(async (flags: SettingFlags) => {
     const { runAgent } = await import('./commands/run.ts');
-    await runAgent(parseRunConfig({ ...flags, allowPath: flags.allowPath ?? [] }, process.env));
+    await runAgent(deriveRunConfig(configOf(flags), process.env));
   });
 
 program
   .command('guard')
   .description('be the process that ends microVMs whose lease ran out, for a unit of its own; the agent starts one where there is none')
+  .addOption(configOption())
   .addOption(stateDirOption())
-  .action(async (flags: { stateDir: string }) => {
+  .action(async (flags: SettingFlags) => {
     const { runGuard } = await import('./commands/guard.ts');
-    runGuard(flags.stateDir);
+    runGuard(pathsOf(flags).stateDir);
   });
 
 program
   .command('renew')
   .description('get a new certificate now, also for an expired one; for an agent that does not run')
+  .addOption(configOption())
   .addOption(stateDirOption())
   .addOption(hypervisorOption())
-  .action(async (flags: { stateDir: string; hypervisor: string }) => {
+  .action(async (flags: SettingFlags) => {
     const { renew } = await import('./commands/renew.ts');
-    print(await renew(flags));
+    print(await renew(pathsOf(flags)));
   });
 
 program
   .command('unenroll')
   .description('forget the identity of this host; works offline, and touches no microVM')
+  .addOption(configOption())
   .addOption(stateDirOption())
   .option('--keep-microvms', 'also with microVMs left here, which nobody will manage then')
-  .action(async (flags: { stateDir: string; keepMicrovms?: boolean }) => {
+  .action(async (flags: SettingFlags & { keepMicrovms?: boolean }) => {
     const { unenroll } = await import('./commands/unenroll.ts');
-    print(await unenroll({ stateDir: flags.stateDir, keepMicroVMs: flags.keepMicrovms === true }));
+    print(await unenroll({ stateDir: pathsOf(flags).stateDir, keepMicroVMs: flags.keepMicrovms === true }));
   });
 
 program
   .command('status')
   .description('what this host knows of itself; works without a control plane and without a running agent')
+  .addOption(configOption())
   .addOption(stateDirOption())
   .addOption(outputOption())
-  .action(async (flags: InspectFlags) => {
+  .action(async (flags: OutputFlags) => {
     const { showStatus } = await import('./commands/inspect.ts');
-    print(await showStatus(flags));
+    print(await showStatus({ stateDir: pathsOf(flags).stateDir, output: flags.output }));
   });
 
 program
-  .command('vm')
-  .description('microVMs of this host')
-  .command('ls')
-  .description('list the microVMs by looking at their VMMs; works offline')
+  .command('check')
+  .description('look whether this host can run microVMs, and say what to do where it can not; ends with 1 when something is missing')
+  .addOption(configOption())
+  .addOption(stateDirOption())
+  .addOption(hypervisorOption())
+  .addOption(outputOption())
+  .action(async (flags: OutputFlags) => {
+    const { checkHost } = await import('./commands/check.ts');
+    const { text, isReady } = await checkHost({ ...pathsOf(flags), output: flags.output });
+    print(text);
+    if (!isReady) process.exitCode = 1;
+  });
+
+program
+  .command('config')
+  .description('show every setting, and whether it comes from a flag, the environment, the file or is the default')
+  .addOption(configOption())
+  .addOption(stateDirOption())
+  .addOption(hypervisorOption())
+  .addOption(settingOption('netbird'))
+  .addOption(settingOption('logLevel'))
+  .addOption(settingOption('allowPaths'))
+  .addOption(outputOption())
+  .action(async (flags: OutputFlags) => {
+    const { showConfig } = await import('./commands/show-config.ts');
+    print(showConfig(configOf(flags), flags.output));
+  });
+
+program
+  .command('support-bundle')
+  .description('write what helps others to find a fault into one file, without keys, tokens, specs and console output')
+  .addOption(configOption())
+  .addOption(stateDirOption())
+  .addOption(hypervisorOption())
+  .option('--file <file>', 'where to write it; default: nkudo-support-<time>.tar.gz here')
+  .action(async (flags: SettingFlags & { file?: string }) => {
+    const { writeSupportBundle } = await import('./commands/support-bundle.ts');
+    print(await writeSupportBundle(configOf(flags), flags.file));
+  });
+
+const vm = program.command('vm').description('microVMs of this host');
+
+vm.command('show')
+  .description('one microVM, by looking at its VMM; works offline')
+  .argument('<name>', 'name, namespace/name or id')
+  .addOption(configOption())
   .addOption(stateDirOption())
   .addOption(outputOption())
-  .action(async (flags: InspectFlags) => {
+  .action(async (named: string, flags: OutputFlags) => {
+    const { showMicroVM } = await import('./commands/inspect.ts');
+    print(await showMicroVM({ stateDir: pathsOf(flags).stateDir, output: flags.output, named }));
+  });
+
+vm.command('logs')
+  .description('the console of the newest boot of a microVM, as far as it is on this host; works offline')
+  .argument('<name>', 'name, namespace/name or id')
+  .addOption(configOption())
+  .addOption(stateDirOption())
+  .option('--follow', 'go on with what comes')
+  .action(async (named: string, flags: SettingFlags & { follow?: boolean }) => {
+    const { printLogs } = await import('./commands/vm-logs.ts');
+    await printLogs({ stateDir: pathsOf(flags).stateDir, named, follow: flags.follow === true, out: process.stdout });
+  });
+
+vm.command('ls')
+  .description('list the microVMs by looking at their VMMs; works offline')
+  .addOption(configOption())
+  .addOption(stateDirOption())
+  .addOption(outputOption())
+  .action(async (flags: OutputFlags) => {
     const { listMicroVMs } = await import('./commands/inspect.ts');
-    print(await listMicroVMs(flags));
+    print(await listMicroVMs({ stateDir: pathsOf(flags).stateDir, output: flags.output }));
   });
 
 function print(text: string): void {

@@ -1,30 +1,32 @@
 /**
- * `status` and `vm ls`: what this host knows and sees, from the journal and by looking at the VMMs.
+ * `status`, `vm ls` and `vm show`: what this host knows and sees, from the journal and by looking at the VMMs.
  * They need neither a running agent nor a control plane, and change nothing.
  */
-import Table from 'cli-table3';
 import { X509Certificate } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { AppError } from '#api/model/error-codes.ts';
+import { microVMId } from '#api/model/ids.ts';
 import { createCloudHypervisor } from '../adapters/cloud-hypervisor/cloud-hypervisor.ts';
 import { createIdentityFiles } from '../adapters/identity-files/identity-files.ts';
 import { openJournalForReading } from '../adapters/journal-sqlite/journal-sqlite.ts';
 import { createSystemClock } from '../adapters/system/clock.ts';
 import { isStateDirectoryLocked } from '../adapters/system/state-lock.ts';
 import { createVmDirectories } from '../adapters/vm-directories/vm-directories.ts';
+import { nearest } from '../config/nearest.ts';
 import { decideNext } from '../domain/diff.ts';
 import type { MicroVMRecord, Now } from '../domain/microvm-record.ts';
 import { classify, projectObservation } from '../domain/observation.ts';
 import { noAttempt } from '../domain/observed-state.ts';
 import { journalFile } from './run.ts';
+import { renderTable } from './table.ts';
 
 export interface InspectOptions {
   readonly stateDir: string;
   readonly output: string;
 }
 
-interface SeenMicroVM {
+export interface SeenMicroVM {
   readonly name: string;
   readonly namespace: string;
   readonly microvmId: string;
@@ -60,6 +62,44 @@ export async function listMicroVMs(options: InspectOptions): Promise<string> {
       vm.bootedAtMs === null ? '-' : formatAge(now().wallMs - vm.bootedAtMs),
       vm.problem ?? '-',
     ]),
+  );
+}
+
+/** @param named a name, a namespace and name with a slash between, or an id. @throws NOT_FOUND, INVALID_REQUEST when several have the name */
+export async function findMicroVM(stateDir: string, named: string): Promise<SeenMicroVM> {
+  const { now } = createSystemClock();
+  const seen = await lookAtAll(resolve(stateDir), now());
+  const [found, ...others] = seen.filter((vm) => vm.microvmId === named || vm.name === named || `${vm.namespace}/${vm.name}` === named);
+  if (found === undefined) {
+    const meant = nearest(named, seen.flatMap(({ namespace, name }) => [name, `${namespace}/${name}`]));
+    throw new AppError('NOT_FOUND', `no microVM ${named} is on this host${meant === undefined ? '' : `; did you mean ${meant}?`}`, { remedy: 'see the names: nkudo-edge vm ls' });
+  }
+  if (others.length > 0) {
+    const all = [found, ...others].map(({ namespace, name }) => `${namespace}/${name}`).join(', ');
+    throw new AppError('INVALID_REQUEST', `${named} names several microVMs`, { remedy: `name one of them with its namespace: ${all}` });
+  }
+  return found;
+}
+
+export async function showMicroVM(options: InspectOptions & { readonly named: string }): Promise<string> {
+  const vm = await findMicroVM(options.stateDir, options.named);
+  if (options.output === 'json') return JSON.stringify(vm, null, 2);
+  return renderTable(
+    [],
+    [
+      ['name', `${vm.namespace}/${vm.name}`],
+      ['id', vm.microvmId],
+      ['state', vm.state],
+      ['run policy', vm.runPolicy],
+      ['pid', vm.pid === null ? '-' : String(vm.pid)],
+      ['booted', vm.bootedAtMs === null ? '-' : new Date(vm.bootedAtMs).toISOString()],
+      ['restarts', `${vm.restarts}${vm.isCrashLooping ? ', crash-looping' : ''}`],
+      ['restart required', vm.isRestartRequired ? 'yes' : 'no'],
+      ['last exit', vm.lastExit ?? '-'],
+      ['problem', vm.problem ?? '-'],
+      ['accepted', `epoch ${vm.epoch}, revision ${vm.revision}, generation ${vm.generation}`],
+      ['directory', createVmDirectories(resolve(options.stateDir)).path(microVMId(vm.microvmId))],
+    ],
   );
 }
 
@@ -150,18 +190,6 @@ async function lookAtAll(stateDirectory: string, now: Now): Promise<readonly See
 }
 
 const lookDeadlineMs = 5_000;
-
-/** Borderless, as kubectl prints. */
-function renderTable(head: string[], rows: string[][]): string {
-  const none = { top: '', 'top-mid': '', 'top-left': '', 'top-right': '', bottom: '', 'bottom-mid': '', 'bottom-left': '', 'bottom-right': '', left: '', 'left-mid': '', mid: '', 'mid-mid': '', right: '', 'right-mid': '', middle: '   ' };
-  const table = new Table({ head, chars: none, style: { head: [], border: [], 'padding-left': 0, 'padding-right': 0 } });
-  table.push(...rows);
-  return table
-    .toString()
-    .split('\n')
-    .map((line) => line.trimEnd())
-    .join('\n');
-}
 
 function formatAge(ms: number): string {
   const seconds = Math.max(0, Math.floor(ms / 1000));

@@ -163,7 +163,7 @@ describe('images', () => {
     const id = newMicroVM();
     fixture.seed(id, fixture.desired({ disks: [imageDisk(image, '/root.raw')] }));
     const observer = observe([id]);
-    await fixture.start({ NKUDO_IMAGES_RESERVE_BYTES: '0' });
+    await fixture.start({ NKUDO_EDGE_IMAGES_RESERVE_BYTES: '0' });
     await fixture.until('the condition', () => problemOf(id) === 'DISK_FULL');
     expect(observer.end()).toBe(0);
     execFileSync('mount', ['-o', 'remount,size=16m', images]);

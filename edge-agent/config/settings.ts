@@ -1,0 +1,61 @@
+/**
+ * Every setting of the agent, once: its key in the file, its environment variable, its flag, what values it takes and
+ * what it is without any. All else (reading, refusing, showing, the tests of wrong values) is made from this table.
+ * Nothing secret may become a setting: keys and tokens come from files of their own.
+ */
+
+export const logLevels = ['trace', 'debug', 'info', 'warn', 'error'] as const;
+export type LogLevel = (typeof logLevels)[number];
+
+export type SettingValue = string | number | readonly string[];
+
+export type SettingKind =
+  | { readonly is: 'program' }
+  | { readonly is: 'directory' }
+  | { readonly is: 'directories' }
+  | { readonly is: 'choice'; readonly choices: readonly string[] }
+  | { readonly is: 'device' }
+  /** Whole milliseconds, both bounds included. */
+  | { readonly is: 'milliseconds'; readonly min: number; readonly max: number }
+  /** Whole bytes, 0 or more. */
+  | { readonly is: 'bytes' };
+
+export interface Setting {
+  /** In the file. */
+  readonly key: string;
+  readonly variable: string;
+  /** An older name of the variable that goes on working; `variable` wins. */
+  readonly olderVariable?: string;
+  /** Absent: only in file and environment. */
+  readonly flag?: string;
+  readonly kind: SettingKind;
+  readonly byDefault: SettingValue;
+  readonly meaning: string;
+}
+
+const durationMinMs = 50;
+const durationMaxMs = 3_600_000;
+const duration = { is: 'milliseconds', min: durationMinMs, max: durationMaxMs } as const;
+
+export const settings = [
+  { key: 'stateDir', variable: 'NKUDO_EDGE_STATE_DIR', flag: '--state-dir', kind: { is: 'directory' }, byDefault: '/var/lib/nkudo-edge', meaning: 'where the agent keeps its identity, its journal and the microVMs' },
+  { key: 'hypervisor', variable: 'NKUDO_EDGE_HYPERVISOR', flag: '--hypervisor', kind: { is: 'program' }, byDefault: 'cloud-hypervisor', meaning: 'path or name of the cloud-hypervisor executable' },
+  { key: 'netbird', variable: 'NKUDO_EDGE_NETBIRD', flag: '--netbird', kind: { is: 'program' }, byDefault: 'netbird', meaning: 'path or name of the netbird command, for sites with a mesh' },
+  { key: 'logLevel', variable: 'NKUDO_EDGE_LOG_LEVEL', flag: '--log-level', kind: { is: 'choice', choices: logLevels }, byDefault: 'info', meaning: 'least level that is logged' },
+  // A tenant chooses the paths in a spec, so what else lies on the host is out of reach unless somebody there says otherwise.
+  { key: 'allowPaths', variable: 'NKUDO_EDGE_ALLOW_PATHS', flag: '--allow-path', kind: { is: 'directories' }, byDefault: ['/var/lib/nkudo/images'], meaning: 'directories below which kernels and disks may lie' },
+  { key: 'runtimeDir', variable: 'NKUDO_EDGE_RUNTIME_DIR', olderVariable: 'NKUDO_RUNTIME_DIR', kind: { is: 'directory' }, byDefault: '/run/nkudo-edge', meaning: 'files that are gone with a boot of the host' },
+  { key: 'meshInterface', variable: 'NKUDO_EDGE_MESH_INTERFACE', olderVariable: 'NKUDO_MESH_INTERFACE', kind: { is: 'device' }, byDefault: 'wt0', meaning: 'network device of the mesh' },
+  { key: 'meshPollMs', variable: 'NKUDO_EDGE_MESH_POLL_MS', olderVariable: 'NKUDO_MESH_POLL_MS', kind: duration, byDefault: 30_000, meaning: 'time between two looks at the mesh' },
+  { key: 'meshCommandTimeoutMs', variable: 'NKUDO_EDGE_MESH_COMMAND_TIMEOUT_MS', olderVariable: 'NKUDO_MESH_COMMAND_TIMEOUT_MS', kind: duration, byDefault: 60_000, meaning: 'bound on one netbird command' },
+  { key: 'imagesReserveBytes', variable: 'NKUDO_EDGE_IMAGES_RESERVE_BYTES', kind: { is: 'bytes' }, byDefault: 256 * 2 ** 20, meaning: 'bytes that images leave free on the file system of the state directory' },
+  { key: 'imagesCacheMaxBytes', variable: 'NKUDO_EDGE_IMAGES_CACHE_MAX_BYTES', kind: { is: 'bytes' }, byDefault: 64 * 2 ** 30, meaning: 'bytes of images that are kept while no microVM uses them' },
+  { key: 'ipForward', variable: 'NKUDO_EDGE_IP_FORWARD', olderVariable: 'NKUDO_IP_FORWARD', kind: { is: 'choice', choices: ['enable', 'keep'] }, byDefault: 'enable', meaning: 'whether the agent may let the host forward packets of guests' },
+] as const satisfies readonly Setting[];
+
+export type SettingKey = (typeof settings)[number]['key'];
+
+export const configVariable = 'NKUDO_EDGE_CONFIG';
+export const configFileByDefault = '/etc/nkudo-edge/config.yaml';
+/** Of the same family of names, and not of this program. */
+export const variablesOfOthers: readonly string[] = ['NKUDO_EDGE_LISTEN'];
