@@ -41,12 +41,12 @@ const configOption = () => new Option('--config <file>', `configuration file; de
 const stateDirOption = () => settingOption('stateDir');
 const hypervisorOption = () => settingOption('hypervisor');
 
-function configOf({ config, allowPath, stateDir, hypervisor, netbird, logLevel }: SettingFlags): EffectiveConfig {
+function configOf({ config, allowPath, stateDir, hypervisor, netbird, logLevel }: SettingFlags): Promise<EffectiveConfig> {
   return loadConfig(config, process.env, { stateDir, hypervisor, netbird, logLevel, allowPaths: allowPath });
 }
 /** The two settings that most commands need. */
-function pathsOf(flags: SettingFlags): { stateDir: string; hypervisor: string } {
-  const { stateDir, hypervisor } = configOf(flags);
+async function pathsOf(flags: SettingFlags): Promise<{ stateDir: string; hypervisor: string }> {
+  const { stateDir, hypervisor } = await configOf(flags);
   return { stateDir: String(stateDir.value), hypervisor: String(hypervisor.value) };
 }
 
@@ -66,7 +66,7 @@ program
   .addOption(hypervisorOption())
   .action(async (flags: SettingFlags & { tokenFile: string; name?: string; replace?: boolean }) => {
     const { enroll } = await import('./commands/enroll.ts');
-    print(await enroll({ ...pathsOf(flags), tokenFile: flags.tokenFile, name: flags.name ?? '', replace: flags.replace === true }));
+    print(await enroll({ ...(await pathsOf(flags)), tokenFile: flags.tokenFile, name: flags.name ?? '', replace: flags.replace === true }));
   });
 
 program
@@ -80,7 +80,7 @@ program
   .addOption(settingOption('allowPaths'))
   .action(async (flags: SettingFlags) => {
     const { runAgent } = await import('./commands/run.ts');
-    await runAgent(deriveRunConfig(configOf(flags), process.env));
+    await runAgent(deriveRunConfig(await configOf(flags), process.env));
   });
 
 program
@@ -90,7 +90,7 @@ program
   .addOption(stateDirOption())
   .action(async (flags: SettingFlags) => {
     const { runGuard } = await import('./commands/guard.ts');
-    runGuard(pathsOf(flags).stateDir);
+    runGuard((await pathsOf(flags)).stateDir);
   });
 
 program
@@ -101,7 +101,7 @@ program
   .addOption(hypervisorOption())
   .action(async (flags: SettingFlags) => {
     const { renew } = await import('./commands/renew.ts');
-    print(await renew(pathsOf(flags)));
+    print(await renew(await pathsOf(flags)));
   });
 
 program
@@ -112,7 +112,7 @@ program
   .option('--keep-microvms', 'also with microVMs left here, which nobody will manage then')
   .action(async (flags: SettingFlags & { keepMicrovms?: boolean }) => {
     const { unenroll } = await import('./commands/unenroll.ts');
-    print(await unenroll({ stateDir: pathsOf(flags).stateDir, keepMicroVMs: flags.keepMicrovms === true }));
+    print(await unenroll({ stateDir: (await pathsOf(flags)).stateDir, keepMicroVMs: flags.keepMicrovms === true }));
   });
 
 program
@@ -123,7 +123,7 @@ program
   .addOption(outputOption())
   .action(async (flags: OutputFlags) => {
     const { showStatus } = await import('./commands/inspect.ts');
-    print(await showStatus({ stateDir: pathsOf(flags).stateDir, output: flags.output }));
+    print(await showStatus({ stateDir: (await pathsOf(flags)).stateDir, output: flags.output }));
   });
 
 program
@@ -135,7 +135,7 @@ program
   .addOption(outputOption())
   .action(async (flags: OutputFlags) => {
     const { checkHost } = await import('./commands/check.ts');
-    const { text, isReady } = await checkHost({ ...pathsOf(flags), output: flags.output });
+    const { text, isReady } = await checkHost({ ...(await pathsOf(flags)), output: flags.output });
     print(text);
     if (!isReady) process.exitCode = 1;
   });
@@ -152,7 +152,7 @@ program
   .addOption(outputOption())
   .action(async (flags: OutputFlags) => {
     const { showConfig } = await import('./commands/show-config.ts');
-    print(showConfig(configOf(flags), flags.output));
+    print(showConfig(await configOf(flags), flags.output));
   });
 
 program
@@ -164,7 +164,7 @@ program
   .option('--file <file>', 'where to write it; default: nkudo-support-<time>.tar.gz here')
   .action(async (flags: SettingFlags & { file?: string }) => {
     const { writeSupportBundle } = await import('./commands/support-bundle.ts');
-    print(await writeSupportBundle(configOf(flags), flags.file));
+    print(await writeSupportBundle(await configOf(flags), flags.file));
   });
 
 const vm = program.command('vm').description('microVMs of this host');
@@ -177,7 +177,7 @@ vm.command('show')
   .addOption(outputOption())
   .action(async (named: string, flags: OutputFlags) => {
     const { showMicroVM } = await import('./commands/inspect.ts');
-    print(await showMicroVM({ stateDir: pathsOf(flags).stateDir, output: flags.output, named }));
+    print(await showMicroVM({ stateDir: (await pathsOf(flags)).stateDir, output: flags.output, named }));
   });
 
 vm.command('logs')
@@ -188,7 +188,7 @@ vm.command('logs')
   .option('--follow', 'go on with what comes')
   .action(async (named: string, flags: SettingFlags & { follow?: boolean }) => {
     const { printLogs } = await import('./commands/vm-logs.ts');
-    await printLogs({ stateDir: pathsOf(flags).stateDir, named, follow: flags.follow === true, out: process.stdout });
+    await printLogs({ stateDir: (await pathsOf(flags)).stateDir, named, follow: flags.follow === true, out: process.stdout });
   });
 
 vm.command('ls')
@@ -198,7 +198,7 @@ vm.command('ls')
   .addOption(outputOption())
   .action(async (flags: OutputFlags) => {
     const { listMicroVMs } = await import('./commands/inspect.ts');
-    print(await listMicroVMs({ stateDir: pathsOf(flags).stateDir, output: flags.output }));
+    print(await listMicroVMs({ stateDir: (await pathsOf(flags)).stateDir, output: flags.output }));
   });
 
 function print(text: string): void {

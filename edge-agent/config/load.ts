@@ -1,6 +1,5 @@
 /** Reads the configuration file and puts it together with environment and flags. What is right is decided in resolve.ts. */
 import { readFileSync, statSync } from 'node:fs';
-import { parseDocument } from 'yaml';
 import { AppError } from '#api/model/error-codes.ts';
 import { resolveConfig, type ConfigSources, type EffectiveConfig } from './resolve.ts';
 import { configFileByDefault, configVariable } from './settings.ts';
@@ -9,12 +8,12 @@ import { configFileByDefault, configVariable } from './settings.ts';
 const fileBytesMax = 65_536;
 
 /** @param named what `--config` says. @throws INVALID_REQUEST also for a named file that is missing or no YAML */
-export function loadConfig(named: string | undefined, environment: ConfigSources['environment'], flags: ConfigSources['flags']): EffectiveConfig {
+export async function loadConfig(named: string | undefined, environment: ConfigSources['environment'], flags: ConfigSources['flags']): Promise<EffectiveConfig> {
   const fromEnvironment = environment[configVariable];
   const chosen = named ?? (fromEnvironment === '' ? undefined : fromEnvironment);
   const path = chosen ?? configFileByDefault;
   const text = readText(path, chosen !== undefined);
-  return resolveConfig({ ...(text === undefined ? {} : { file: { path, content: parse(path, text) } }), environment, flags });
+  return resolveConfig({ ...(text === undefined ? {} : { file: { path, content: await parse(path, text) } }), environment, flags });
 }
 
 function readText(path: string, isNamed: boolean): string | undefined {
@@ -31,7 +30,9 @@ function readText(path: string, isNamed: boolean): string | undefined {
 }
 
 /** No aliases: a few lines of them could stand for very much. */
-function parse(path: string, text: string): unknown {
+async function parse(path: string, text: string): Promise<unknown> {
+  // 13 MiB of resident memory, which an agent without a file does not pay.
+  const { parseDocument } = await import('yaml');
   const document = parseDocument(text, { prettyErrors: false, uniqueKeys: true });
   const [first] = document.errors;
   if (first !== undefined) {
