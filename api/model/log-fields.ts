@@ -75,6 +75,8 @@ export const logFields = {
   restarts: 'of the microVM by its policy',
   vmmPid: 'of the VMM',
   removed: 'network devices that were removed',
+  sha256: 'digest of an image',
+  bytes: 'of an image that the host holds',
   managementUrl: 'of the mesh',
   join: 'true when the host is to be in the mesh',
   withKey: 'true when the host has a setup key',

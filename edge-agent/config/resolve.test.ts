@@ -37,6 +37,7 @@ const wrongValues: Readonly<Record<SettingKind['is'], readonly unknown[]>> = {
   directories: ['', canary, 7, null, [], [canary], [`/${canary}`, 'relative'], [7], {}],
   choice: ['', canary, 7, null, true, [], {}],
   device: ['', `${canary}-longer-than-15`, 'a/b', '-wt0', 7, null, [], {}],
+  bytes: ['', canary, -1, 0.5, 2 ** 60, '1e3', '5GiB', null, true, [], {}],
   milliseconds: ['', canary, 49, 3_600_001, -1, 0.5, 1e99, '1e3', '30s', null, true, [], {}],
 };
 
@@ -47,6 +48,7 @@ const helpful: Readonly<Record<SettingKind['is'], RegExp>> = {
   directories: /must be a list of absolute directories, such as \/\S+/,
   choice: /must be one of \w+, \w+/,
   device: /must be the name of a network device, such as \w+/,
+  bytes: /must be a whole number of bytes, 0 or more, such as \d+/,
   milliseconds: /must be a whole number of milliseconds from 50 to 3600000, such as \d+/,
 };
 
@@ -99,6 +101,7 @@ const rightValues: Readonly<Record<SettingKind['is'], readonly [string, string, 
   directories: ['/one', '/two', '/three'],
   choice: ['', '', ''],
   device: ['one0', 'two0', 'three0'],
+  bytes: ['0', '2000', '3000'],
   milliseconds: ['1000', '2000', '3000'],
 };
 
@@ -107,7 +110,7 @@ test.for(table)('$key: flag over environment over file over default, each with w
   const first = kind.is === 'choice' ? kind.choices : [];
   const [one, two, three] = kind.is === 'choice' ? [first[0] ?? '', first[1] ?? '', first.at(-1) ?? ''] : rightValues[kind.is];
   const asList = (value: string): string | readonly string[] => (kind.is === 'directories' ? [value] : value);
-  const asValue = (value: string): unknown => (kind.is === 'milliseconds' ? Number(value) : asList(value));
+  const asValue = (value: string): unknown => (kind.is === 'milliseconds' || kind.is === 'bytes' ? Number(value) : asList(value));
   const file = { path, content: { [key]: asList(one) } };
   const effective = (sources: Partial<ConfigSources>): unknown => Object.entries(resolveConfig({ environment: {}, flags: {}, ...sources })).find(([name]) => name === key)?.[1];
   expect(effective({})).toEqual({ value: byDefault, source: 'default' });

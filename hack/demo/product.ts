@@ -8,7 +8,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { randomBytes } from 'node:crypto';
 import { createGuestNetworks } from '#edge-agent/adapters/network/guest-networks.ts';
 import { createHostNetwork } from '#edge-agent/adapters/network/host-network.ts';
-import { parseRunConfig } from '#edge-agent/config.ts';
+import { resolveConfig } from '#edge-agent/config/resolve.ts';
+import { deriveRunConfig } from '#edge-agent/config.ts';
 import type { ProductPrograms } from '../build-programs.ts';
 import { adminUrl, databaseUrl, type PostgresAccess } from '../stack/postgres.ts';
 import { startProcess, tail, type RunningProcess } from '../stack/process.ts';
@@ -95,10 +96,8 @@ export function stateDirectory({ runDirectory }: Pick<ProductContext, 'runDirect
 export async function removeGuestNetworks(runDirectory: string): Promise<void> {
   if (process.getuid?.() !== 0) return;
   // Of the demo's agent: its environment has the PATH and no setting of the network.
-  const { network } = parseRunConfig(
-    { stateDir: stateDirectory({ runDirectory }), hypervisor: '', netbird: '', logLevel: 'info', allowPath: [] },
-    { PATH: process.env['PATH'] },
-  );
+  const environment = { PATH: process.env['PATH'] };
+  const { network } = deriveRunConfig(resolveConfig({ environment, flags: { stateDir: stateDirectory({ runDirectory }) } }), environment);
   const networks = createGuestNetworks({ ...network, host: createHostNetwork(network.path) });
   await networks.sweep(new Set(), AbortSignal.timeout(networkRemovalTimeoutMs));
 }

@@ -168,7 +168,7 @@ export function createImageCache(options: ImageCacheOptions): ImageCache {
         if (!isAppError(known) || known.code !== 'IMAGE_UNAVAILABLE') throw known;
         inRow = download.have > before ? 1 : inRow + 1;
         if (inRow > failuresMax) throw known;
-        logger.debug({ sha256, reason: known.message, have: download.have }, 'the transfer of an image broke');
+        logger.debug({ sha256, reason: known.message, bytes: download.have }, 'the transfer of an image broke');
         await pause(clock, fullJitterMs(inRow, entropy.random(), retryLimits), signal);
         signal.throwIfAborted();
       }
