@@ -6,6 +6,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { isAppError } from '#api/model/error-codes.ts';
+import { createGuestSecrets } from './adapters/kubernetes/guest-secrets.ts';
 import { createHousekeeping } from './housekeeping/housekeeping.ts';
 import type { Core } from './core.ts';
 import type { ObjectIdentity } from './ports/identity-store.ts';
@@ -55,6 +56,7 @@ function start(core: Core, term: Leadership, { epoch, identities }: { readonly e
     stores: { sites: database.sites, hosts: database.hosts, microvms, enrollment: database.enrollment, plans: database.plans, evictions: database.evictions, apiKeys: database.apiKeys, leases: database.leases, replacements: database.replacements, recovery: database.recovery, identities: database.identities },
     identities,
     onAwaitedHosts: (count) => core.metrics.recovery.setAwaitedHosts(count),
+    guestSecrets: createGuestSecrets(core.kubernetes),
     hints: core.hints,
     changes: database.changes,
     time: core.time,

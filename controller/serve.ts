@@ -16,6 +16,7 @@ import { createMaintenanceStore } from '#db/maintenance.ts';
 import { deriveChainerUrl } from '#db/roles.ts';
 import { createAuditStore } from '#db/stores/audit-store.ts';
 import { loadConnection } from './adapters/kubernetes/connection.ts';
+import { createGuestSecrets } from './adapters/kubernetes/guest-secrets.ts';
 import { createKubernetesClient } from './adapters/kubernetes/kubernetes-client.ts';
 import { createKubernetesReviews } from './adapters/kubernetes/reviews.ts';
 import { createSecrets } from './adapters/kubernetes/secrets.ts';
@@ -105,6 +106,7 @@ async function startGrpc(core: Core): Promise<Listeners> {
       dispatch: traceDispatch(database.dispatch, core.tracing, time),
       leases: database.leases,
       logs: database.logs,
+      guestSecrets: createGuestSecrets(core.kubernetes),
       hints,
       faults: core.faults,
       metrics: metrics.gateway,

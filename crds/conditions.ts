@@ -47,6 +47,7 @@ export const hostFailureReasons = [
   'NetworkFailed',
   'PortInUse',
   'AddressInUse',
+  'SecretUnavailable',
   'InternalError',
 ] as const;
 export type HostFailureReason = (typeof hostFailureReasons)[number];
@@ -71,6 +72,9 @@ const restReasons = [
 /** Why the control plane could not hand a microVM to a host. */
 const placementReasons = ['NotAccepted', 'SiteNotFound', 'HostNotFound', 'NoHostFits', 'Preempting', 'QuotaExceeded', 'DatabaseUnavailable', 'RecoveryUnderWay', 'DeletionHeld'] as const;
 
+/** Why a Secret that the spec names can not be given to the guest. */
+const secretReasons = ['SecretNotFound', 'SecretNotForGuests', 'SecretKeyNotFound', 'SecretTooLarge'] as const;
+
 /** Why a host has no such address or port to give. */
 const networkReasons = ['AddressesExhausted', 'PortsExhausted', 'AddressOutsideSubnet', 'MeshSubnetMissing'] as const;
 /** Those that also a host can report. */
@@ -83,7 +87,7 @@ export const microvmConditions = {
     ...microvm,
     polarity: 'positive',
     meaning: 'the spec can be carried out as far as the control plane can tell',
-    reasons: ['Accepted', 'ClassNotFound', 'SiteNotFound', 'HostNotFound', 'SpecRefused', 'AdoptionRequired'],
+    reasons: ['Accepted', 'ClassNotFound', 'SiteNotFound', 'HostNotFound', 'SpecRefused', 'AdoptionRequired', ...secretReasons],
   },
   Scheduled: {
     ...microvm,
@@ -155,6 +159,7 @@ export const microvmConditions = {
       'WaitingForHost',
       'ClassNotFound',
       'AdoptionRequired',
+      ...secretReasons,
       'Deleting',
       'HostSilent',
       ...placementReasons,

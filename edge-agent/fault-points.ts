@@ -23,12 +23,20 @@ export const edgeFaultSteps = [
   'vmm.shutdown',
   'net.remove',
   'vmdir.remove',
+  /** What is kept of Secrets goes, after the directory. */
+  'secrets.remove',
   /** The result of an operation becomes durable. */
   'journal.result',
   /** The teardown becomes durable: the record turns into a tombstone. */
   'journal.forget',
   /** A batch of reports goes out and is acknowledged. */
   'report.send',
+] as const;
+
+/** Only reached by operations with Secrets. */
+export const secretFaultSteps = [
+  /** Values of Secrets become durable, before the operation that needs them; or those that it needs no more go, after it. */
+  'secrets.keep',
 ] as const;
 
 /** Beside the life of microVMs, so in a list of its own: the way into the mesh and out of it. */
@@ -41,11 +49,12 @@ export const meshFaultSteps = [
   'mesh.down',
   'mesh.report',
 ] as const;
-export type EdgeFaultStep = (typeof edgeFaultSteps)[number] | (typeof meshFaultSteps)[number];
+export type EdgeFaultStep = (typeof edgeFaultSteps)[number] | (typeof secretFaultSteps)[number] | (typeof meshFaultSteps)[number];
 export type EdgeFaultPoint = PointOf<EdgeFaultStep>;
 export type EdgeFaultPoints = FaultPoints<EdgeFaultPoint>;
 
 export const edgeFaultPoints: readonly EdgeFaultPoint[] = pointsOf(edgeFaultSteps);
+export const secretFaultPoints: readonly EdgeFaultPoint[] = pointsOf(secretFaultSteps);
 export const meshFaultPoints: readonly EdgeFaultPoint[] = pointsOf(meshFaultSteps);
 
 /** Runs an effect between its two points. */

@@ -11,6 +11,7 @@ import {
   decodeHostFacts,
   decodeObservation,
   decodeOperation,
+  decodeSecretValues,
   encodeDesired,
   encodeExecution,
   encodeHostFacts,
@@ -70,10 +71,11 @@ const desiredFields = {
   disks: fc.array(fc.oneof(fc.record({ name: diskName, path, readOnly: fc.boolean() }), imageDisk, blankDisk), { maxLength: 16 }),
   images: fc.record({ bytesPerSecond: fc.integer({ min: 1, max: 2 ** 40 }), allowedRegistries: fc.array(fc.stringMatching(/^[a-z]{1,10}(:[1-9][0-9]{0,3})?$/), { maxLength: 32 }) }, { requiredKeys: ['allowedRegistries'] }),
   networks: fc.array(network, { minLength: 1, maxLength: 8 }),
+  secrets: fc.array(fc.record({ name: label, key: fc.stringMatching(/^[-._a-zA-Z0-9]{1,20}$/), resourceVersion: fc.stringMatching(/^[1-9][0-9]{0,9}$/) }), { minLength: 1, maxLength: 32 }),
   serialLog: fc.boolean(),
   terminationGracePeriodMs: count,
 };
-const { networks: _networks, images: _images, ...alwaysThere } = desiredFields;
+const { networks: _networks, images: _images, secrets: _secrets, ...alwaysThere } = desiredFields;
 const desired: fc.Arbitrary<Desired> = fc.record(desiredFields, { requiredKeys: Object.keys(alwaysThere) as (keyof typeof alwaysThere)[] }); // Object.keys loses the key type.
 
 const problem = fc.record({ code: fc.constantFrom('KERNEL_NOT_FOUND', 'INTERNAL'), message: fc.string({ maxLength: 100 }) });
@@ -150,6 +152,24 @@ describe('edge codec', () => {
     fc.assert(fc.property(operation, (value) => {
       expect(decodeOperation(Operation.decode(Operation.encode(encodeOperation(value)).finish()), host)).toEqual(value);
     }));
+  });
+
+  it('carries values of Secrets beside an operation, and never as part of it', () => {
+    const [base] = fc.sample(operation, { numRuns: 1, seed: 1 });
+    if (base === undefined) throw new Error('no sample');
+    const value = { name: 'guest', key: 'user-data', reveal: () => Buffer.from('canary') };
+    const message = Operation.decode(Operation.encode(encodeOperation(base, [value])).finish());
+    expect(decodeSecretValues(message).map(({ name, key, reveal }) => [name, key, Buffer.from(reveal()).toString()])).toEqual([['guest', 'user-data', 'canary']]);
+    expect(decodeOperation(message, host)).toEqual(base);
+    expect(JSON.stringify([decodeOperation(message, host), decodeSecretValues(message)])).not.toMatch(/canary|[0-9]+,[0-9]+,[0-9]+/);
+  });
+
+  it.each([
+    ['a key that is a path', { name: 'guest', key: '../x', value: Buffer.alloc(1) }, /secrets\[0\]\.key must be a key of a Secret/],
+    ['no name', { name: '', key: 'k', value: Buffer.alloc(1) }, /secrets\[0\]\.name must not be empty/],
+    ['a value that is too large', { name: 'guest', key: 'k', value: Buffer.alloc(65_537) }, /secrets\[0\]\.value must have at most 65536 bytes/],
+  ])('refuses a Secret with %s', (_what, secret, message) => {
+    expect(() => decodeSecretValues({ ...Operation.create(), secrets: [secret] })).toThrow(message);
   });
 
   it('names the field of an empty message of each kind', () => {

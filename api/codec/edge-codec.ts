@@ -22,11 +22,29 @@ import {
   Operation_Kind,
   OperationReceipt_Disposition,
   PortForward_Protocol,
+  type SecretReference as SecretReferenceMessage,
   type KnownMicroVM as KnownMicroVMMessage,
 } from '../gen/nkudo/edge/v1/edge.pb.ts';
 import type { HostFacts, HypervisorFacts } from '../model/host.ts';
 import { executionId, microVMId, operationId, planId, type HostId } from '../model/ids.ts';
-import type { BootSource, DesiredMicroVM, DiskSpec, ExitReason, ImagePolicy, MicroVMObservation, NetworkKind, NetworkSpec, ObservedState, PortForward, RunPolicy } from '../model/microvm.ts';
+import {
+  secretsMax,
+  secretValueMax,
+  type BootSource,
+  type DesiredMicroVM,
+  type DiskSpec,
+  type ExitReason,
+  type ImagePolicy,
+  type MicroVMObservation,
+  type NetworkKind,
+  type NetworkSpec,
+  type ObservedState,
+  type PortForward,
+  type RunPolicy,
+  type SecretKey,
+  type SecretReference,
+  type SecretValue,
+} from '../model/microvm.ts';
 import type { ExecutionReport, ExecutionStatus, Operation, OperationKind } from '../model/plan.ts';
 import { decodeOptionalTimestamp, decodeTimestamp, encodeOptionalTimestamp, encodeTimestamp } from './timestamp.ts';
 import { atMost, enumMap, epoch, id, integer, invalid, present, text } from './validate.ts';
@@ -40,6 +58,7 @@ const registriesMax = 32;
 const urlMax = 2048;
 const urlPattern = /^https?:\/\/[^\s]+$/;
 const sha256Pattern = /^[0-9a-f]{64}$/;
+const secretKeyPattern = /^[-._a-zA-Z0-9]+$/;
 const labelPattern = /^[a-z0-9]([-a-z0-9]*[a-z0-9])?$/;
 const networksMax = 8;
 const portsMax = 32;
@@ -302,10 +321,32 @@ function decodeImagePolicy(field: string, { bytesPerSecond, allowedRegistries }:
   };
 }
 
+/** Both become part of what a host keeps, so neither may be anything but a name. */
+function decodeSecretKey(field: string, { name, key }: SecretKey): SecretKey {
+  return {
+    name: text(`${field}.name`, name, { max: 253 }),
+    key: matching(`${field}.key`, text(`${field}.key`, key, { max: 253 }), secretKeyPattern, 'a key of a Secret'),
+  };
+}
+
+function decodeSecretReference(field: string, message: SecretReferenceMessage): SecretReference {
+  return { ...decodeSecretKey(field, message), resourceVersion: text(`${field}.resource_version`, message.resourceVersion, { max: 64 }) };
+}
+
+/** The values that came with an operation. @throws INVALID_REQUEST, without a value in its text */
+export function decodeSecretValues(message: OperationMessage): readonly SecretValue[] {
+  return atMost('operation.secrets', message.secrets, secretsMax).map(({ name, key, value }, index) => {
+    const field = `operation.secrets[${index}]`;
+    if (value.byteLength > secretValueMax) throw invalid(`${field}.value`, `must have at most ${secretValueMax} bytes`);
+    return { ...decodeSecretKey(field, { name, key }), reveal: () => value };
+  });
+}
+
 export function encodeDesired(desired: DesiredMicroVM): DesiredMessage {
-  const { boot, runPolicy, disks, networks, restart, lease, images, ...rest } = desired;
+  const { boot, runPolicy, disks, networks, restart, lease, images, secrets, ...rest } = desired;
   return {
     ...rest,
+    secrets: (secrets ?? []).map((reference) => ({ ...reference })),
     lease: lease === undefined ? undefined : { ...lease },
     restart: { ...restart },
     disks: disks.map(encodeDisk),
@@ -342,12 +383,15 @@ export function decodeDesired(field: string, message: DesiredMessage | undefined
     serialLog: desired.serialLog,
     terminationGracePeriodMs: integer(`${field}.termination_grace_period_ms`, desired.terminationGracePeriodMs, 0),
     ...(desired.images === undefined ? {} : { images: decodeImagePolicy(`${field}.images`, desired.images) }),
+    ...(desired.secrets.length === 0 ? {} : { secrets: atMost(`${field}.secrets`, desired.secrets, secretsMax).map((reference, index) => decodeSecretReference(`${field}.secrets[${index}]`, reference)) }),
     ...(desired.lease === undefined ? {} : { lease: { stopOnHostAfterMs: integer(`${field}.lease.stop_on_host_after_ms`, desired.lease.stopOnHostAfterMs, 1) } }),
   };
 }
 
-export function encodeOperation(operation: Operation): OperationMessage {
+/** @param secrets revealed here, on the way to the stream of the one host, and nowhere else */
+export function encodeOperation(operation: Operation, secrets: readonly SecretValue[] = []): OperationMessage {
   return {
+    secrets: secrets.map(({ name, key, reveal }) => ({ name, key, value: Buffer.from(reveal()) })),
     operationId: operation.id,
     planId: operation.planId,
     microvmId: operation.microvmId,

@@ -114,6 +114,33 @@ export interface NetworkRequest extends Omit<NetworkSpec, 'gateway' | 'ports'> {
   readonly ports: readonly PortRequest[];
 }
 
+/** Names one value of a Secret in the namespace of the microVM, never the value itself. */
+export interface SecretReference {
+  readonly name: string;
+  readonly key: string;
+  /** Version of the Secret that the desired state was made for. */
+  readonly resourceVersion: string;
+}
+
+/** Where a spec points at a value: what it can say before anybody has looked for the Secret. */
+export type SecretKey = Pick<SecretReference, 'name' | 'key'>;
+
+/** A value on its way to the one host that needs it. */
+export interface SecretValue extends SecretKey {
+  /** A function, so that no logger or encoder prints the secret by accident. */
+  readonly reveal: () => Uint8Array;
+}
+
+/** The most references of one microVM: one for each disk, and as many for everything else. */
+export const secretsMax = 32;
+/** Longest value, bytes: with {@link secretsMax} of them a message stays below what gRPC takes. */
+export const secretValueMax = 65_536;
+
+/** Two references to one value, whatever its version. */
+export function isSameSecret(a: SecretKey, b: SecretKey): boolean {
+  return a.name === b.name && a.key === b.key;
+}
+
 export interface RestartSpec {
   /** First delay before a restart, milliseconds, ≥ 0. It doubles with each failure in the window. */
   readonly initialBackoffMs: number;
@@ -152,6 +179,8 @@ export interface DesiredMicroVM {
   readonly lease?: LeaseTerms;
   /** Present only where a disk has an image. */
   readonly images?: ImagePolicy;
+  /** Values of Secrets that it needs, each once; absent: none. At most {@link secretsMax}. */
+  readonly secrets?: readonly SecretReference[];
 }
 
 /**

@@ -22,8 +22,8 @@ export const neededRights: readonly Rule[] = [
   { ...own, resource: 'microvmclasses', verbs: ['list', 'watch'] },
   ...['sites', 'hosts', 'microvms', 'enrollmenttokens', 'apikeys', 'microvmsets'].map((resource): Rule => ({ ...own, resource, subresource: 'status', verbs: ['patch'] })),
   { group: '', resource: 'namespaces', verbs: ['get'] },
-  // Tokens and keys are written once; mesh accounts are read.
-  { group: '', resource: 'secrets', verbs: ['get', 'create', 'delete'] },
+  // Tokens and keys are written once; mesh accounts and Secrets for guests are read, and the latter's names and versions followed.
+  { group: '', resource: 'secrets', verbs: ['get', 'list', 'watch', 'create', 'delete'] },
   // The command that rotates the hosts' authority.
   { group: '', resource: 'secrets', verbs: ['patch'], isOwnNamespace: true },
   { group: 'events.k8s.io', resource: 'events', verbs: ['create', 'patch'] },

@@ -3,6 +3,7 @@ import type { Logger } from 'pino';
 import type { Clock } from '#controller/ports/clock.ts';
 import type { DispatchStore } from '#controller/ports/dispatch-store.ts';
 import type { EnrollmentStore } from '#controller/ports/enrollment-store.ts';
+import type { GuestSecrets } from '#controller/ports/guest-secrets.ts';
 import type { HintBus } from '#controller/ports/hints.ts';
 import type { HostStore } from '#controller/ports/host-store.ts';
 import type { IdSource } from '#controller/ports/ids.ts';
@@ -39,6 +40,7 @@ export interface GatewayDeps {
   readonly leases: Pick<LeaseStore, 'grant'>;
   /** Absent: no host is asked to report again after a restore of the database. */
   readonly recovery?: Pick<RecoveryStore, 'listAllAwaited'>;
+  readonly guestSecrets: GuestSecrets;
   readonly logs: Pick<LogStore, 'appendAll'>;
   /** Absent: reports on the mesh are dropped, and no order is sent. */
   readonly mesh?: (MeshOrders & MeshReports) | undefined;

@@ -2,7 +2,8 @@
  * One open stream of one host: hands it operations, takes its receipts and facts, and ends with at most
  * one goodbye. Everything waits for the stream's own back-pressure, so a slow host costs a bounded queue.
  *
- * Invariant: an operation is marked as dispatched in a committed transaction before it is written.
+ * Invariants: an operation is marked as dispatched in a committed transaction before it is written. The value of a
+ * Secret is in memory only while the one message to its host is written.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { decodeHostFacts, dispositionMap, encodeOperation, type Disposition } from '#api/codec/edge-codec.ts';
@@ -11,6 +12,9 @@ import { id, present, text } from '#api/codec/validate.ts';
 import { Goodbye_Reason, type Beat, type HeartbeatRequest, type HeartbeatResponse, type MeshReport, type OperationReceipt } from '#api/gen/nkudo/edge/v1/edge.pb.ts';
 import { isAppError } from '#api/model/error-codes.ts';
 import { operationId, type OperationId, type SessionId } from '#api/model/ids.ts';
+import type { SecretValue } from '#api/model/microvm.ts';
+import type { Operation } from '#api/model/plan.ts';
+import { createSlots } from '#api/model/slots.ts';
 import type { Stream } from '#controller/grpc/calls.ts';
 import type { Beats } from './beats.ts';
 import type { GatewayDeps } from './deps.ts';
@@ -26,6 +30,10 @@ const receiptsWaitingMax = 256;
 const receiptRetryMs = 1_000;
 /** A peer that does not even take its goodbye loses the stream without it: a revoked one is out in this time. */
 const goodbyeMaxMs = 1_000;
+/** Reads of Secrets for one host at a time. */
+const secretReadsAtOnce = 4;
+/** While the API server gives no answer: the delay doubles from the first to the longest. */
+const secretRetryMs = { first: 500, longest: 30_000 };
 /** As many operations as one claim gives at most: there may be more. */
 const claimSize = 256;
 
@@ -59,7 +67,7 @@ function decodeReceipt(message: OperationReceipt): Receipt {
   };
 }
 
-export type SessionDeps = Pick<GatewayDeps, 'log' | 'clock' | 'dispatch' | 'hosts' | 'hints' | 'faults' | 'metrics' | 'mesh'> & { readonly beats: Beats; readonly grants: LeaseGrants };
+export type SessionDeps = Pick<GatewayDeps, 'log' | 'clock' | 'dispatch' | 'hosts' | 'hints' | 'faults' | 'metrics' | 'mesh' | 'guestSecrets'> & { readonly beats: Beats; readonly grants: LeaseGrants };
 
 export class HostSession {
   readonly caller: HostCaller;
@@ -74,6 +82,9 @@ export class HostSession {
   #isClaimDue = false;
   #areCancelsDue = false;
   #isHeld: boolean;
+  /** Operations that wait for the values of their Secrets. */
+  readonly #awaitingSecrets = new Set<OperationId>();
+  readonly #secretReads = createSlots(secretReadsAtOnce);
   #goodbyeMessage = '';
   #receiptsWaiting = 0;
   #receipts: Promise<void> = Promise.resolve();
@@ -166,12 +177,49 @@ export class HostSession {
     if (this.#isFirstClaim) this.#areCancelsDue = true;
     this.#isFirstClaim = false;
     for (const operation of operations) {
-      await this.#deps.faults.reach('gateway.push:before');
-      await this.#stream.send({ message: { $case: 'operation', value: encodeOperation(operation) } });
-      await this.#deps.faults.reach('gateway.push:after');
-      this.#deps.metrics.countPush();
+      if (operation.desired?.secrets === undefined) await this.#push(operation, []);
+      // Beside the rest: an API server that does not answer delays only what needs it.
+      else void this.#pushWithSecrets(operation);
     }
     if (this.#areCancelsDue) await this.#pushCancels();
+  }
+
+  async #push(operation: Operation, secrets: readonly SecretValue[]): Promise<void> {
+    await this.#deps.faults.reach('gateway.push:before');
+    await this.#stream.send({ message: { $case: 'operation', value: encodeOperation(operation, secrets) } });
+    await this.#deps.faults.reach('gateway.push:after');
+    this.#deps.metrics.countPush();
+  }
+
+  /** Never throws. Of what was handed to a stream that ends first, the next stream gets it. */
+  async #pushWithSecrets(operation: Operation): Promise<void> {
+    if (this.#awaitingSecrets.has(operation.id)) return;
+    this.#awaitingSecrets.add(operation.id);
+    try {
+      const secrets = await this.#readSecrets(operation);
+      if (secrets !== null) await this.#push(operation, secrets);
+    } catch (error) {
+      if (!this.#stream.signal.aborted) this.#deps.log.warn({ err: error, hostId: this.hostId, operationId: operation.id }, 'an operation could not be sent; the next stream gets it');
+    } finally {
+      this.#awaitingSecrets.delete(operation.id);
+      if (this.#areCancelsDue) this.wake();
+    }
+  }
+
+  /** What can't be had is left out: the host knows whether it can do without, and says so. Null when the stream ended. */
+  async #readSecrets({ id: operation, desired }: Operation): Promise<readonly SecretValue[] | null> {
+    const { namespace, secrets = [] } = desired ?? { namespace: '' };
+    for (let waitMs = secretRetryMs.first; !this.#stream.signal.aborted; waitMs = Math.min(secretRetryMs.longest, waitMs * 2)) {
+      try {
+        const readings = await this.#secretReads.run(() => this.#deps.guestSecrets.read(namespace, secrets));
+        return readings.flatMap((reading) => (reading.kind === 'found' ? [reading.value] : []));
+      } catch (error) {
+        if (!isAppError(error)) throw error;
+        this.#deps.log.warn({ code: error.code, error: error.message, hostId: this.hostId, operationId: operation }, 'Secrets for a guest could not be read; it is tried again');
+        await delay(waitMs, undefined, { ref: false });
+      }
+    }
+    return null;
   }
 
   /** After the operations, so that the host knows what it is to drop. Repeated until the host has answered. */
@@ -179,6 +227,10 @@ export class HostSession {
     const { tenantId, hostId } = this.caller.identity;
     this.#areCancelsDue = false;
     for (const operationId of await this.#deps.dispatch.listCancels(tenantId, hostId)) {
+      if (this.#awaitingSecrets.has(operationId)) {
+        this.#areCancelsDue = true;
+        continue;
+      }
       await this.#stream.send({ message: { $case: 'cancel', value: { operationId } } });
     }
   }

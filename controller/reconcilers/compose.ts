@@ -11,8 +11,10 @@ import type { MicroVM } from '#crds/gen/microvm.ts';
 import type { MicroVMSet } from '#crds/gen/microvmset.ts';
 import type { Site } from '#crds/gen/site.ts';
 import { createTermsMemory } from '#controller/domain/leases/terms-memory.ts';
+import { secretKeysOf } from '#controller/domain/secret-keys.ts';
 import { createSilenceObserver } from '#controller/domain/silence.ts';
 import type { ProcessFaultPoints } from '#controller/fault-points.ts';
+import type { GuestSecrets } from '#controller/ports/guest-secrets.ts';
 import type { ChangeReader, HintBus, Unsubscribe } from '#controller/ports/hints.ts';
 import type { IdSource } from '#controller/ports/ids.ts';
 import { createEventRecorder } from '#controller/runtime/events.ts';
@@ -28,7 +30,7 @@ import { createCoalescer } from './coalescer.ts';
 import type { Caches, ReconcilerDeps, SavedSites, Stores } from './deps.ts';
 import { reconcileToken } from './enrollment-token/reconciler.ts';
 import { reconcileHost } from './host/reconciler.ts';
-import { apiKeyResource, classResource, hostResource, microvmResource, microvmSetResource, parseApiKeyObject, parseHost, parseClass, parseMicroVM, parseMicroVMSet, parseSite, parseToken, siteResource, tokenResource } from './kinds.ts';
+import { apiKeyResource, classResource, guestSecretResource, hostResource, microvmResource, microvmSetResource, parseApiKeyObject, parseGuestSecret, parseHost, parseClass, parseMicroVM, parseMicroVMSet, parseSite, parseToken, siteResource, tokenResource } from './kinds.ts';
 import { reconcileMicroVM } from './microvm/reconciler.ts';
 import { reconcileMicroVMSet, setLabel } from './microvm-set/reconciler.ts';
 import { createMeshQueue, type MeshOptions, type MeshQueue } from './mesh/mesh-queue.ts';
@@ -53,6 +55,7 @@ const figuresDelayMs = 500;
 export interface ReconcilersOptions {
   readonly kube: KubernetesApi;
   readonly stores: Stores;
+  readonly guestSecrets: GuestSecrets;
   readonly hints: Pick<HintBus, 'publish' | 'onHint' | 'onRemoteChange'>;
   readonly changes: ChangeReader;
   readonly time: Time;
@@ -109,6 +112,7 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
     sets: cacheOf(microvmSetResource, parseMicroVMSet),
     tokens: cacheOf(tokenResource, parseToken),
     apiKeys: cacheOf(apiKeyResource, parseApiKeyObject),
+    guestSecrets: cacheOf(guestSecretResource, parseGuestSecret),
   };
   // Before whatever wakes reconciles, so that those see what changed.
   const placement = createPlacementCache({ hosts: stores.hosts, bindings: stores.evictions, hostObjects: caches.hosts, microvmObjects: caches.microvms });
@@ -137,7 +141,7 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
     if (object !== undefined) plans.onMicroVMChanged(keyOf(object));
   });
   const manager = startManager({
-    reflectors: [caches.sites, caches.hosts, caches.microvms, caches.classes, caches.sets, caches.tokens, caches.apiKeys],
+    reflectors: [caches.sites, caches.hosts, caches.microvms, caches.classes, caches.sets, caches.tokens, caches.apiKeys, caches.guestSecrets],
     controllers: [
       { queue: queues.sites, keys: () => allKeys(caches.sites) },
       { queue: queues.hosts, keys: () => [...allKeys(caches.hosts), ...wake.hostKeys()] },
@@ -195,6 +199,7 @@ function createQueues(options: ReconcilersOptions, parts: { readonly caches: Cac
     kube,
     stores,
     caches,
+    guestSecrets: options.guestSecrets,
     time,
     tenants: createTenants(kube),
     silence: wake.silence,
@@ -400,6 +405,13 @@ function wireCaches(caches: Caches, wake: Waking, queues: Queues): void {
       if (microvm.spec.className !== name.name) continue;
       queues.microvms.add(formatKey(keyOf(microvm)));
       wake.siteFigures(name.namespace, microvm.spec.siteRef.name);
+    }
+  });
+  caches.guestSecrets.onChange(({ before, after }) => {
+    const secret = (after ?? before)?.metadata;
+    if (secret === undefined) return;
+    for (const microvm of caches.microvms.list(secret.namespace)) {
+      if (secretKeysOf(microvm.spec).some(({ name }) => name === secret.name)) queues.microvms.add(formatKey(keyOf(microvm)));
     }
   });
   caches.apiKeys.onChange((change) => enqueue(queues.apiKeys, change));

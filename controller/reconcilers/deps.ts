@@ -12,6 +12,7 @@ import type { ApiKeyStore } from '#controller/ports/api-key-store.ts';
 import type { Actor } from '#controller/ports/audit.ts';
 import type { EnrollmentStore } from '#controller/ports/enrollment-store.ts';
 import type { EvictionStore } from '#controller/ports/eviction-store.ts';
+import type { GuestSecrets } from '#controller/ports/guest-secrets.ts';
 import type { HintBus } from '#controller/ports/hints.ts';
 import type { HostStore } from '#controller/ports/host-store.ts';
 import type { IdentityStore } from '#controller/ports/identity-store.ts';
@@ -55,12 +56,15 @@ export interface Caches {
   readonly sets: Reflector<MicroVMSet>;
   readonly tokens: Reflector<EnrollmentToken>;
   readonly apiKeys: Reflector<APIKey>;
+  /** Metadata only. */
+  readonly guestSecrets: Reflector<KubernetesObject>;
 }
 
 export interface ReconcilerDeps {
   readonly kube: KubernetesApi;
   readonly stores: Stores;
   readonly caches: Caches;
+  readonly guestSecrets: GuestSecrets;
   readonly tenants: Tenants;
   readonly silence: SilenceObserver;
   readonly placement: PlacementCache;

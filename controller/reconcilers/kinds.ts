@@ -6,6 +6,7 @@ import type { MicroVM } from '#crds/gen/microvm.ts';
 import type { MicroVMClass } from '#crds/gen/microvmclass.ts';
 import type { MicroVMSet } from '#crds/gen/microvmset.ts';
 import type { Site } from '#crds/gen/site.ts';
+import { guestLabel } from '#controller/ports/guest-secrets.ts';
 import type { KubernetesObject, Resource } from '#controller/runtime/kubernetes-api.ts';
 
 const custom = (kind: string, plural: string): Resource => ({ group: 'nkudo.dev', version: 'v1alpha1', plural, kind, isNamespaced: true });
@@ -18,6 +19,8 @@ export const apiKeyResource = custom('APIKey', 'apikeys');
 export const classResource = custom('MicroVMClass', 'microvmclasses');
 export const microvmSetResource = custom('MicroVMSet', 'microvmsets');
 export const secretResource: Resource = { group: '', version: 'v1', plural: 'secrets', kind: 'Secret', isNamespaced: true };
+/** Names and versions of the Secrets that guests may have; never their values. */
+export const guestSecretResource: Resource = { ...secretResource, labelSelector: `${guestLabel}=true`, isMetadataOnly: true };
 export const namespaceResource: Resource = { group: '', version: 'v1', plural: 'namespaces', kind: 'Namespace', isNamespaced: false };
 
 /** The API server checked spec and status against the CRD; an object without a spec is from before it. */
@@ -32,6 +35,12 @@ export const parseClass = (object: KubernetesObject): MicroVMClass | null => par
 export const parseMicroVMSet = (object: KubernetesObject): MicroVMSet | null => parse(object);
 export const parseToken = (object: KubernetesObject): EnrollmentToken | null => parse(object);
 export const parseApiKeyObject = (object: KubernetesObject): APIKey | null => parse(object);
+
+/** Nothing else of it is kept, whatever a server sent. */
+export const parseGuestSecret = ({ metadata }: KubernetesObject): KubernetesObject => {
+  const { name, namespace = '', uid, resourceVersion, creationTimestamp } = metadata;
+  return { metadata: { name, namespace, uid, resourceVersion, creationTimestamp } };
+};
 
 export const siteFinalizer = 'nkudo.dev/site-cleanup';
 export const hostFinalizer = 'nkudo.dev/host-cleanup';

@@ -13,6 +13,10 @@ export interface Resource {
   readonly plural: string;
   readonly kind: string;
   readonly isNamespaced: boolean;
+  /** Of lists and watches: only objects with these labels. */
+  readonly labelSelector?: string;
+  /** Of lists and watches: only names, labels and versions of the objects cross the wire. */
+  readonly isMetadataOnly?: true;
 }
 
 export interface KubernetesObject {

@@ -14,6 +14,7 @@ import { makeCertificateRequest } from '../adapters/control-plane-grpc/certifica
 import { createControlPlaneGrpc } from '../adapters/control-plane-grpc/control-plane-grpc.ts';
 import { createGuardProcess } from '../adapters/guard/guard-process.ts';
 import { createHostFacts } from '../adapters/host-facts/host-facts.ts';
+import { createKeptSecrets } from '../adapters/guest-secrets/kept-secrets.ts';
 import { createGuestDisks } from '../adapters/images/guest-disks.ts';
 import { createHttpTransfer } from '../adapters/images/http-transfer.ts';
 import { createImageCache } from '../adapters/images/image-cache.ts';
@@ -30,7 +31,7 @@ import { lockStateDirectory } from '../adapters/system/state-lock.ts';
 import { createVmDirectories } from '../adapters/vm-directories/vm-directories.ts';
 import { agentVersion, guardDirectory, type RunConfig } from '../config.ts';
 import { pinnedImages } from '../domain/images.ts';
-import { edgeFaultPoints, meshFaultPoints, type EdgeFaultPoint } from '../fault-points.ts';
+import { edgeFaultPoints, meshFaultPoints, secretFaultPoints, type EdgeFaultPoint } from '../fault-points.ts';
 import type { Journal } from '../ports/journal.ts';
 import { createCertificateRenewal } from '../supervisor/certificate-renewal.ts';
 import { createLeaseKeeper } from '../supervisor/lease-keeper.ts';
@@ -59,7 +60,7 @@ export async function runAgent(config: RunConfig): Promise<void> {
   const clock = createSystemClock();
   const store = createIdentityFiles(config.stateDirectory);
   const journal = openJournal(join(config.stateDirectory, journalFile));
-  const faults = createFaultPoints<EdgeFaultPoint>({ socketPath: config.faultSocket, processName: 'edge', known: [...edgeFaultPoints, ...meshFaultPoints] });
+  const faults = createFaultPoints<EdgeFaultPoint>({ socketPath: config.faultSocket, processName: 'edge', known: [...edgeFaultPoints, ...secretFaultPoints, ...meshFaultPoints] });
   const hypervisor = createCloudHypervisor({ binaryPath: config.hypervisorPath, environment: config.vmmEnvironment });
   const directories = createVmDirectories(config.stateDirectory);
   const files = createHostFiles(config);
@@ -102,6 +103,7 @@ export async function runAgent(config: RunConfig): Promise<void> {
     files,
     networks,
     disks,
+    secrets: createKeptSecrets(config.stateDirectory),
     hostMemoryBytes: config.hostMemoryBytes,
     clock,
     entropy,

@@ -6,7 +6,7 @@ import type { HostFacts } from '#api/model/host.ts';
 import type { ErrorCode } from '#api/model/error-codes.ts';
 import type { MeshOrder, MeshReport } from '#api/model/mesh.ts';
 import type { MicroVMId, OperationId, SessionId } from '#api/model/ids.ts';
-import type { MicroVMObservation } from '#api/model/microvm.ts';
+import type { MicroVMObservation, SecretValue } from '#api/model/microvm.ts';
 import type { ExecutionReport, Operation } from '#api/model/plan.ts';
 import type { GoodbyeReason } from '../domain/link-delay.ts';
 import type { Identity } from './identity-store.ts';
@@ -49,7 +49,8 @@ export type ControlMessage =
       readonly serverTimeMs: number | null; readonly renewNow: boolean; readonly awaitsApproval: boolean }
   /** `leaseMs`: the lease was extended, so long from when that beat was sent. */
   | { readonly kind: 'beatAck'; readonly sequence: number; readonly leaseMs?: number }
-  | { readonly kind: 'operation'; readonly operation: Operation }
+  /** `secrets`: the values that came along. */
+  | { readonly kind: 'operation'; readonly operation: Operation; readonly secrets: readonly SecretValue[] }
   /** A message that could not be read; an operation is answered with REFUSED when its id could. */
   | { readonly kind: 'unreadable'; readonly operationId: OperationId | null; readonly message: string }
   /** `revealKey` gives the secret setup key that came along; null: none did. */

@@ -208,7 +208,7 @@ export function createLinkLoop(deps: LinkLoopDeps): LinkLoop {
         return beats.acknowledged(message.sequence, message.leaseMs);
       case 'operation': {
         logger.info({ operationId: message.operation.id, microvmId: message.operation.microvmId, kind: message.operation.kind, revision: message.operation.revision }, 'received an operation');
-        return answer(await deps.registry.accept(message.operation), target);
+        return answer(await deps.registry.accept(message.operation, message.secrets), target);
       }
       case 'cancel':
         return answer(await deps.registry.cancel(message.operationId), target);

@@ -4,19 +4,24 @@
  */
 import { AppError, isAppError } from '#api/model/error-codes.ts';
 import { executionId, type MicroVMId, type OperationId } from '#api/model/ids.ts';
+import type { SecretValue } from '#api/model/microvm.ts';
 import type { Operation } from '#api/model/plan.ts';
 import { decideAcceptance, decideCancellation } from '../domain/acceptance.ts';
 import type { DirectoryIdentity, MicroVMRecord } from '../domain/microvm-record.ts';
+import { decideKeeping, decidePruning } from '../domain/secrets.ts';
 import { endUnfinished, repeatReport } from '../domain/operation-progress.ts';
 import { tombstonesMax } from '../ports/journal.ts';
 import type { KnownMicroVM, Receipt } from '../ports/control-plane.ts';
+import { createSlots } from '#api/model/slots.ts';
+import { around } from '../fault-points.ts';
 import { createNetworkSweeper } from './network-sweeper.ts';
 import { createMicroVMWorker, type MicroVMWorker, type WorkerDeps } from './microvm-worker.ts';
 
 export interface MicroVMRegistry {
   /** Adopts what the journal knows: looks first, then converges. */
   start(): Promise<void>;
-  accept(operation: Operation): Promise<Receipt>;
+  /** @param sent the values of Secrets that came along */
+  accept(operation: Operation, sent?: readonly SecretValue[]): Promise<Receipt>;
   cancel(operationId: OperationId): Promise<Receipt>;
   /** For the hello: the fence of each microVM, directories without a journal entry included. */
   known(): Promise<readonly KnownMicroVM[]>;
@@ -27,9 +32,10 @@ export interface MicroVMRegistry {
 }
 
 export function createMicroVMRegistry(deps: WorkerDeps): MicroVMRegistry {
-  const { journal, directories, clock, entropy, faults, reporter } = deps;
+  const { journal, directories, secrets, clock, entropy, faults, reporter } = deps;
   const workers = new Map<MicroVMId, MicroVMWorker>();
   const sweeper = createNetworkSweeper(deps);
+  const accepting = createSlots(1);
   let onWorker = (_worker: MicroVMWorker): void => {};
 
   function add(record: MicroVMRecord): MicroVMWorker {
@@ -39,9 +45,11 @@ export function createMicroVMRegistry(deps: WorkerDeps): MicroVMRegistry {
     return worker;
   }
 
-  async function accept(operation: Operation): Promise<Receipt> {
+  async function accept(operation: Operation, sent: readonly SecretValue[]): Promise<Receipt> {
     const { microvmId } = operation;
     const directory = (await directories.look(microvmId)).identity;
+    const unkept = await keepSecrets(operation, sent, directory);
+    if (unkept !== null) return unkept;
     await faults.reach('journal.accept:before');
     // From here to the write nothing is awaited: a worker's own writes can't come between.
     const worker = workers.get(microvmId);
@@ -61,6 +69,7 @@ export function createMicroVMRegistry(deps: WorkerDeps): MicroVMRegistry {
     const { superseded } = decision;
     journal.saveMicroVM(decision.record, superseded === undefined ? [] : [endUnfinished(superseded, 'Dropped', executionId(entropy.uuid()), now)]);
     await faults.reach('journal.accept:after');
+    await pruneSecrets(decision.record);
     if (superseded !== undefined) reporter.reportsQueued();
     if (worker === undefined) add(decision.record).wake();
     else {
@@ -70,6 +79,45 @@ export function createMicroVMRegistry(deps: WorkerDeps): MicroVMRegistry {
     }
     forgetOldest();
     return { operationId: operation.id, disposition: 'Accepted' };
+  }
+
+  /** Durable before the operation is: an accepted one boots without a connection. Null when nothing stands against it. */
+  async function keepSecrets(operation: Operation, sent: readonly SecretValue[], directory: DirectoryIdentity | null): Promise<Receipt | null> {
+    const { microvmId, desired } = operation;
+    if (desired?.secrets === undefined || decideAcceptance(operation, workers.get(microvmId)?.record(), directory, clock.now()).kind !== 'accept') return null;
+    const refused = (message: string): Receipt => ({ operationId: operation.id, disposition: 'Refused', error: { code: 'SECRET_UNAVAILABLE', message } });
+    const keeping = decideKeeping(desired, sent, secrets.load(microvmId));
+    if (keeping.kind === 'missing') return refused(`the value ${keeping.key.key} of the Secret ${keeping.key.name} did not come with the operation`);
+    const { secrets: kept } = keeping;
+    if (kept === null) return null;
+    try {
+      await around(faults, 'secrets.keep', () => secrets.save(microvmId, kept));
+      return null;
+    } catch (error) {
+      if (isAppError(error)) return refused(error.message);
+      throw error;
+    }
+  }
+
+  /** Best effort: what is left over is pruned with the next operation, and goes with the microVM. */
+  async function pruneSecrets(record: MicroVMRecord): Promise<void> {
+    const rest = decidePruning(record, secrets.load(record.microvmId));
+    if (rest === null) return;
+    try {
+      await around(faults, 'secrets.keep', () => secrets.save(record.microvmId, rest));
+    } catch (error) {
+      if (!isAppError(error)) throw error;
+      deps.logger.warn({ microvmId: record.microvmId, code: error.code, error: error.message }, 'values of Secrets that are not needed any more stay for now');
+    }
+  }
+
+  /** Of microVMs that nothing here knows any more: the agent died between the values and the operation, which did not come again. */
+  async function sweepSecrets(): Promise<void> {
+    for (const microvmId of secrets.list()) {
+      const record = workers.get(microvmId)?.record();
+      if (record?.isTombstone === false || (await directories.look(microvmId)).exists) continue;
+      secrets.save(microvmId, []);
+    }
   }
 
   /** Tombstones beyond the bound go, the oldest first, as they do in the journal. */
@@ -126,13 +174,15 @@ export function createMicroVMRegistry(deps: WorkerDeps): MicroVMRegistry {
         const worker = add(record);
         if (!record.isTombstone) worker.wake();
       }
+      await sweepSecrets();
     },
-    async accept(operation) {
+    async accept(operation, sent = []) {
       if (isTooMany(workers, operation.microvmId)) {
         const error = new AppError('HOST_FULL', `the host keeps at most ${microvmsMax} microVMs`);
         return { operationId: operation.id, disposition: 'Refused', error: { code: error.code, message: error.message } };
       }
-      return accept(operation);
+      // One after another: what is kept is decided by what was accepted last.
+      return accepting.run(() => accept(operation, sent));
     },
     cancel,
     known,

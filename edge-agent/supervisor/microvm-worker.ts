@@ -25,6 +25,7 @@ import type { Clock, Entropy } from '../ports/clock.ts';
 import type { HostFiles } from '../ports/host-files.ts';
 import type { EnsuredDisks, GuestDisks } from '../ports/images.ts';
 import type { Hypervisor } from '../ports/hypervisor.ts';
+import type { KeptSecrets } from '../ports/kept-secrets.ts';
 import type { Journal } from '../ports/journal.ts';
 import type { Logger } from '../ports/logger.ts';
 import type { GuestNetworks } from '../ports/network.ts';
@@ -41,6 +42,7 @@ export interface WorkerDeps {
   readonly files: HostFiles;
   readonly networks: GuestNetworks;
   readonly disks: GuestDisks;
+  readonly secrets: KeptSecrets;
   readonly leases: Pick<LeaseKeeper, 'viewOf' | 'prepare' | 'noticed' | 'guardDirectoryOf'>;
   readonly hostMemoryBytes: number;
   readonly clock: Clock;
@@ -345,6 +347,7 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
   }
 
   async function forget(view: View): Promise<boolean> {
+    await around(faults, 'secrets.remove', () => deps.secrets.save(microvmId, []));
     const { record: done, reports } = succeedOperation(view.record, newExecution(), view.now);
     const tombstone: MicroVMRecord = { ...omit(done, 'previous', 'problem'), isTombstone: true, run: { ...initialRun, incarnation: done.run.incarnation } };
     const saved = await saveAt('journal.forget', view.record, { record: tombstone, reports });

@@ -21,7 +21,7 @@ import {
 import type { ErrorCode } from '#api/model/error-codes.ts';
 import { hostId, siteId, tenantId } from '#api/model/ids.ts';
 import type { MeshOrder, MeshReport } from '#api/model/mesh.ts';
-import type { MicroVMObservation } from '#api/model/microvm.ts';
+import type { MicroVMObservation, SecretValue } from '#api/model/microvm.ts';
 import type { ExecutionReport, Operation } from '#api/model/plan.ts';
 import { checkRequest, createAuthority, issueHostCertificate, issueServerCertificate, pinOf, type CertificateAuthority } from '#controller/pki/certificates.ts';
 
@@ -44,7 +44,7 @@ export interface FakeControlPlane {
   /** Tokens that reached the server. */
   readonly tokensSeen: readonly string[];
   readonly renewals: () => number;
-  push(operation: Operation): void;
+  push(operation: Operation, secrets?: readonly SecretValue[]): void;
   goodbye(reason: number, retryAfterMs?: number): void;
   /** How long the certificates that it issues live, milliseconds; they are backdated by 5 minutes. */
   hostValidityMs: number;
@@ -65,7 +65,7 @@ export async function startFakeControlPlane(options: { readonly heartbeatInterva
   const logs = new Map<string, string>();
   const tokensSeen: string[] = [];
   const usedBy = new Map<string, string>();
-  const waiting: Operation[] = [];
+  const waiting: (() => void)[] = [];
   const meshReports: MeshReport[] = [];
   let mesh: { readonly order: MeshOrder; readonly issueKey: () => string | null } | undefined;
   let stream: ServerDuplexStream<HeartbeatRequest, HeartbeatResponse> | undefined;
@@ -119,7 +119,7 @@ export async function startFakeControlPlane(options: { readonly heartbeatInterva
           hellos.push(message.value);
           const { sessionId } = message.value;
           call.write({ message: { $case: 'welcome', value: { sessionId, heartbeatIntervalMs: options.heartbeatIntervalMs ?? 10_000, serverTime: undefined, endpoints: [address], trustBundlePem: rootPem, renewNow: false, awaitsApproval: false } } });
-          for (const operation of waiting.splice(0)) send(operation);
+          for (const sendWaiting of waiting.splice(0)) sendWaiting();
           sendMesh('');
         }
         if (message?.$case === 'beat') {
@@ -151,7 +151,7 @@ export async function startFakeControlPlane(options: { readonly heartbeatInterva
       });
     },
   };
-  const send = (operation: Operation): void => void stream?.write({ message: { $case: 'operation', value: encodeOperation(operation) } });
+  const send = (operation: Operation, secrets: readonly SecretValue[]): void => void stream?.write({ message: { $case: 'operation', value: encodeOperation(operation, secrets) } });
 
   const sendMesh = (setupKey: string): void => {
     if (mesh !== undefined) stream?.write({ message: { $case: 'mesh', value: encodeMeshOrder(mesh.order, setupKey) } });
@@ -189,7 +189,7 @@ export async function startFakeControlPlane(options: { readonly heartbeatInterva
     },
     beats: () => beats,
     renewals: () => renewals,
-    push: (operation) => (stream === undefined ? void waiting.push(operation) : send(operation)),
+    push: (operation, secrets = []) => (stream === undefined ? void waiting.push(() => send(operation, secrets)) : send(operation, secrets)),
     goodbye: (reason, retryAfterMs = 0) => {
       stream?.write({ message: { $case: 'goodbye', value: { reason: reason as 1, retryAfterMs, message: '' } } }); // Any number is sent as it is.
       stream?.end();

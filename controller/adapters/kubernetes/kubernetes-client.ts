@@ -49,6 +49,7 @@ interface Call {
   readonly query?: Readonly<Record<string, string>>;
   readonly body?: object;
   readonly contentType?: string;
+  readonly accept?: string;
   readonly signal?: AbortSignal;
   readonly deadlineMs: number;
 }
@@ -83,7 +84,8 @@ export function createKubernetesClient(options: KubernetesClientOptions): Kubern
         await send({
           method: 'GET',
           path: collectionPath(resource, ''),
-          query: { limit: String(page.limit), ...(page.continueToken === '' ? {} : { continue: page.continueToken }) },
+          query: { limit: String(page.limit), ...(page.continueToken === '' ? {} : { continue: page.continueToken }), ...selection(resource) },
+          ...(resource.isMetadataOnly === true ? { accept: metadataListType } : {}),
           signal,
           deadlineMs,
         }),
@@ -137,6 +139,12 @@ export function createKubernetesClient(options: KubernetesClientOptions): Kubern
 
 const never = new AbortController().signal;
 
+/** Source: Kubernetes API concepts, "Metadata-only fetches". Without a fallback: a server that can't is an error, and sends no values. */
+const metadataType = 'application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1';
+const metadataListType = 'application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1';
+
+const selection = ({ labelSelector }: Resource): Record<string, string> => (labelSelector === undefined ? {} : { labelSelector });
+
 const dryRun = (options: { readonly isDryRun?: boolean } | undefined): Record<string, string> => (options?.isDryRun === true ? { dryRun: 'All' } : {});
 
 async function* watch(
@@ -153,7 +161,9 @@ async function* watch(
       allowWatchBookmarks: 'true',
       resourceVersion: from.resourceVersion,
       timeoutSeconds: String(from.timeoutSeconds),
+      ...selection(resource),
     },
+    ...(resource.isMetadataOnly === true ? { accept: metadataType } : {}),
     signal,
     deadlineMs: watchHeaderDeadlineMs,
   };
@@ -205,7 +215,7 @@ function createTransport(connection: Connection, time: Time, userAgent: string):
           ...(call.signal === undefined ? {} : { signal: call.signal }),
           headers: {
             ...own.headers,
-            accept: 'application/json',
+            accept: call.accept ?? 'application/json',
             'user-agent': userAgent,
             ...(payload === undefined ? {} : { 'content-type': call.contentType ?? 'application/json', 'content-length': payload.length }),
           },

@@ -7,6 +7,7 @@
  *
  * Invariant: pure; after what it decides was published, it decides `none`.
  */
+import { canonicalJson } from '#api/model/canonical-json.ts';
 import { errorCatalogue, isErrorCode } from '#api/model/error-codes.ts';
 import { forgottenCode, type DesiredMicroVM, type ObservedState } from '#api/model/microvm.ts';
 import type { OperationKind, OperationStatus } from '#api/model/plan.ts';
@@ -63,7 +64,7 @@ export function decideOperation(
 
 /**
  * What does not come from the spec alone, and so has no generation: terms of the lease (the Site), sizes (the class),
- * whether it runs (a drain of its host) and restarts for updates. The rest belongs to the generation, or, as addresses
+ * versions of Secrets, whether it runs (a drain of its host) and restarts for updates. The rest belongs to the generation, or, as addresses
  * do, to the transaction that publishes.
  */
 function isChangedOutside(published: DesiredMicroVM | null, desired: DesiredMicroVM): boolean {
@@ -72,6 +73,7 @@ function isChangedOutside(published: DesiredMicroVM | null, desired: DesiredMicr
     (published.lease?.stopOnHostAfterMs !== desired.lease?.stopOnHostAfterMs ||
       published.runPolicy !== desired.runPolicy ||
       published.restartNonce !== desired.restartNonce ||
+      canonicalJson(published.secrets ?? []) !== canonicalJson(desired.secrets ?? []) ||
       published.cpuCount !== desired.cpuCount ||
       published.memoryBytes !== desired.memoryBytes)
   );

@@ -50,10 +50,10 @@ function deriveReplaceDisabled({ reason, message }: ReplacementFinding): Derived
   return condition('ReplaceDisabled', reason === 'NotDisabled' ? 'False' : 'True', reason, message.slice(0, hostMessageMax));
 }
 
-function deriveAccepted({ obstacle }: MicroVMView): DerivedCondition {
-  return obstacle?.condition === 'Accepted'
-    ? condition('Accepted', 'False', obstacle.reason, obstacle.message)
-    : condition('Accepted', 'True', 'Accepted', 'the spec can be carried out');
+function deriveAccepted({ obstacle, secretNote }: MicroVMView): DerivedCondition {
+  if (obstacle?.condition === 'Accepted') return condition('Accepted', 'False', obstacle.reason, obstacle.message.slice(0, hostMessageMax));
+  const note = secretNote === null ? '' : `; its host goes on with the values that it has: ${secretNote}`;
+  return condition('Accepted', 'True', 'Accepted', `the spec can be carried out${note}`.slice(0, hostMessageMax));
 }
 
 function deriveUnbound({ obstacle, object }: MicroVMView): DerivedCondition[] {
@@ -87,6 +87,10 @@ function readyReason(reason: string | undefined): MicroVMConditionReason<'Ready'
     case 'QuotaExceeded':
     case 'DatabaseUnavailable':
     case 'SpecRefused':
+    case 'SecretNotFound':
+    case 'SecretNotForGuests':
+    case 'SecretKeyNotFound':
+    case 'SecretTooLarge':
     case 'AddressesExhausted':
     case 'PortsExhausted':
     case 'AddressOutsideSubnet':

@@ -18,6 +18,7 @@ import { resolveAdoption } from './adoption.ts';
 import { followHost } from './leaving.ts';
 import { obstacleOf, publishWithNetworks } from './networks.ts';
 import { chooseHost, placeOnHost, unplacedRetryMs } from './placing.ts';
+import { resolveSecrets } from './secrets.ts';
 import { bringIntoEffect } from './updating.ts';
 import { hasFinalizer, type MicroVMDeps, type MicroVMScope, type MicroVMStep, type Obstacle } from './scope.ts';
 
@@ -114,7 +115,7 @@ const replaceLost = createReplaceLost(async (scope, deps, without) => {
   return chooseHost(scope, deps, scope.record.siteId, scope.desired, new Set([without]));
 });
 
-export const convergenceSteps: readonly MicroVMStep[] = [resolveSite, resolveAdoption, deriveDesiredState, deriveLeaseTerms, awaitReports, followHost, bringIntoEffect, placeOnHost, ensureFinalizer, publishPlan, replaceLost];
+export const convergenceSteps: readonly MicroVMStep[] = [resolveSite, resolveAdoption, deriveDesiredState, deriveLeaseTerms, awaitReports, followHost, bringIntoEffect, resolveSecrets, placeOnHost, ensureFinalizer, publishPlan, replaceLost];
 
 function blocked(scope: MicroVMScope, obstacle: Obstacle, retryAfterMs?: number): Outcome {
   scope.obstacle = obstacle;

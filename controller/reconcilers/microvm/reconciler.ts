@@ -42,8 +42,8 @@ function lookAgain(outcome: Outcome, afterMs: number | null): Outcome {
 async function writeStatus(scope: MicroVMScope, deps: MicroVMDeps): Promise<void> {
   const { record, obstacle, replacement } = scope;
   const silence = record?.binding == null ? null : deps.silence.of(record.binding.hostId);
-  const { eviction, hold, update } = scope;
-  const facts = { record, obstacle, replacement, eviction, hold, update, silence, nowMs: deps.time.nowMs() };
+  const { eviction, hold, update, secretNote } = scope;
+  const facts = { record, obstacle, replacement, eviction, hold, update, secretNote, silence, nowMs: deps.time.nowMs() };
   const writer = writerFor(deps, { resource: microvmResource, parse: parseMicroVM, cache: deps.caches.microvms }, 'k8s.status');
   let before: MicroVM = scope.object;
   const written = await patchStatus(writer, scope.object, (object: MicroVM) => {

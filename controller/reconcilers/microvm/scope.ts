@@ -53,6 +53,8 @@ export interface MicroVMScope {
   update: UpdateFinding | null;
   /** Why its deletion is held; null while it is not. */
   hold: string | null;
+  /** What is wrong with Secrets of which the host has the values already; null: nothing. */
+  secretNote: string | null;
   /** To be looked at again then, whatever happens; null: only when something changes. */
   lookAgainMs: number | null;
   /** Set by the step that found it. */
@@ -72,7 +74,7 @@ export async function loadScope(key: ObjectKey, deps: MicroVMDeps): Promise<Micr
   const id = microVMId(object.metadata.uid);
   // The finalizer is written before anything is published.
   const record = hasFinalizer(object) ? await deps.stores.microvms.load(tenantId, id) : null;
-  return { object, id, tenantId, site, record, desired: null, networks: [], chosenHost: null, replacement: null, eviction: null, update: null, hold: null, lookAgainMs: null, obstacle: null, isReleased: false };
+  return { object, id, tenantId, site, record, desired: null, networks: [], chosenHost: null, replacement: null, eviction: null, update: null, hold: null, secretNote: null, lookAgainMs: null, obstacle: null, isReleased: false };
 }
 
 export function hasFinalizer(object: MicroVM): boolean {

@@ -16,6 +16,8 @@ export interface MicroVMFacts {
   readonly eviction?: EvictionFinding | null;
   /** Why its deletion is held; absent: it is not. */
   readonly hold?: string | null;
+  /** What is wrong with Secrets of which the host has the values already; absent: nothing. */
+  readonly secretNote?: string | null;
   /** Absent: no update waits. */
   readonly update?: UpdateFinding | null;
   /** Of the host that it is bound to; null while there is none. */
@@ -31,6 +33,7 @@ export interface MicroVMView {
   readonly replacement: ReplacementFinding | null;
   readonly eviction: EvictionFinding | null;
   readonly hold: string | null;
+  readonly secretNote: string | null;
   readonly update: UpdateFinding | null;
   /** Of the present binding; one under another epoch says nothing about this one. */
   readonly observation: MicroVMObservation | null;
@@ -38,7 +41,7 @@ export interface MicroVMView {
   readonly lastBeatAtMs: number | null;
 }
 
-export function createView(object: MicroVM, { record, obstacle, replacement, eviction, hold, update, silence }: MicroVMFacts): MicroVMView {
+export function createView(object: MicroVM, { record, obstacle, replacement, eviction, hold, secretNote, update, silence }: MicroVMFacts): MicroVMView {
   const observation = record?.observation ?? null;
   const isOfBinding = observation !== null && observation.epoch === record?.binding?.epoch;
   return {
@@ -48,6 +51,7 @@ export function createView(object: MicroVM, { record, obstacle, replacement, evi
     replacement: replacement ?? null,
     eviction: eviction ?? null,
     hold: hold ?? null,
+    secretNote: secretNote ?? null,
     update: update ?? null,
     observation: isOfBinding ? observation : null,
     isHeard: isHostHeard(object, silence),

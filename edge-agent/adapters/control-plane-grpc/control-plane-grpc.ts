@@ -1,6 +1,6 @@
 /** The ControlPlane port over gRPC with mutual TLS. One channel for each session, so that a renewed certificate is used at once. */
 import type { ChannelCredentials } from '@grpc/grpc-js';
-import { decodeOperation, dispositionMap, encodeExecution, encodeHostFacts, encodeObservation, logSourceMap } from '#api/codec/edge-codec.ts';
+import { decodeOperation, decodeSecretValues, dispositionMap, encodeExecution, encodeHostFacts, encodeObservation, logSourceMap } from '#api/codec/edge-codec.ts';
 import { decodeMeshOrder, encodeMeshReport } from '#api/codec/mesh-codec.ts';
 import { decodeTimestamp, encodeTimestamp } from '#api/codec/timestamp.ts';
 import {
@@ -124,7 +124,7 @@ function decodeMessage({ message }: HeartbeatResponse, self: HostId): ControlMes
       return { kind: 'beatAck', sequence: message.value.sequence, ...(message.value.leaseMs === undefined ? {} : { leaseMs: message.value.leaseMs }) };
     case 'operation':
       try {
-        return { kind: 'operation', operation: decodeOperation(message.value, self) };
+        return { kind: 'operation', operation: decodeOperation(message.value, self), secrets: decodeSecretValues(message.value) };
       } catch (error) {
         if (!isAppError(error)) throw error;
         const id = message.value.operationId;

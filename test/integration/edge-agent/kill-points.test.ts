@@ -4,16 +4,16 @@
  * control plane is shown end to end.
  */
 import { randomUUID } from 'node:crypto';
-import { existsSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
 import { createInterface } from 'node:readline';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { makeEpoch } from '#api/model/epoch.ts';
 import { hostId, operationId, planId, type MicroVMId } from '#api/model/ids.ts';
-import type { DesiredMicroVM, DiskSpec } from '#api/model/microvm.ts';
+import type { DesiredMicroVM, DiskSpec, SecretValue } from '#api/model/microvm.ts';
 import type { Operation } from '#api/model/plan.ts';
-import { edgeFaultPoints, type EdgeFaultPoint } from '#edge-agent/fault-points.ts';
+import { edgeFaultPoints, secretFaultPoints, type EdgeFaultPoint } from '#edge-agent/fault-points.ts';
 import { fakeHostId, startFakeControlPlane, type FakeControlPlane } from '#test/fakes/control-plane.ts';
 import { createAgentFixture, newMicroVM, type AgentFixture, type RunningAgent } from './agent-fixture.ts';
 
@@ -73,34 +73,45 @@ function operation(microvmId: MicroVMId, desired: DesiredMicroVM | null, revisio
 }
 
 /** Sends the operation; where a point is armed the agent dies there, is started again, and gets the operation once more. */
-async function carryOut(sent: Operation, point: EdgeFaultPoint | null): Promise<void> {
+async function carryOut(sent: Operation, point: EdgeFaultPoint | null, secrets: readonly SecretValue[] = []): Promise<void> {
   armed = point;
-  plane.push(sent);
+  plane.push(sent, secrets);
   if (point !== null) {
     await agent.exited;
     const sessions = plane.hellos.length;
     agent = await fixture.start({ NKUDO_FAULT_SOCKET: socketPath });
     await fixture.until('a new session', () => plane.hellos.length > sessions);
-    plane.push(sent);
+    plane.push(sent, secrets);
   }
   await fixture.until(`${sent.kind} to be reported`, () => plane.reports.some((report) => report.operationId === sent.id && report.isFinal && report.status === 'Succeeded'));
 }
 
-const onCreate = ['journal.accept', 'receipt.send', 'journal.intent', 'vmdir.prepare', 'vmdir.identity', 'disk.ensure', 'net.ensure', 'vmm.spawn', 'vmm.create', 'vmm.boot', 'journal.result', 'report.send'];
-const onDelete = ['journal.accept', 'receipt.send', 'journal.intent', 'vmm.powerButton', 'vmm.shutdown', 'net.remove', 'vmdir.remove', 'journal.forget', 'report.send'];
-const on = (steps: readonly string[]): EdgeFaultPoint[] => edgeFaultPoints.filter((point) => steps.includes(point.slice(0, point.lastIndexOf(':'))));
+const allFaultPoints = [...secretFaultPoints, ...edgeFaultPoints];
+/** So that the step for Secrets has something to do, also when the first operation is repeated. */
+const secretsOf = (id: MicroVMId) => ({ secrets: [{ name: 'guest', key: 'user-data', resourceVersion: '1' }], values: [{ name: 'guest', key: 'user-data', reveal: () => Buffer.from(`value of ${id}`) }] });
+const onCreate = ['secrets.keep', 'journal.accept', 'receipt.send', 'journal.intent', 'vmdir.prepare', 'vmdir.identity', 'disk.ensure', 'net.ensure', 'vmm.spawn', 'vmm.create', 'vmm.boot', 'journal.result', 'report.send'];
+const onDelete = ['journal.accept', 'receipt.send', 'journal.intent', 'vmm.powerButton', 'vmm.shutdown', 'net.remove', 'vmdir.remove', 'secrets.remove', 'journal.forget', 'report.send'];
+const on = (steps: readonly string[]): EdgeFaultPoint[] => allFaultPoints.filter((point) => steps.includes(point.slice(0, point.lastIndexOf(':'))));
+
+/** Empty when there is none. */
+function keptText(id: MicroVMId): string {
+  const path = join(fixture.stateDirectory, 'secrets', `${id}.json`);
+  return existsSync(path) ? readFileSync(path, 'utf8') : '';
+}
 
 describe('the agent, killed', () => {
   test.each(on(onCreate))('at %s of a create, converges to one VMM', async (point) => {
     const id = newMicroVM();
-    await carryOut(operation(id, fixture.desired({ disks: [blankDisk] }), 1), point);
+    const { secrets, values } = secretsOf(id);
+    await carryOut(operation(id, fixture.desired({ disks: [blankDisk], secrets }), 1), point, values);
+    expect(keptText(id)).toContain(Buffer.from(`value of ${id}`).toString('base64'));
     const pids = fixture.vmmPids(id);
     expect(pids).toHaveLength(1);
     expect(fixture.record(id).run).toMatchObject({ phase: 'started', restarts: 0 });
     const serial = plane.logs;
     await fixture.until('the first line of the guest', () => [...serial].some(([key, text]) => key.startsWith(id) && text.includes('NKUDO-GUEST-READY')));
     await carryOut(operation(id, null, 2), null);
-    expect([fixture.vmmPids(id), existsSync(fixture.directory(id))]).toEqual([[], false]);
+    expect([fixture.vmmPids(id), existsSync(fixture.directory(id)), keptText(id)]).toEqual([[], false, '']);
   });
 
   test.each(on(onDelete))('at %s of a delete, leaves nothing', async (point) => {
@@ -109,13 +120,14 @@ describe('the agent, killed', () => {
     const desired = ignoresButton
       ? fixture.desired({ boot: { kind: 'kernel', path: fixture.guestPath, cmdline: 'nobutton' }, terminationGracePeriodMs: 200 })
       : fixture.desired();
-    await carryOut(operation(id, desired, 1), null);
+    const { secrets, values } = secretsOf(id);
+    await carryOut(operation(id, { ...desired, secrets }, 1), null, values);
     await carryOut(operation(id, null, 2), point);
-    expect([fixture.vmmPids(id), existsSync(fixture.directory(id))]).toEqual([[], false]);
+    expect([fixture.vmmPids(id), existsSync(fixture.directory(id)), keptText(id)]).toEqual([[], false, '']);
     expect(fixture.record(id).isTombstone).toBe(true);
   });
 
   test('was killed at every point that the agent lists', () => {
-    expect(edgeFaultPoints.filter((point) => !reached.has(point))).toEqual([]);
+    expect(allFaultPoints.filter((point) => !reached.has(point))).toEqual([]);
   });
 });

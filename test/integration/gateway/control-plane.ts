@@ -71,6 +71,7 @@ export async function startControlPlane(settings: { readonly pollIntervalMs?: nu
       dispatch: database.dispatch,
       leases: database.leases,
       logs: database.logs,
+      guestSecrets: { read: () => Promise.resolve([]) },
       hints: { publish: (hint) => void published.push(hint), onHint: (listener) => (listeners.push(listener), () => {}), onRemoteChange: () => () => {} },
       faults: inertFaultPoints(),
       metrics: createMetrics().gateway,

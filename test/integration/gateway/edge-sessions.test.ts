@@ -18,8 +18,10 @@ import { createHealth, healthAccess } from '#controller/grpc/standard-services.t
 import { checkRequest, createAuthority, issueHostCertificate, type CertificateAuthority } from '#controller/pki/certificates.ts';
 import { createPki } from '#controller/pki/pki.ts';
 import type { CertificateIdentity } from '#controller/ports/enrollment-store.ts';
+import type { GuestSecrets } from '#controller/ports/guest-secrets.ts';
 import type { ChangeHint } from '#controller/ports/dispatch-store.ts';
 import { createMetrics } from '#controller/telemetry/metrics.ts';
+import { testDesired } from '#test/builders/edge-microvm.ts';
 import { call, codeOf, dialEdge, hello, makeHostKey, openHeartbeat, testFacts, type EdgeClient } from './edge-client.ts';
 
 const hourMs = 3_600_000;
@@ -104,7 +106,7 @@ afterEach(async () => {
   for (const end of ending.splice(0).toReversed()) await end();
 });
 
-async function startFixture(settings: { readonly pollIntervalMs?: number; readonly heartbeatIntervalMs?: number } = {}): Promise<Fixture> {
+async function startFixture(settings: { readonly pollIntervalMs?: number; readonly heartbeatIntervalMs?: number; readonly guestSecrets?: GuestSecrets } = {}): Promise<Fixture> {
   const stores = recordingStores();
   const authority = await createAuthority(Date.now());
   const pki = await createPki({ authority, hosts: [], hostValidityMs: hourMs, nowMs: Date.now() });
@@ -118,6 +120,7 @@ async function startFixture(settings: { readonly pollIntervalMs?: number; readon
       clock: { nowMs: () => Date.now(), monotonicMs: () => performance.now() },
       ids: { uuid: () => randomUUID() },
       hints: { publish: (hint) => void published.push(hint), onHint: (listener) => (listeners.push(listener), () => {}), onRemoteChange: () => () => {} },
+      guestSecrets: settings.guestSecrets ?? { read: () => Promise.reject(new AppError('INTERNAL', 'no operation here has Secrets')) },
       faults: inertFaultPoints(),
       metrics: createMetrics().gateway,
       settings: { recoveryWindowMs: hourMs, heartbeatIntervalMs: settings.heartbeatIntervalMs ?? hourMs, pollIntervalMs: settings.pollIntervalMs ?? hourMs, replica: 'test', endpoints: () => ['127.0.0.1:1'] },
@@ -228,6 +231,65 @@ describe('access', () => {
     const { connect } = await startFixture();
     const { client } = await connect({ isRevoked: true });
     expect(await codeOf(call(client.edge.reportExecutions.bind(client.edge), { executions: [], observations: [] }))).toBe('HOST_REVOKED');
+  });
+});
+
+describe('values of Secrets', () => {
+  const reference = { name: 'guest', key: 'user-data', resourceVersion: '7' };
+  const withSecrets = (host: HostId): Operation => ({ ...deleteOperation(host), kind: 'Create', desired: testDesired({ namespace: 'shop', secrets: [reference] }) });
+  const found = (text: string) => [{ kind: 'found' as const, reference, value: { name: 'guest', key: 'user-data', reveal: () => Buffer.from(text) } }];
+
+  it('go with the operation, each time that it is sent, and are read for its own namespace', async () => {
+    const asked: unknown[] = [];
+    const { stores, connect } = await startFixture({ guestSecrets: { read: async (...input) => (asked.push(input), found(`read ${asked.length}`)) } });
+    const { client, identity } = await connect();
+    const operation = withSecrets(identity.hostId);
+    stores.pending.set(identity.hostId, [operation]);
+    for (const text of ['read 1', 'read 2']) {
+      const stream = openHeartbeat(client);
+      stream.send(hello(randomUUID()));
+      const { operationId: sent, secrets } = await stream.next('operation');
+      expect([sent, secrets.map(({ name, key, value }) => `${name} ${key} ${value.toString()}`)]).toEqual([operation.id, [`guest user-data ${text}`]]);
+    }
+    expect(asked).toEqual([['shop', [reference]], ['shop', [reference]]]);
+  });
+
+  it('hold up nothing but their own operation while the API server gives no answer, and go when it does', async () => {
+    let answer = (): void => {};
+    const answered = new Promise<void>((resolve) => (answer = resolve));
+    let reads = 0;
+    const guestSecrets: GuestSecrets = {
+      read: async () => {
+        reads += 1;
+        if (reads === 1) throw new AppError('UNAVAILABLE', 'connection refused');
+        await answered;
+        return found('late');
+      },
+    };
+    const { stores, connect, hint } = await startFixture({ guestSecrets });
+    const { client, identity } = await connect();
+    const waiting = withSecrets(identity.hostId);
+    stores.pending.set(identity.hostId, [waiting, deleteOperation(identity.hostId)]);
+    const stream = openHeartbeat(client);
+    stream.send(hello(randomUUID()));
+    expect((await stream.next('operation')).operationId).not.toBe(waiting.id);
+    const later = deleteOperation(identity.hostId);
+    stores.pending.set(identity.hostId, [later]);
+    hint({ kind: 'operations', hostId: identity.hostId });
+    expect((await stream.next('operation')).operationId).toBe(later.id);
+    answer();
+    expect(await stream.next('operation')).toMatchObject({ operationId: waiting.id, secrets: [{ value: Buffer.from('late') }] });
+    expect(reads).toBe(2);
+  });
+
+  it('that can not be had are left out, so that the host decides whether it can do without', async () => {
+    const { stores, connect } = await startFixture({ guestSecrets: { read: async () => [{ kind: 'refused', key: reference, reason: 'SecretNotFound', message: 'gone' }] } });
+    const { client, identity } = await connect();
+    const operation = withSecrets(identity.hostId);
+    stores.pending.set(identity.hostId, [operation]);
+    const stream = openHeartbeat(client);
+    stream.send(hello(randomUUID()));
+    expect(await stream.next('operation')).toMatchObject({ operationId: operation.id, secrets: [], desired: { secrets: [reference] } });
   });
 });
 

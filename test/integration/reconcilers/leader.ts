@@ -6,6 +6,7 @@ import { randomUUID } from 'node:crypto';
 import pino, { type Logger } from 'pino';
 import { inertFaultPoints } from '#api/fault-points/fault-points.ts';
 import { loadConnection } from '#controller/adapters/kubernetes/connection.ts';
+import { createGuestSecrets } from '#controller/adapters/kubernetes/guest-secrets.ts';
 import { createKubernetesClient, type KubernetesClient } from '#controller/adapters/kubernetes/kubernetes-client.ts';
 import type { ProcessFaultPoints } from '#controller/fault-points.ts';
 import type { ChangeHint } from '#controller/ports/dispatch-store.ts';
@@ -75,6 +76,7 @@ export async function startLeader(options: LeaderOptions = {}): Promise<Leader> 
     running = startReconcilers({
       kube,
       stores: options.stores?.(stores) ?? stores,
+      guestSecrets: createGuestSecrets(kube),
       hints: {
         publish: (hint) => listeners.forEach((listener) => listener(hint)),
         onHint: (listener) => {

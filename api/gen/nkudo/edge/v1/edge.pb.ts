@@ -527,7 +527,15 @@ export interface Operation {
     | DesiredMicroVM
     | undefined;
   /** How long after acceptance it may still be started, milliseconds by the boot clock of the host; absent: no limit. */
-  startWithinMs?: number | undefined;
+  startWithinMs?:
+    | number
+    | undefined;
+  /**
+   * Values of the Secrets that `desired` names. Secret: they exist in no plan, row or log, and are sent with every delivery
+   * to the one host that needs them. A reference without a value here could not be read; the host may have it from before.
+   * At most 32.
+   */
+  secrets: SecretValue[];
 }
 
 /** What the operation is for. A host treats every kind but DELETE alike: it takes over `desired`. */
@@ -630,6 +638,26 @@ export function operation_KindToJSON(object: Operation_Kind): string {
   }
 }
 
+/** One value of a Secret on its way to the host of a microVM. */
+export interface SecretValue {
+  /** Name of the Secret, in the namespace of the microVM. */
+  name: string;
+  /** Key in the Secret. */
+  key: string;
+  /** The value; at most 65536 bytes. */
+  value: Buffer;
+}
+
+/** Names one value of a Secret, never the value itself. */
+export interface SecretReference {
+  /** Name of the Secret, in the namespace of the microVM. */
+  name: string;
+  /** Key in the Secret. */
+  key: string;
+  /** Version of the Secret that the plan was made for: another one is another desired state. */
+  resourceVersion: string;
+}
+
 /** The desired state of one microVM with all defaults filled in. */
 export interface DesiredMicroVM {
   /** Name of the custom resource. */
@@ -672,7 +700,11 @@ export interface DesiredMicroVM {
     | LeaseTerms
     | undefined;
   /** How this host gets the images of its disks. Absent: as it likes. */
-  images: ImagePolicy | undefined;
+  images:
+    | ImagePolicy
+    | undefined;
+  /** Values of Secrets that it needs, each once, at most 32. The values come beside it, see Operation.secrets. */
+  secrets: SecretReference[];
 }
 
 /** When the microVM runs. */
@@ -4274,6 +4306,7 @@ function createBaseOperation(): Operation {
     generation: 0,
     desired: undefined,
     startWithinMs: undefined,
+    secrets: [],
   };
 }
 
@@ -4305,6 +4338,9 @@ export const Operation: MessageFns<Operation> = {
     }
     if (message.startWithinMs !== undefined) {
       writer.uint32(72).uint64(message.startWithinMs);
+    }
+    for (const v of message.secrets) {
+      SecretValue.encode(v!, writer.uint32(82).fork()).join();
     }
     return writer;
   },
@@ -4394,6 +4430,14 @@ export const Operation: MessageFns<Operation> = {
             message.startWithinMs = longToNumber(reader.uint64());
             continue;
           }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.secrets.push(SecretValue.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -4433,6 +4477,9 @@ export const Operation: MessageFns<Operation> = {
         : isSet(object.start_within_ms)
         ? globalThis.Number(object.start_within_ms)
         : undefined,
+      secrets: globalThis.Array.isArray(object?.secrets)
+        ? object.secrets.map((e: any) => SecretValue.fromJSON(e))
+        : [],
     };
   },
 
@@ -4465,6 +4512,9 @@ export const Operation: MessageFns<Operation> = {
     if (message.startWithinMs !== undefined) {
       obj.startWithinMs = Math.round(message.startWithinMs);
     }
+    if (message.secrets?.length) {
+      obj.secrets = message.secrets.map((e) => SecretValue.toJSON(e));
+    }
     return obj;
   },
 
@@ -4484,6 +4534,213 @@ export const Operation: MessageFns<Operation> = {
       ? DesiredMicroVM.fromPartial(object.desired)
       : undefined;
     message.startWithinMs = object.startWithinMs ?? undefined;
+    message.secrets = object.secrets?.map((e) => SecretValue.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseSecretValue(): SecretValue {
+  return { name: "", key: "", value: Buffer.alloc(0) };
+}
+
+export const SecretValue: MessageFns<SecretValue> = {
+  encode(message: SecretValue, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.key !== "") {
+      writer.uint32(18).string(message.key);
+    }
+    if (message.value.length !== 0) {
+      writer.uint32(26).bytes(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SecretValue {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSecretValue();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.value = Buffer.from(reader.bytes());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): SecretValue {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      key: isSet(object.key) ? globalThis.String(object.key) : "",
+      value: isSet(object.value) ? Buffer.from(bytesFromBase64(object.value)) : Buffer.alloc(0),
+    };
+  },
+
+  toJSON(message: SecretValue): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.key !== "") {
+      obj.key = message.key;
+    }
+    if (message.value.length !== 0) {
+      obj.value = base64FromBytes(message.value);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<SecretValue>): SecretValue {
+    return SecretValue.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<SecretValue>): SecretValue {
+    const message = createBaseSecretValue();
+    message.name = object.name ?? "";
+    message.key = object.key ?? "";
+    message.value = object.value ?? Buffer.alloc(0);
+    return message;
+  },
+};
+
+function createBaseSecretReference(): SecretReference {
+  return { name: "", key: "", resourceVersion: "" };
+}
+
+export const SecretReference: MessageFns<SecretReference> = {
+  encode(message: SecretReference, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.key !== "") {
+      writer.uint32(18).string(message.key);
+    }
+    if (message.resourceVersion !== "") {
+      writer.uint32(26).string(message.resourceVersion);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SecretReference {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSecretReference();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.resourceVersion = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): SecretReference {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      key: isSet(object.key) ? globalThis.String(object.key) : "",
+      resourceVersion: isSet(object.resourceVersion)
+        ? globalThis.String(object.resourceVersion)
+        : isSet(object.resource_version)
+        ? globalThis.String(object.resource_version)
+        : "",
+    };
+  },
+
+  toJSON(message: SecretReference): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.key !== "") {
+      obj.key = message.key;
+    }
+    if (message.resourceVersion !== "") {
+      obj.resourceVersion = message.resourceVersion;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<SecretReference>): SecretReference {
+    return SecretReference.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<SecretReference>): SecretReference {
+    const message = createBaseSecretReference();
+    message.name = object.name ?? "";
+    message.key = object.key ?? "";
+    message.resourceVersion = object.resourceVersion ?? "";
     return message;
   },
 };
@@ -4505,6 +4762,7 @@ function createBaseDesiredMicroVM(): DesiredMicroVM {
     networks: [],
     lease: undefined,
     images: undefined,
+    secrets: [],
   };
 }
 
@@ -4559,6 +4817,9 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
     }
     if (message.images !== undefined) {
       ImagePolicy.encode(message.images, writer.uint32(170).fork()).join();
+    }
+    for (const v of message.secrets) {
+      SecretReference.encode(v!, writer.uint32(178).fork()).join();
     }
     return writer;
   },
@@ -4704,6 +4965,14 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
             message.images = ImagePolicy.decode(reader, reader.uint32());
             continue;
           }
+          case 22: {
+            if (tag !== 178) {
+              break;
+            }
+
+            message.secrets.push(SecretReference.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -4765,6 +5034,9 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
         : [],
       lease: isSet(object.lease) ? LeaseTerms.fromJSON(object.lease) : undefined,
       images: isSet(object.images) ? ImagePolicy.fromJSON(object.images) : undefined,
+      secrets: globalThis.Array.isArray(object?.secrets)
+        ? object.secrets.map((e: any) => SecretReference.fromJSON(e))
+        : [],
     };
   },
 
@@ -4817,6 +5089,9 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
     if (message.images !== undefined) {
       obj.images = ImagePolicy.toJSON(message.images);
     }
+    if (message.secrets?.length) {
+      obj.secrets = message.secrets.map((e) => SecretReference.toJSON(e));
+    }
     return obj;
   },
 
@@ -4859,6 +5134,7 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
     message.images = (object.images !== undefined && object.images !== null)
       ? ImagePolicy.fromPartial(object.images)
       : undefined;
+    message.secrets = object.secrets?.map((e) => SecretReference.fromPartial(e)) || [];
     return message;
   },
 };
