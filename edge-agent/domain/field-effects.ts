@@ -1,0 +1,77 @@
+/**
+ * What each field of a desired microVM does on a host: one row for each field of the message
+ * DesiredMicroVM that arrives there. Pure data; whatever decides is derived from it or held to it by a
+ * test: whether a guest has to be restarted (machine-change.ts), what the hypervisor is given (the
+ * adapter), and the pages of the documentation. A field without a row, a member that the VMM does not
+ * know, or a row without a case in test/conformance/hypervisor/field-cases.ts fails a test.
+ */
+
+/**
+ * What a change of the field means for a guest that runs.
+ * agent: the agent follows it, the guest's machine stays as it is. live: the running guest gets it,
+ * inside the bounds that the row names; outside of them it is as `restart`. restart: the guest goes on
+ * as it is, and the microVM says that it needs a restart. start: it counts at the next start of the
+ * VMM, and asks for none.
+ */
+export type FieldChange = 'agent' | 'live' | 'restart' | 'start';
+
+export interface FieldEffect {
+  /** Place in edge.proto, from DesiredMicroVM on; the elements of a repeated field are its dotted children. */
+  readonly field: string;
+  /** Where a person writes it, from `spec` of the custom resource on; empty: it is derived. */
+  readonly spec: string;
+  /** Members of the VMM's configuration, as `<schema of its OpenAPI description>.<property>`. */
+  readonly config: readonly string[];
+  /** Calls that bring a change to a running guest; absent: none. */
+  readonly calls?: readonly string[];
+  readonly change: FieldChange;
+  /** The rest for a person: the effect on the host, the bounds of a live change, what is refused. */
+  readonly effect: string;
+}
+
+export const fieldEffects = [
+  { field: 'name', spec: 'metadata.name', config: [], change: 'agent', effect: 'what people call it in logs and tables' },
+  { field: 'namespace', spec: 'metadata.namespace', config: [], change: 'agent', effect: 'what people call it in logs and tables' },
+  { field: 'run_policy', spec: 'runPolicy', config: [], calls: ['/vm.power-button', '/vmm.shutdown'], change: 'agent', effect: 'whether its VMM runs; Halted presses the power button first' },
+  { field: 'paused', spec: 'paused', config: [], calls: ['/vm.pause', '/vm.resume'], change: 'live', effect: 'its processors stand still' },
+  { field: 'restart_nonce', spec: 'restartNonce', config: [], calls: ['/vm.power-button', '/vmm.shutdown'], change: 'agent', effect: 'a change ends the VMM in order and starts it once' },
+  { field: 'restart.initial_backoff_ms', spec: 'restart.initialBackoff', config: [], change: 'agent', effect: 'the first wait before it is started again' },
+  { field: 'restart.max_backoff_ms', spec: 'restart.maxBackoff', config: [], change: 'agent', effect: 'the longest wait before it is started again' },
+  { field: 'restart.max_retries', spec: 'restart.maxRetries', config: [], change: 'agent', effect: 'ends after which it counts as crash-looping' },
+  { field: 'restart.window_ms', spec: 'restart.window', config: [], change: 'agent', effect: 'time in which those ends are counted' },
+  { field: 'cpu_count', spec: 'cpu.count', config: ['CpusConfig.boot_vcpus', 'CpusConfig.max_vcpus'], change: 'restart', effect: 'virtual processors' },
+  { field: 'memory_bytes', spec: 'memory.size', config: ['MemoryConfig.size'], change: 'restart', effect: 'memory of the guest' },
+  { field: 'kernel.path', spec: 'boot.kernel.path', config: ['PayloadConfig.kernel'], change: 'restart', effect: 'the file must be there before a start; its absence is a problem with its path' },
+  { field: 'kernel.cmdline', spec: 'boot.kernel.cmdline', config: ['PayloadConfig.cmdline'], change: 'restart', effect: 'what the kernel is told' },
+  { field: 'kernel.initramfs_path', spec: 'boot.kernel.initramfs', config: ['PayloadConfig.initramfs'], change: 'restart', effect: 'the file must be there before a start' },
+  { field: 'firmware.path', spec: 'boot.firmware.path', config: ['PayloadConfig.firmware'], change: 'restart', effect: 'the file must be there before a start' },
+  { field: 'disks.name', spec: 'disks[].name', config: ['DiskConfig.id'], change: 'restart', effect: 'the device is disk-<name>' },
+  { field: 'disks.path', spec: 'disks[].path', config: ['DiskConfig.path'], change: 'restart', effect: 'a file of the host; it must be there before a start' },
+  { field: 'disks.read_only', spec: 'disks[].readOnly', config: ['DiskConfig.readonly'], change: 'restart', effect: 'the guest can not write' },
+  { field: 'disks.managed.ephemeral', spec: 'disks[].persistence', config: ['DiskConfig.path'], change: 'restart', effect: 'the file is made anew at each start' },
+  { field: 'disks.managed.retain', spec: 'disks[].deletePolicy', config: [], change: 'agent', effect: 'the file moves to retained-disks when the microVM is deleted' },
+  { field: 'disks.managed.image.url', spec: 'disks[].http.url', config: ['DiskConfig.path'], change: 'restart', effect: 'where the content is fetched from' },
+  { field: 'disks.managed.image.sha256', spec: 'disks[].digest', config: ['DiskConfig.path', 'DiskConfig.image_type'], change: 'restart', effect: 'other content is never used; the format is read from the content' },
+  { field: 'disks.size_bytes', spec: 'disks[].size', config: ['DiskConfig.path'], change: 'restart', effect: 'the file is grown to it' },
+  { field: 'networks.name', spec: 'networks[].name', config: ['NetConfig.id', 'NetConfig.tap'], change: 'restart', effect: 'the device is net-<name>, the tap is named after microVM and network' },
+  { field: 'networks.kind', spec: 'networks[].nat, bridge, mesh', config: ['NetConfig.tap'], change: 'restart', effect: 'the bridge that the tap is a port of, and its rules; macvtap is refused with NETWORK_UNSUPPORTED' },
+  { field: 'networks.mac', spec: 'networks[].mac', config: ['NetConfig.mac'], change: 'restart', effect: 'the only hardware address that the tap may send from' },
+  { field: 'networks.address', spec: 'networks[].address', config: [], change: 'restart', effect: 'what DHCP gives, and the only address that the tap may send from' },
+  { field: 'networks.gateway', spec: '', config: [], change: 'restart', effect: 'address of the host on the bridge' },
+  { field: 'networks.bridge_name', spec: 'networks[].bridge.name', config: [], change: 'restart', effect: 'the bridge of the host that the tap is a port of' },
+  { field: 'networks.vlan', spec: 'networks[].bridge.vlan', config: [], change: 'restart', effect: 'VLAN of the port; the bridge must filter VLANs' },
+  { field: 'networks.ports.name', spec: 'networks[].ports[].name', config: [], change: 'agent', effect: 'what people call it' },
+  { field: 'networks.ports.protocol', spec: 'networks[].ports[].protocol', config: [], change: 'agent', effect: 'nftables rule' },
+  { field: 'networks.ports.host_port', spec: 'networks[].ports[].hostPort', config: [], change: 'agent', effect: 'nftables rule; one that a program of the host has is refused' },
+  { field: 'networks.ports.guest_port', spec: 'networks[].ports[].guestPort', config: [], change: 'agent', effect: 'nftables rule' },
+  { field: 'serial_log', spec: 'console.serial', config: ['SerialConfig.mode', 'SerialConfig.file'], change: 'restart', effect: 'COM1 goes to the file that logs are read from, else nowhere' },
+  { field: 'termination_grace_period_ms', spec: 'terminationGracePeriod', config: [], change: 'agent', effect: 'from the power button to the end of the VMM' },
+  { field: 'lease.stop_on_host_after_ms', spec: 'placement.replace', config: [], change: 'agent', effect: 'the guard ends the VMM when the lease of the host was not extended' },
+  { field: 'images.bytes_per_second', spec: '', config: [], change: 'start', effect: 'pace of downloads, from the Site' },
+  { field: 'images.allowed_registries', spec: '', config: [], change: 'start', effect: 'servers that images may come from, from the Site; others are refused with REGISTRY_NOT_ALLOWED' },
+  { field: 'secrets.name', spec: '', config: [], change: 'agent', effect: 'values are kept beside the journal, mode 0600' },
+  { field: 'secrets.key', spec: '', config: [], change: 'agent', effect: 'values are kept beside the journal, mode 0600' },
+  { field: 'secrets.resource_version', spec: '', config: [], change: 'agent', effect: 'another version is another desired state' },
+] as const satisfies readonly FieldEffect[];
+
+export type FieldPath = (typeof fieldEffects)[number]['field'];
