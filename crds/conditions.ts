@@ -48,6 +48,8 @@ export const hostFailureReasons = [
   'PortInUse',
   'AddressInUse',
   'SecretUnavailable',
+  'HeldAtSite',
+  'StoppedAtSite',
   'InternalError',
 ] as const;
 export type HostFailureReason = (typeof hostFailureReasons)[number];

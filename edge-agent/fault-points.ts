@@ -49,13 +49,22 @@ export const meshFaultSteps = [
   'mesh.down',
   'mesh.report',
 ] as const;
-export type EdgeFaultStep = (typeof edgeFaultSteps)[number] | (typeof secretFaultSteps)[number] | (typeof meshFaultSteps)[number];
+
+/** Beside the life of microVMs as well: what somebody at the site orders. Its effects are steps of the life. */
+export const siteFaultSteps = [
+  /** An order becomes durable, or a confirmed lease ends a start without one. */
+  'journal.siteOrder',
+  /** Orders that the control plane has are forgotten. */
+  'journal.siteTold',
+] as const;
+export type EdgeFaultStep = (typeof edgeFaultSteps)[number] | (typeof secretFaultSteps)[number] | (typeof meshFaultSteps)[number] | (typeof siteFaultSteps)[number];
 export type EdgeFaultPoint = PointOf<EdgeFaultStep>;
 export type EdgeFaultPoints = FaultPoints<EdgeFaultPoint>;
 
 export const edgeFaultPoints: readonly EdgeFaultPoint[] = pointsOf(edgeFaultSteps);
 export const secretFaultPoints: readonly EdgeFaultPoint[] = pointsOf(secretFaultSteps);
 export const meshFaultPoints: readonly EdgeFaultPoint[] = pointsOf(meshFaultSteps);
+export const siteFaultPoints: readonly EdgeFaultPoint[] = pointsOf(siteFaultSteps);
 
 /** Runs an effect between its two points. */
 export async function around<Value>(faults: EdgeFaultPoints, step: EdgeFaultStep, effect: () => Value | Promise<Value>): Promise<Value> {

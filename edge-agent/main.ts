@@ -2,8 +2,9 @@
  * `nkudo-edge`: the agent on a host. Owns the command line and the exit codes; what the commands put
  * together is in commands/. Secrets come from files only, never from arguments.
  */
-import { Command, Option } from 'commander';
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { isAppError } from '#api/model/error-codes.ts';
+import type { SiteOrderKind } from '#api/model/site-orders.ts';
 import { agentVersion, deriveRunConfig } from './config.ts';
 import { loadConfig } from './config/load.ts';
 import type { EffectiveConfig } from './config/resolve.ts';
@@ -53,7 +54,15 @@ async function pathsOf(flags: SettingFlags): Promise<{ stateDir: string; hypervi
 /** Specs and logs of guests lie in the state directory, which a service manager may have made readable. */
 process.umask(0o077);
 
-const program = new Command('nkudo-edge').description('runs the microVMs of this host as the control plane asks').version(agentVersion);
+/**
+ * done: also when there was nothing to do. failed: refused, or `check` found something missing. wrongCommand: a wrong
+ * command, option, value or setting. notRunning: no agent takes the order. notYet: the order stands, its effect is still
+ * to come. A command that Ctrl-C ends has 130.
+ */
+const exitCodes = { done: 0, failed: 1, wrongCommand: 2, notRunning: 3, notYet: 4 } as const;
+
+// The commands below take over what is set here.
+const program = new Command('nkudo-edge').description('runs the microVMs of this host as the control plane asks').version(agentVersion).exitOverride();
 
 program
   .command('enroll')
@@ -137,7 +146,7 @@ program
     const { checkHost } = await import('./commands/check.ts');
     const { text, isReady } = await checkHost({ ...(await pathsOf(flags)), output: flags.output });
     print(text);
-    if (!isReady) process.exitCode = 1;
+    if (!isReady) process.exitCode = exitCodes.failed;
   });
 
 program
@@ -168,6 +177,41 @@ program
   });
 
 const vm = program.command('vm').description('microVMs of this host');
+
+/** An order to the running agent. */
+function orderCommand(name: string, kind: SiteOrderKind, description: string): Command {
+  return vm
+    .command(name)
+    .description(description)
+    .argument('<name>', 'name, namespace/name or id')
+    .addOption(configOption())
+    .addOption(stateDirOption())
+    .addOption(new Option('--wait <seconds>', 'how long to wait until it is brought about; 0: not at all. The order stands in any case').default(120).argParser(parseSeconds))
+    .addOption(outputOption())
+    .action(async (named: string, flags: OutputFlags & { wait: number; iAcceptTwoCopies?: boolean; againstSpec?: boolean }) => {
+      const { orderMicroVM } = await import('./commands/vm-order.ts');
+      const { text, isDone } = await orderMicroVM({
+        stateDir: (await pathsOf(flags)).stateDir,
+        named,
+        kind,
+        waitMs: flags.wait * 1_000,
+        output: flags.output,
+        say: print,
+        ...(flags.iAcceptTwoCopies === true ? { acceptsTwoCopies: true } : {}),
+        ...(flags.againstSpec === true ? { isAgainstSpec: true } : {}),
+      });
+      if (text !== '') print(text);
+      if (!isDone) process.exitCode = exitCodes.notYet;
+    });
+}
+
+const twoCopiesOption = () => new Option('--i-accept-two-copies', 'also without a live lease, although a copy may run on another host; told to the control plane');
+const againstSpecOption = () => new Option('--against-spec', 'also when its spec says Halted, until that changes; told to the control plane');
+orderCommand('start', 'Start', 'start it, and end a stop that was ordered here; works offline').addOption(againstSpecOption()).addOption(twoCopiesOption());
+orderCommand('stop', 'Stop', 'stop it until it is started here, or until runPolicy or restartNonce of its spec change; works offline');
+orderCommand('restart', 'Restart', 'stop it and start it again, once; works offline').addOption(againstSpecOption()).addOption(twoCopiesOption());
+orderCommand('hold', 'Hold', 'stop it and keep it down, whatever its spec says, until it is released here; works offline');
+orderCommand('release', 'Release', 'end a hold, a stop or a forced start: it goes by its spec again; works offline');
 
 vm.command('show')
   .description('one microVM, by looking at its VMM; works offline')
@@ -201,6 +245,12 @@ vm.command('ls')
     print(await listMicroVMs({ stateDir: (await pathsOf(flags)).stateDir, output: flags.output }));
   });
 
+function parseSeconds(value: string): number {
+  const seconds = Number(value);
+  if (!Number.isSafeInteger(seconds) || seconds < 0 || seconds > 86_400) throw new InvalidArgumentError('It must be a whole number from 0 to 86400.');
+  return seconds;
+}
+
 function print(text: string): void {
   process.stdout.write(`${text}\n`);
 }
@@ -208,7 +258,9 @@ function print(text: string): void {
 try {
   await program.parseAsync();
 } catch (error) {
-  if (!isAppError(error)) throw error;
-  process.stderr.write(`nkudo-edge: ${error.code}: ${error.message}\n  what to do: ${error.remedy}\n`);
-  process.exitCode = 1;
+  if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? exitCodes.done : exitCodes.wrongCommand;
+  else if (isAppError(error)) {
+    process.stderr.write(`nkudo-edge: ${error.code}: ${error.message}\n  what to do: ${error.remedy}\n`);
+    process.exitCode = error.code === 'INVALID_REQUEST' ? exitCodes.wrongCommand : error.code === 'AGENT_NOT_RUNNING' ? exitCodes.notRunning : exitCodes.failed;
+  } else throw error;
 }

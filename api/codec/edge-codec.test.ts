@@ -5,6 +5,7 @@ import { makeEpoch, parseEpoch, splitEpoch } from '../model/epoch.ts';
 import { executionId, hostId, microVMId, operationId, planId } from '../model/ids.ts';
 import { exitReasons, networkKinds, observedStates, runPolicies, type DesiredMicroVM as Desired, type MicroVMObservation, type NetworkSpec } from '../model/microvm.ts';
 import { executionStatuses, operationKinds, type ExecutionReport as Report, type Operation as ModelOperation } from '../model/plan.ts';
+import { siteOrderKinds, siteOverrideKinds } from '../model/site-orders.ts';
 import {
   decodeDesired,
   decodeExecution,
@@ -74,11 +75,22 @@ const desiredFields = {
   secrets: fc.array(fc.record({ name: label, key: fc.stringMatching(/^[-._a-zA-Z0-9]{1,20}$/), resourceVersion: fc.stringMatching(/^[1-9][0-9]{0,9}$/) }), { minLength: 1, maxLength: 32 }),
   serialLog: fc.boolean(),
   terminationGracePeriodMs: count,
+  overruledSiteOrder: fc.integer({ min: 1, max: 2 ** 45 }),
 };
-const { networks: _networks, images: _images, secrets: _secrets, ...alwaysThere } = desiredFields;
+const { networks: _networks, images: _images, secrets: _secrets, overruledSiteOrder: _overruled, ...alwaysThere } = desiredFields;
 const desired: fc.Arbitrary<Desired> = fc.record(desiredFields, { requiredKeys: Object.keys(alwaysThere) as (keyof typeof alwaysThere)[] }); // Object.keys loses the key type.
 
 const problem = fc.record({ code: fc.constantFrom('KERNEL_NOT_FOUND', 'INTERNAL'), message: fc.string({ maxLength: 100 }) });
+
+const siteFields = {
+  number: fc.integer({ min: 1, max: 2 ** 45 }),
+  by: fc.record({ user: fc.stringMatching(/^[a-z]{1,64}$/), uid: fc.integer({ min: 0, max: 2 ** 32 - 1 }) }),
+  atMs: time,
+  acceptsTwoCopies: fc.constant(true as const),
+  isAgainstSpec: fc.constant(true as const),
+};
+const siteOverride = fc.record({ kind: fc.constantFrom(...siteOverrideKinds), ...siteFields }, { requiredKeys: ['kind', 'number', 'by', 'atMs'] });
+const siteOrder = fc.record({ kind: fc.constantFrom(...siteOrderKinds), ...siteFields }, { requiredKeys: ['kind', 'number', 'by', 'atMs'] });
 
 const observation: fc.Arbitrary<MicroVMObservation> = fc.record(
   {
@@ -99,6 +111,9 @@ const observation: fc.Arbitrary<MicroVMObservation> = fc.record(
     ),
     problem,
     warnings: fc.array(fc.record({ code: fc.constantFrom('DHCP_UNAVAILABLE', 'LATER'), message: fc.string({ maxLength: 100 }) }), { minLength: 1, maxLength: 8 }),
+    siteOverride,
+    siteOrders: fc.array(siteOrder, { minLength: 1, maxLength: 16 }),
+    siteOrdersLost: fc.integer({ min: 1, max: 1_000 }),
   },
   { requiredKeys: ['microvmId', 'epoch', 'revision', 'generation', 'sequence', 'state', 'observedAtMs', 'restarts', 'isCrashLooping', 'isRestartRequired'] },
 );

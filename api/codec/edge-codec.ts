@@ -23,6 +23,11 @@ import {
   OperationReceipt_Disposition,
   PortForward_Protocol,
   type SecretReference as SecretReferenceMessage,
+  SiteOrder as SiteOrderMessage,
+  SiteOrder_Kind,
+  SiteOverride as SiteOverrideMessage,
+  SiteOverride_Kind,
+  type SiteOperator as SiteOperatorMessage,
   type KnownMicroVM as KnownMicroVMMessage,
 } from '../gen/nkudo/edge/v1/edge.pb.ts';
 import type { HostFacts, HypervisorFacts } from '../model/host.ts';
@@ -46,6 +51,7 @@ import {
   type SecretValue,
 } from '../model/microvm.ts';
 import type { ExecutionReport, ExecutionStatus, Operation, OperationKind } from '../model/plan.ts';
+import { siteOrdersMax, siteUserMax, type SiteForce, type SiteOperator, type SiteOrder, type SiteOrderKind, type SiteOverride, type SiteOverrideKind } from '../model/site-orders.ts';
 import { decodeOptionalTimestamp, decodeTimestamp, encodeOptionalTimestamp, encodeTimestamp } from './timestamp.ts';
 import { atMost, enumMap, epoch, id, integer, invalid, present, text } from './validate.ts';
 
@@ -136,6 +142,20 @@ const hypervisorKindMap = enumMap<HypervisorFacts['kind']>({
   'cloud-hypervisor': HypervisorFacts_Kind.CLOUD_HYPERVISOR,
   simulated: HypervisorFacts_Kind.SIMULATED,
   none: HypervisorFacts_Kind.NONE,
+});
+
+const siteOverrideKindMap = enumMap<SiteOverrideKind>({
+  Stopped: SiteOverride_Kind.STOPPED,
+  Held: SiteOverride_Kind.HELD,
+  ForcedStart: SiteOverride_Kind.FORCED_START,
+});
+
+const siteOrderKindMap = enumMap<SiteOrderKind>({
+  Stop: SiteOrder_Kind.STOP,
+  Start: SiteOrder_Kind.START,
+  Restart: SiteOrder_Kind.RESTART,
+  Hold: SiteOrder_Kind.HOLD,
+  Release: SiteOrder_Kind.RELEASE,
 });
 
 export type Disposition = 'Accepted' | 'Refused' | 'Dropped' | 'TooLate';
@@ -343,10 +363,11 @@ export function decodeSecretValues(message: OperationMessage): readonly SecretVa
 }
 
 export function encodeDesired(desired: DesiredMicroVM): DesiredMessage {
-  const { boot, runPolicy, disks, networks, restart, lease, images, secrets, ...rest } = desired;
+  const { boot, runPolicy, disks, networks, restart, lease, images, secrets, overruledSiteOrder, ...rest } = desired;
   return {
     ...rest,
     secrets: (secrets ?? []).map((reference) => ({ ...reference })),
+    overruledSiteOrder: overruledSiteOrder ?? 0,
     lease: lease === undefined ? undefined : { ...lease },
     restart: { ...restart },
     disks: disks.map(encodeDisk),
@@ -385,6 +406,7 @@ export function decodeDesired(field: string, message: DesiredMessage | undefined
     ...(desired.images === undefined ? {} : { images: decodeImagePolicy(`${field}.images`, desired.images) }),
     ...(desired.secrets.length === 0 ? {} : { secrets: atMost(`${field}.secrets`, desired.secrets, secretsMax).map((reference, index) => decodeSecretReference(`${field}.secrets[${index}]`, reference)) }),
     ...(desired.lease === undefined ? {} : { lease: { stopOnHostAfterMs: integer(`${field}.lease.stop_on_host_after_ms`, desired.lease.stopOnHostAfterMs, 1) } }),
+    ...(desired.overruledSiteOrder === 0 ? {} : { overruledSiteOrder: integer(`${field}.overruled_site_order`, desired.overruledSiteOrder, 1) }),
   };
 }
 
@@ -474,6 +496,53 @@ export function encodeObservation(seen: MicroVMObservation): ObservationMessage 
     problemCode: seen.problem?.code ?? '',
     problemMessage: seen.problem?.message.slice(0, messageMax) ?? '',
     warnings: (seen.warnings ?? []).slice(0, warningsMax).map(({ code, message }) => ({ code, message: message.slice(0, messageMax) })),
+    siteOverride: seen.siteOverride === undefined ? undefined : encodeSiteOverride(seen.siteOverride),
+    siteOrders: (seen.siteOrders ?? []).slice(-siteOrdersMax).map(encodeSiteOrder),
+    siteOrdersLost: seen.siteOrdersLost ?? 0,
+  };
+}
+
+function encodeSiteOverride({ kind, number, by, atMs, acceptsTwoCopies, isAgainstSpec }: SiteOverride): SiteOverrideMessage {
+  return {
+    kind: siteOverrideKindMap.encode(kind) as SiteOverride_Kind,
+    orderNumber: number,
+    by: { ...by },
+    at: encodeTimestamp(atMs),
+    acceptsTwoCopies: acceptsTwoCopies === true,
+    againstSpec: isAgainstSpec === true,
+  };
+}
+
+function encodeSiteOrder({ kind, number, by, atMs, acceptsTwoCopies, isAgainstSpec }: SiteOrder): SiteOrderMessage {
+  return { kind: siteOrderKindMap.encode(kind) as SiteOrder_Kind, number, by: { ...by }, at: encodeTimestamp(atMs), acceptsTwoCopies: acceptsTwoCopies === true, againstSpec: isAgainstSpec === true };
+}
+
+function decodeSiteOperator(field: string, message: SiteOperatorMessage | undefined): SiteOperator {
+  const { user, uid } = present(field, message);
+  return { user: text(`${field}.user`, user, { max: siteUserMax }), uid: integer(`${field}.uid`, uid, 0, 2 ** 32 - 1) };
+}
+
+function decodeForce({ acceptsTwoCopies, againstSpec }: { readonly acceptsTwoCopies: boolean; readonly againstSpec: boolean }): SiteForce {
+  return { ...(acceptsTwoCopies ? { acceptsTwoCopies: true } : {}), ...(againstSpec ? { isAgainstSpec: true } : {}) };
+}
+
+function decodeSiteOverride(field: string, message: SiteOverrideMessage): SiteOverride {
+  return {
+    kind: siteOverrideKindMap.decode(`${field}.kind`, message.kind),
+    number: integer(`${field}.order_number`, message.orderNumber, 1),
+    by: decodeSiteOperator(`${field}.by`, message.by),
+    atMs: decodeTimestamp(`${field}.at`, message.at),
+    ...decodeForce(message),
+  };
+}
+
+function decodeSiteOrder(field: string, message: SiteOrderMessage): SiteOrder {
+  return {
+    number: integer(`${field}.number`, message.number, 1),
+    kind: siteOrderKindMap.decode(`${field}.kind`, message.kind),
+    by: decodeSiteOperator(`${field}.by`, message.by),
+    atMs: decodeTimestamp(`${field}.at`, message.at),
+    ...decodeForce(message),
   };
 }
 
@@ -515,5 +584,8 @@ export function decodeObservation(message: ObservationMessage): MicroVMObservati
             message: text('observation.warnings.message', warning.message, { max: messageMax, allowEmpty: true }),
           })),
         }),
+    ...(message.siteOverride === undefined ? {} : { siteOverride: decodeSiteOverride('observation.site_override', message.siteOverride) }),
+    ...(message.siteOrders.length === 0 ? {} : { siteOrders: atMost('observation.site_orders', message.siteOrders, siteOrdersMax).map((order) => decodeSiteOrder('observation.site_orders', order)) }),
+    ...(message.siteOrdersLost === 0 ? {} : { siteOrdersLost: integer('observation.site_orders_lost', message.siteOrdersLost, 1) }),
   };
 }

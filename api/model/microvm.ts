@@ -5,6 +5,7 @@
  */
 import type { Epoch } from './epoch.ts';
 import type { HostId, MicroVMId } from './ids.ts';
+import type { SiteOrder, SiteOverride } from './site-orders.ts';
 
 export const runPolicies = ['Always', 'RerunOnFailure', 'Once', 'Manual', 'Halted'] as const;
 /**
@@ -181,6 +182,8 @@ export interface DesiredMicroVM {
   readonly images?: ImagePolicy;
   /** Values of Secrets that it needs, each once; absent: none. At most {@link secretsMax}. */
   readonly secrets?: readonly SecretReference[];
+  /** Number of the order of the site that this desired state lifts; absent: none. A later order stands. */
+  readonly overruledSiteOrder?: number;
 }
 
 /**
@@ -239,6 +242,12 @@ export interface MicroVMObservation {
   readonly problem?: { readonly code: string; readonly message: string };
   /** What the guest has to do without although nothing failed; absent: nothing. */
   readonly warnings?: readonly ObservedWarning[];
+  /** What somebody at the site ordered, while it stands. */
+  readonly siteOverride?: SiteOverride;
+  /** Orders of people at the site that no control plane has acknowledged, oldest first; absent: none. */
+  readonly siteOrders?: readonly SiteOrder[];
+  /** How many orders before those were not kept; absent: none. */
+  readonly siteOrdersLost?: number;
 }
 
 /** Warning code of a microVM that waits for an image; the message says how far it is, in coarse steps. */

@@ -7,6 +7,7 @@ import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { AppError } from '#api/model/error-codes.ts';
 import { microVMId } from '#api/model/ids.ts';
+import type { SiteOverride } from '#api/model/site-orders.ts';
 import { createCloudHypervisor } from '../adapters/cloud-hypervisor/cloud-hypervisor.ts';
 import { createIdentityFiles } from '../adapters/identity-files/identity-files.ts';
 import { openJournalForReading } from '../adapters/journal-sqlite/journal-sqlite.ts';
@@ -42,6 +43,10 @@ export interface SeenMicroVM {
   readonly revision: number;
   readonly generation: number;
   readonly bootedAtMs: number | null;
+  /** What somebody ordered here, while it stands. */
+  readonly siteOverride: { readonly kind: string; readonly user: string; readonly uid: number; readonly since: string; readonly acceptsTwoCopies: boolean; readonly againstSpec: boolean } | null;
+  /** Orders given here that the control plane does not know yet. */
+  readonly untoldOrders: number;
 }
 
 export async function listMicroVMs(options: InspectOptions): Promise<string> {
@@ -54,7 +59,7 @@ export async function listMicroVMs(options: InspectOptions): Promise<string> {
     seen.map((vm) => [
       vm.namespace,
       vm.name,
-      vm.isRestartRequired ? `${vm.state} (restart required)` : vm.isCrashLooping ? `${vm.state} (crash-looping)` : vm.state,
+      `${vm.state}${remarkOf(vm)}`,
       vm.runPolicy,
       vm.pid === null ? '-' : String(vm.pid),
       String(vm.restarts),
@@ -63,6 +68,11 @@ export async function listMicroVMs(options: InspectOptions): Promise<string> {
       vm.problem ?? '-',
     ]),
   );
+}
+
+function remarkOf(vm: SeenMicroVM): string {
+  if (vm.siteOverride !== null) return { Stopped: ' (stopped here)', Held: ' (held here)', ForcedStart: ' (forced here)' }[vm.siteOverride.kind] ?? ` (${vm.siteOverride.kind})`;
+  return vm.isRestartRequired ? ' (restart required)' : vm.isCrashLooping ? ' (crash-looping)' : '';
 }
 
 /** @param named a name, a namespace and name with a slash between, or an id. @throws NOT_FOUND, INVALID_REQUEST when several have the name */
@@ -96,6 +106,8 @@ export async function showMicroVM(options: InspectOptions & { readonly named: st
       ['restarts', `${vm.restarts}${vm.isCrashLooping ? ', crash-looping' : ''}`],
       ['restart required', vm.isRestartRequired ? 'yes' : 'no'],
       ['last exit', vm.lastExit ?? '-'],
+      ['ordered here', vm.siteOverride === null ? '-' : `${vm.siteOverride.kind}, by ${vm.siteOverride.user} (uid ${vm.siteOverride.uid}) since ${vm.siteOverride.since}`],
+      ['untold orders', String(vm.untoldOrders)],
       ['problem', vm.problem ?? '-'],
       ['accepted', `epoch ${vm.epoch}, revision ${vm.revision}, generation ${vm.generation}`],
       ['directory', createVmDirectories(resolve(options.stateDir)).path(microVMId(vm.microvmId))],
@@ -183,10 +195,18 @@ async function lookAtAll(stateDirectory: string, now: Now): Promise<readonly See
       revision: record.revision,
       generation: record.generation,
       bootedAtMs: seen.bootedAtMs ?? null,
+      siteOverride: toSeenOverride(record.site?.override),
+      untoldOrders: (record.site?.untold.length ?? 0) + (record.site?.lost ?? 0),
     };
   };
   const seen = await Promise.all(records.filter((record) => !record.isTombstone).map(look));
   return seen.sort((a, b) => `${a.namespace}/${a.name}`.localeCompare(`${b.namespace}/${b.name}`));
+}
+
+function toSeenOverride(override: SiteOverride | undefined): SeenMicroVM['siteOverride'] {
+  if (override === undefined) return null;
+  const { kind, by, atMs, acceptsTwoCopies, isAgainstSpec } = override;
+  return { kind, user: by.user, uid: by.uid, since: new Date(atMs).toISOString(), acceptsTwoCopies: acceptsTwoCopies === true, againstSpec: isAgainstSpec === true };
 }
 
 const lookDeadlineMs = 5_000;

@@ -11,6 +11,8 @@ import { createFaultPoints } from '#api/fault-points/fault-points.ts';
 import { AppError } from '#api/model/error-codes.ts';
 import { createCloudHypervisor } from '../adapters/cloud-hypervisor/cloud-hypervisor.ts';
 import { makeCertificateRequest } from '../adapters/control-plane-grpc/certificate-request.ts';
+import { controlSocketPath } from '../adapters/control-socket/protocol.ts';
+import { startControlServer } from '../adapters/control-socket/control-server.ts';
 import { createControlPlaneGrpc } from '../adapters/control-plane-grpc/control-plane-grpc.ts';
 import { createGuardProcess } from '../adapters/guard/guard-process.ts';
 import { createHostFacts } from '../adapters/host-facts/host-facts.ts';
@@ -31,7 +33,7 @@ import { lockStateDirectory } from '../adapters/system/state-lock.ts';
 import { createVmDirectories } from '../adapters/vm-directories/vm-directories.ts';
 import { agentVersion, guardDirectory, type RunConfig } from '../config.ts';
 import { pinnedImages } from '../domain/images.ts';
-import { edgeFaultPoints, meshFaultPoints, secretFaultPoints, type EdgeFaultPoint } from '../fault-points.ts';
+import { edgeFaultPoints, meshFaultPoints, secretFaultPoints, siteFaultPoints, type EdgeFaultPoint } from '../fault-points.ts';
 import type { Journal } from '../ports/journal.ts';
 import { createCertificateRenewal } from '../supervisor/certificate-renewal.ts';
 import { createLeaseKeeper } from '../supervisor/lease-keeper.ts';
@@ -41,6 +43,7 @@ import { createMeshKeeper } from '../supervisor/mesh-membership.ts';
 import { createMicroVMRegistry } from '../supervisor/microvm-registry.ts';
 import { createObservationReporter } from '../supervisor/observation-reporter.ts';
 import { createReportSender } from '../supervisor/report-sender.ts';
+import { createSiteDesk } from '../supervisor/site-desk.ts';
 import { createSlots } from '#api/model/slots.ts';
 import { createTrustedTime } from '../supervisor/trusted-time.ts';
 
@@ -60,7 +63,7 @@ export async function runAgent(config: RunConfig): Promise<void> {
   const clock = createSystemClock();
   const store = createIdentityFiles(config.stateDirectory);
   const journal = openJournal(join(config.stateDirectory, journalFile));
-  const faults = createFaultPoints<EdgeFaultPoint>({ socketPath: config.faultSocket, processName: 'edge', known: [...edgeFaultPoints, ...secretFaultPoints, ...meshFaultPoints] });
+  const faults = createFaultPoints<EdgeFaultPoint>({ socketPath: config.faultSocket, processName: 'edge', known: [...edgeFaultPoints, ...secretFaultPoints, ...meshFaultPoints, ...siteFaultPoints] });
   const hypervisor = createCloudHypervisor({ binaryPath: config.hypervisorPath, environment: config.vmmEnvironment });
   const directories = createVmDirectories(config.stateDirectory);
   const files = createHostFiles(config);
@@ -124,6 +127,10 @@ export async function runAgent(config: RunConfig): Promise<void> {
   });
   registry.onWorker(shipper.follow);
   reporter.onNews(sender.wake);
+  reporter.onOrdersTold((microvmId, upTo) => {
+    for (const worker of registry.workers()) if (worker.record().microvmId === microvmId) void worker.ordersTold(upTo).catch(onFatal);
+  });
+  const desk = createSiteDesk({ registry, journal, leases, clock, faults, logger, onFatal });
 
   let identity = store.load();
   const replaceIdentity = (change: Partial<NonNullable<typeof identity>>): void => {
@@ -195,6 +202,7 @@ export async function runAgent(config: RunConfig): Promise<void> {
 
   bindJournal(journal, identity?.hostId, logger);
   await registry.start();
+  const control = await startControlServer({ path: controlSocketPath(config.stateDirectory), version: agentVersion, desk, logger });
   const checkFacts = (): void => void clock.after(factsIntervalMs, () => void link.factsChanged().then(checkFacts, onFatal));
   checkFacts();
   if (identity === null) logger.warn({}, 'this host is not enrolled: it keeps its microVMs and talks to nobody');
@@ -204,6 +212,7 @@ export async function runAgent(config: RunConfig): Promise<void> {
 
   const signal = await nextSignal();
   logger.info({ signal }, 'stopping; the microVMs go on');
+  await control.close();
   await link.stop();
   shipper.stop();
   await mesh.stop();

@@ -5,8 +5,9 @@
  */
 import type { ErrorCode } from '#api/model/error-codes.ts';
 import type { Operation } from '#api/model/plan.ts';
-import { compareFence, initialRun, type DirectoryIdentity, type MicroVMRecord, type Now, type OperationRecord, type RunRecord } from './microvm-record.ts';
+import { compareFence, initialRun, type DirectoryIdentity, type MicroVMRecord, type Now, type OperationRecord, type RunRecord, type SiteRecord } from './microvm-record.ts';
 import { omit } from './omit.ts';
+import { liftOverruled } from './site-orders.ts';
 
 export type Acceptance =
   /** New: to be saved; `superseded` is an unfinished operation that this one ends. */
@@ -45,12 +46,15 @@ function takeOver(operation: Operation, record: MicroVMRecord | undefined, direc
   // whose serial log must not be taken for that of an earlier boot.
   const isAnew = record === undefined || record.isTombstone;
   const incarnation = Math.max(record?.run.incarnation ?? 0, directory?.incarnation ?? 0);
+  const desired = operation.desired ?? record?.desired ?? null;
+  const site = isAnew ? omitOverride(record?.site) : liftOverruled(record.site, desired);
+  const lifted = record?.site?.override !== undefined && site?.override === undefined ? { siteOverride: record.site.override } : {};
   return {
     microvmId: operation.microvmId,
     epoch: operation.epoch,
     revision: operation.revision,
     generation: operation.generation,
-    desired: operation.desired ?? record?.desired ?? null,
+    desired,
     isDeleting: isDelete,
     isTombstone: false,
     operation: {
@@ -63,7 +67,8 @@ function takeOver(operation: Operation, record: MicroVMRecord | undefined, direc
     },
     ...(record === undefined || record.isTombstone
       ? {}
-      : { previous: { desired: record.desired, generation: record.generation, isDeleting: record.isDeleting } }),
+      : { previous: { desired: record.desired, generation: record.generation, isDeleting: record.isDeleting, ...lifted } }),
+    ...(site === undefined ? {} : { site }),
     run: isAnew ? { ...initialRun, incarnation } : { ...withoutBackoff(record.run), incarnation },
   };
 }
@@ -91,5 +96,13 @@ export function isExpired(operation: OperationRecord, now: Now): boolean {
 /** The record as if its operation had never been accepted, but for the fence. Without an earlier intent nothing is left to do but to remove it. */
 export function withdraw(record: MicroVMRecord): MicroVMRecord {
   const rest = omit(record, 'operation', 'previous');
-  return record.previous === undefined ? { ...rest, isDeleting: true } : { ...rest, ...record.previous };
+  if (record.previous === undefined) return { ...rest, isDeleting: true };
+  const { siteOverride, ...previous } = record.previous;
+  const isBack = siteOverride !== undefined && rest.site !== undefined && rest.site.newest === siteOverride.number;
+  return { ...rest, ...previous, ...(isBack && rest.site !== undefined ? { site: { ...rest.site, override: siteOverride } } : {}) };
+}
+
+/** What was ordered for a microVM that is gone says nothing of one that is made anew; its orders are still to be told. */
+function omitOverride(site: SiteRecord | undefined): SiteRecord | undefined {
+  return site === undefined ? undefined : { ...omit(site, 'override'), starts: 0 };
 }

@@ -9,7 +9,7 @@
 import { disksKey, hasManagedDisks } from './images.ts';
 import { compareFence, isPast, isSameProcess, machineKey, type MicroVMRecord, type ProcessKey, type StopCause } from './microvm-record.ts';
 import type { SeenExit, StepGroup, View } from './observed-state.ts';
-import { crashLoopEndsAtMs, isCrashLooping, isRestartAsked, shouldRun } from './restart-policy.ts';
+import { crashLoopEndsAtMs, effectivePolicy, isCrashLooping, isRestartAsked, shouldRun } from './restart-policy.ts';
 
 export const stepNames = [
   'prepareDirectory',
@@ -179,8 +179,9 @@ function stopCause(view: View, isGuestUp: boolean): StopCause | undefined {
   if (isRestartAsked(record)) return 'restart';
   // A reboot in place stamps both with one moment; a later boot has another one, whatever the wall clock did meanwhile.
   if (run.lastExit?.reason !== 'GuestReboot' || run.lastExit.atMs !== run.bootedAtMs) return undefined;
-  if (desired.runPolicy === 'Once') return 'once';
-  return desired.runPolicy !== 'Manual' && isCrashLooping(run, desired.restart, now) ? 'crashLoop' : undefined;
+  const policy = effectivePolicy(record);
+  if (policy === 'Once') return 'once';
+  return policy !== 'Manual' && isCrashLooping(run, desired.restart, now) ? 'crashLoop' : undefined;
 }
 
 /** A VMM without a running guest. */

@@ -66,6 +66,7 @@ export const fieldEffects = [
   { field: 'networks.ports.guest_port', spec: 'networks[].ports[].guestPort', config: [], change: 'agent', effect: 'nftables rule' },
   { field: 'serial_log', spec: 'console.serial', config: ['SerialConfig.mode', 'SerialConfig.file'], change: 'restart', effect: 'COM1 goes to the file that logs are read from, else nowhere' },
   { field: 'termination_grace_period_ms', spec: 'terminationGracePeriod', config: [], change: 'agent', effect: 'from the power button to the end of the VMM' },
+  { field: 'overruled_site_order', spec: '', config: [], change: 'agent', effect: 'what that order of somebody at the site left standing ends: a new runPolicy or restartNonce, or nkudo.dev/override-hold' },
   { field: 'lease.stop_on_host_after_ms', spec: 'placement.replace', config: [], change: 'agent', effect: 'the guard ends the VMM when the lease of the host was not extended' },
   { field: 'images.bytes_per_second', spec: '', config: [], change: 'start', effect: 'pace of downloads, from the Site' },
   { field: 'images.allowed_registries', spec: '', config: [], change: 'start', effect: 'servers that images may come from, from the Site; others are refused with REGISTRY_NOT_ALLOWED' },

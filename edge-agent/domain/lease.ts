@@ -35,8 +35,13 @@ const gracePartMax = 0.5;
 const asksPerTerm = 4;
 const askMinMs = 50;
 
-/** What the terms oblige this host to; undefined: nothing. */
+/** What the terms oblige this host to; undefined: nothing. Somebody at the site may have accepted a second copy, until there is a lease. */
 export function leaseTermsOf(record: MicroVMRecord): LeaseTerms | undefined {
+  return record.site?.override?.acceptsTwoCopies === true ? undefined : wantedTermsOf(record);
+}
+
+/** Under what terms a lease is asked for; undefined: none is needed. */
+function wantedTermsOf(record: MicroVMRecord): LeaseTerms | undefined {
   return record.isTombstone || record.isDeleting ? undefined : record.desired?.lease;
 }
 
@@ -73,6 +78,6 @@ export function deriveLeaseView(record: MicroVMRecord, end: BootMoment | undefin
 /** Milliseconds between two requests; undefined while no microVM needs a lease. */
 export function askEveryMs(records: Iterable<MicroVMRecord>): number | undefined {
   let shortest = Infinity;
-  for (const record of records) shortest = Math.min(shortest, leaseTermsOf(record)?.stopOnHostAfterMs ?? Infinity);
+  for (const record of records) shortest = Math.min(shortest, wantedTermsOf(record)?.stopOnHostAfterMs ?? Infinity);
   return shortest === Infinity ? undefined : Math.max(askMinMs, Math.floor(shortest / asksPerTerm));
 }

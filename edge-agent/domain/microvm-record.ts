@@ -7,6 +7,7 @@ import type { Epoch } from '#api/model/epoch.ts';
 import type { ExecutionId, MicroVMId, OperationId, PlanId } from '#api/model/ids.ts';
 import type { DesiredMicroVM, LastExit } from '#api/model/microvm.ts';
 import type { OperationKind } from '#api/model/plan.ts';
+import type { SiteOrder, SiteOverride } from '#api/model/site-orders.ts';
 import { omit } from './omit.ts';
 
 /** A process that can't be mistaken for a later one with the same pid. */
@@ -46,6 +47,8 @@ export interface RunRecord {
   readonly incarnation: number;
   /** The restartNonce that was last honoured; 0 before the first. */
   readonly appliedNonce: number;
+  /** `starts` of the site that was last honoured; absent: 0. */
+  readonly appliedSiteStarts?: number;
   /** What the running guest was started with; see `machineKey`. */
   readonly startedWith?: string;
   readonly bootedAtMs?: number;
@@ -88,11 +91,27 @@ export interface Problem {
   readonly message: string;
 }
 
+/** What somebody at the site ordered; outlives operations, restarts and power cuts. */
+export interface SiteRecord {
+  /** What stands; goes before the desired state. */
+  readonly override?: SiteOverride;
+  /** How often a start or a restart was asked for; each is honoured once. */
+  readonly starts: number;
+  /** Number of the newest order; 0 before the first. */
+  readonly newest: number;
+  /** Orders that no control plane has acknowledged, oldest first, at most `siteOrdersMax`. */
+  readonly untold: readonly SiteOrder[];
+  /** How many older ones were not kept. */
+  readonly lost: number;
+}
+
 /** The intent before the accepted operation; comes back when that one is dropped before it started. */
 export interface Intent {
   readonly desired: DesiredMicroVM | null;
   readonly generation: number;
   readonly isDeleting: boolean;
+  /** The override that the operation lifted. */
+  readonly siteOverride?: SiteOverride;
 }
 
 export interface MicroVMRecord {
@@ -109,6 +128,8 @@ export interface MicroVMRecord {
   readonly operation?: OperationRecord;
   readonly previous?: Intent;
   readonly run: RunRecord;
+  /** Absent before the first order of somebody at the site. */
+  readonly site?: SiteRecord;
   readonly problem?: Problem;
 }
 

@@ -35,9 +35,15 @@ function beginRun(record: MicroVMRecord, note: Note & { kind: 'runBegun' }): Run
     phase: 'starting',
     incarnation: run.incarnation + 1,
     appliedNonce: record.desired?.restartNonce ?? run.appliedNonce,
+    ...appliedStarts(record),
     restarts: run.restarts + (isRestart ? 1 : 0),
     ...(note.over === undefined ? {} : { countedExit: note.over }),
   };
+}
+
+/** With this run the starts that were asked for at the site are honoured. */
+function appliedStarts({ site }: MicroVMRecord): Pick<RunRecord, 'appliedSiteStarts'> {
+  return site === undefined ? {} : { appliedSiteStarts: site.starts };
 }
 
 function markBooted(record: MicroVMRecord, now: Now): RunRecord {
@@ -49,6 +55,7 @@ function markBooted(record: MicroVMRecord, now: Now): RunRecord {
     phase: 'started',
     incarnation: Math.max(1, run.incarnation),
     appliedNonce: isOurs ? run.appliedNonce : (desired?.restartNonce ?? run.appliedNonce),
+    ...(isOurs ? {} : appliedStarts(record)),
     bootedAtMs: now.wallMs,
     ...(desired === null ? {} : { startedWith: machineKey(desired) }),
   };

@@ -50,6 +50,7 @@ export function projectObservation(view: View, state: ObservedState): Observatio
   const { record, vmm, attempt, now } = view;
   const { run, desired } = record;
   const isUp = vmm.kind === 'live' && (vmm.api === 'running' || vmm.api === 'paused');
+  const { site } = record;
   const warnings = [...downloadWarnings(view), ...(attempt.networkWarnings?.warnings ?? [])];
   const problem = isBehindDirectory(view) ? behindDirectory : waitsForLease(view) ? withoutLease : (attempt.failed?.problem ?? record.problem);
   return {
@@ -65,6 +66,9 @@ export function projectObservation(view: View, state: ObservedState): Observatio
     ...(run.lastExit === undefined ? {} : { lastExit: run.lastExit }),
     ...(problem === undefined || state === 'absent' ? {} : { problem }),
     ...(warnings.length === 0 || state === 'absent' || state === 'removing' ? {} : { warnings }),
+    ...(site?.override === undefined || state === 'absent' ? {} : { siteOverride: site.override }),
+    ...(site === undefined || site.untold.length === 0 ? {} : { siteOrders: site.untold }),
+    ...(site === undefined || site.lost === 0 ? {} : { siteOrdersLost: site.lost }),
   };
 }
 

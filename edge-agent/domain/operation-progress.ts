@@ -36,6 +36,12 @@ export function succeedOperation(record: MicroVMRecord, newId: ExecutionId, now:
   return { record: { ...rest, operation: done }, reports: [reportOf(done)] };
 }
 
+/** Ends the operation without its effect for a reason that is no fault of the microVM: nothing is tried again for it. */
+export function concludeOperation(record: MicroVMRecord, why: Problem, newId: ExecutionId, now: Now): Progress {
+  const { record: ended, reports } = failOperation(startOperation(omit(record, 'problem'), newId, now), why, true, now);
+  return { record: omit(ended, 'problem'), reports };
+}
+
 /** @param isFinal false: the next attempt follows by itself, as its own execution */
 export function failOperation(record: MicroVMRecord, problem: Problem, isFinal: boolean, now: Now): Progress {
   const { operation } = record;

@@ -2,7 +2,7 @@
  * Decides whether a microVM is to run, and how long a restart waits. Pure; the meanings of the run
  * policies are those of the custom resource. A host reboot counts as a restart, never as a failure.
  */
-import type { RestartSpec } from '#api/model/microvm.ts';
+import type { RestartSpec, RunPolicy } from '#api/model/microvm.ts';
 import type { MicroVMRecord, Now, RunRecord } from './microvm-record.ts';
 
 /** Bounds the journal record; a window with more failures than this is crash-looping under any sane limit. */
@@ -10,10 +10,14 @@ export const failuresKeptMax = 64;
 
 /** Whether a guest is to run now or as soon as its back-off has passed. A stop that is under way is not looked at. */
 export function shouldRun(record: MicroVMRecord): boolean {
-  const { desired, run } = record;
-  if (desired === null || record.isDeleting || desired.runPolicy === 'Halted') return false;
-  if (desired.runPolicy === 'Always' || isRestartAsked(record)) return true;
-  switch (desired.runPolicy) {
+  const { desired, run, site } = record;
+  if (desired === null || record.isDeleting) return false;
+  // What was ordered at the site goes before the spec.
+  if (site?.override !== undefined && site.override.kind !== 'ForcedStart') return false;
+  const policy = effectivePolicy(record);
+  if (policy === undefined || policy === 'Halted') return false;
+  if (policy === 'Always' || isRestartAsked(record)) return true;
+  switch (policy) {
     case 'RerunOnFailure':
       return run.phase !== 'ended' || run.lastExit?.reason !== 'GuestShutdown';
     case 'Once':
@@ -23,9 +27,14 @@ export function shouldRun(record: MicroVMRecord): boolean {
   }
 }
 
-/** True when the restartNonce differs from the one that was last honoured. */
-export function isRestartAsked(record: MicroVMRecord): boolean {
-  return record.desired !== null && record.desired.restartNonce !== record.run.appliedNonce;
+/** The run policy as it holds here: one that somebody at the site runs against its spec goes on after a failure, and ends when its guest does. */
+export function effectivePolicy({ desired, site }: MicroVMRecord): RunPolicy | undefined {
+  return desired?.runPolicy === 'Halted' && site?.override?.isAgainstSpec === true ? 'RerunOnFailure' : desired?.runPolicy;
+}
+
+/** True when the restartNonce, or the count of starts asked for at the site, differs from what was last honoured. */
+export function isRestartAsked({ desired, run, site }: MicroVMRecord): boolean {
+  return desired !== null && (desired.restartNonce !== run.appliedNonce || (site?.starts ?? 0) !== (run.appliedSiteStarts ?? 0));
 }
 
 /** Failures of this boot of the host that still lie in the window. */

@@ -26,6 +26,8 @@ export interface LeaseKeeper {
   ask(): { readonly holdsLease: boolean } | null;
   /** The answer to a beat that was sent at that moment, committed by the control plane. */
   granted(sent: BootMoment, leaseMs: number): void;
+  /** Whether this host holds a live lease. */
+  isHeld(now: Now): boolean;
   /** Milliseconds between two requests; undefined while nothing needs a lease. */
   askEveryMs(): number | undefined;
   /** Calls back when a lease is wanted soon: a microVM waits for it. Returns how to end that. */
@@ -128,6 +130,8 @@ export function createLeaseKeeper(deps: LeaseKeeperDeps): LeaseKeeper {
         const terms = leaseTermsOf(record);
         const directory = pathOf(record.microvmId);
         const before = ends.get(directory);
+        // One that somebody started without a lease comes under it.
+        if (record.site?.override?.acceptsTwoCopies === true) isRevived = true;
         if (terms === undefined) continue;
         // Also one whose orderly stop was due and whose end was not: it waits, and nothing else would wake it.
         isRevived ||= deriveLeaseView(record, before ?? endOf(record, earlier), earlier !== undefined, now)?.mayStart !== true;
@@ -138,6 +142,7 @@ export function createLeaseKeeper(deps: LeaseKeeperDeps): LeaseKeeper {
       if (moved.length > 0) change((next) => moved.forEach(({ vmDirectory, end }) => next.set(vmDirectory, end)));
       if (isRevived) onConfirmed();
     },
+    isHeld: (now) => isHeld(lease, now),
     askEveryMs: () => askEveryMs(deps.records()),
     onWanted(callback) {
       onWanted.add(callback);

@@ -10,14 +10,15 @@ import { executionId } from '#api/model/ids.ts';
 import type { ObservedState, ObservedWarning } from '#api/model/microvm.ts';
 import type { ExecutionReport } from '#api/model/plan.ts';
 import { isExpired, withdraw } from '../domain/acceptance.ts';
-import { creationKey, decideNext, networksKey, stepGroup, type Decision, type Note, type StepName } from '../domain/diff.ts';
+import { creationKey, decideNext, networksKey, stepGroup, type Decision, type Note, type StepName, type WaitReason } from '../domain/diff.ts';
 import { disksKey } from '../domain/images.ts';
-import { initialRun, type MicroVMRecord } from '../domain/microvm-record.ts';
+import { initialRun, type MicroVMRecord, type Problem } from '../domain/microvm-record.ts';
 import { applyNote, countReboots } from '../domain/notes.ts';
 import { classify, projectObservation, type ObservationContent } from '../domain/observation.ts';
 import { noAttempt, type Attempt, type View } from '../domain/observed-state.ts';
-import { endUnfinished, failOperation, problemOf, runningReport, startOperation, succeedOperation, type Progress } from '../domain/operation-progress.ts';
+import { concludeOperation, endUnfinished, failOperation, problemOf, runningReport, startOperation, succeedOperation, type Progress } from '../domain/operation-progress.ts';
 import { omit } from '../domain/omit.ts';
+import { endUnleased, forgetTold, keptDownBy, keptDownProblem } from '../domain/site-orders.ts';
 import { retryDelayMs } from '../domain/retry-delay.ts';
 import { around, type EdgeFaultPoints, type EdgeFaultStep } from '../fault-points.ts';
 import { microvmMachine, type MicroVMSnapshot } from '../machines/microvm.machine.ts';
@@ -43,7 +44,7 @@ export interface WorkerDeps {
   readonly networks: GuestNetworks;
   readonly disks: GuestDisks;
   readonly secrets: KeptSecrets;
-  readonly leases: Pick<LeaseKeeper, 'viewOf' | 'prepare' | 'noticed' | 'guardDirectoryOf'>;
+  readonly leases: Pick<LeaseKeeper, 'viewOf' | 'prepare' | 'noticed' | 'guardDirectoryOf' | 'isHeld'>;
   readonly hostMemoryBytes: number;
   readonly clock: Clock;
   readonly entropy: Entropy;
@@ -71,10 +72,25 @@ export interface MicroVMWorker {
   isLive(): boolean;
   /** Puts a record in place that was just made durable, and looks. */
   take(record: MicroVMRecord): void;
+  /** How far it is with what was asked of it last. */
+  situation(): Situation;
+  /** Calls back whenever the situation may have changed. Returns how to end that. */
+  onSituation(callback: () => void): () => void;
+  /** The control plane has the orders of the site up to that number. */
+  ordersTold(upTo: number): Promise<void>;
   /** Looks soon; many calls are one. */
   wake(): void;
   /** Resolves when no turn runs any more. The microVM goes on. */
   stop(): Promise<void>;
+}
+
+/** busy: something is being done. settled: nothing is left to do. waits: for something that may take long. */
+export interface Situation {
+  readonly progress: 'busy' | 'settled' | 'waits';
+  readonly state: ObservedState;
+  /** With `waits`. */
+  readonly waitsFor?: WaitReason;
+  readonly problem?: Problem;
 }
 
 /** Longest time for one step beyond the deadlines of the hypervisor itself, milliseconds. */
@@ -90,6 +106,8 @@ const turnsMax = 64;
 const imagesRecheckMs = 60_000;
 /** Networks that have to do without something are made sure of again after this time, with the next look, milliseconds. */
 const warnedLookMs = 600_000;
+/** What may take longer than somebody who typed a command wants to wait. */
+const longWaits: readonly WaitReason[] = ['restart', 'retry', 'lease', 'images', 'fence'];
 const passingStates: readonly ObservedState[] = ['preparing', 'booting'];
 
 export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): MicroVMWorker {
@@ -115,6 +133,8 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
   let isAwaitingImages = false;
   /** News that came while a step was looking must not be lost. */
   let imageNews = 0;
+  let situation: Situation = { progress: 'busy', state: 'unknown' };
+  const onSituation = new Set<() => void>();
 
   const newExecution = () => executionId(entropy.uuid());
 
@@ -157,6 +177,11 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
     if (view.record !== record) return true;
     if (record.operation !== undefined && isExpired(record.operation, view.now)) {
       save(withdraw(record), [endUnfinished(record.operation, 'Expired', newExecution(), view.now)]);
+      return true;
+    }
+    if (record.site?.override?.acceptsTwoCopies === true && deps.leases.isHeld(view.now)) {
+      logger.info({}, 'a lease is confirmed: what was started without one goes on under it');
+      await saveAt('journal.siteOrder', view.record, { record: endUnleased(view.record), reports: [] });
       return true;
     }
     const decision = decideNext(view);
@@ -333,7 +358,9 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
   async function finish(view: View, decision: Decision & { kind: 'done' }): Promise<boolean> {
     const isOpen = record.operation !== undefined && record.operation.state !== 'done';
     if (isOpen || record.problem !== undefined) {
-      const saved = await saveAt('journal.result', view.record, succeedOperation(view.record, newExecution(), view.now));
+      const keeper = keptDownBy(view.record);
+      const progress = isOpen && keeper !== undefined ? concludeOperation(view.record, keptDownProblem(keeper), newExecution(), view.now) : succeedOperation(view.record, newExecution(), view.now);
+      const saved = await saveAt('journal.result', view.record, progress);
       if (!saved) return true;
       settle();
       observe({ ...view, record, attempt }, decision);
@@ -349,7 +376,7 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
   async function forget(view: View): Promise<boolean> {
     await around(faults, 'secrets.remove', () => deps.secrets.save(microvmId, []));
     const { record: done, reports } = succeedOperation(view.record, newExecution(), view.now);
-    const tombstone: MicroVMRecord = { ...omit(done, 'previous', 'problem'), isTombstone: true, run: { ...initialRun, incarnation: done.run.incarnation } };
+    const tombstone: MicroVMRecord = { ...omit(done, 'previous', 'problem', 'site'), ...(done.site === undefined ? {} : { site: omit(done.site, 'override') }), isTombstone: true, run: { ...initialRun, incarnation: done.run.incarnation } };
     const saved = await saveAt('journal.forget', view.record, { record: tombstone, reports });
     if (!saved) return true;
     settle();
@@ -394,8 +421,17 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
     const state = classify(view, decision);
     see(state);
     // Networks that are about to be made sure of may have a warning in a moment.
+    if (view.record === record) toSituation(state, decision);
     const isPassing = (passingStates.includes(state) && !(decision.kind === 'wait' && decision.for === 'images')) || (decision.kind === 'step' && decision.step === 'ensureNetworks');
     reporter.observed(projectObservation(view, state), !isPassing);
+  }
+
+  function toSituation(state: ObservedState, decision: Decision): void {
+    const problem = attempt.failed?.problem ?? record.problem;
+    const waitsFor = decision.kind === 'wait' && longWaits.includes(decision.for) ? decision.for : undefined;
+    const progress = decision.kind === 'done' || decision.kind === 'gone' ? 'settled' : waitsFor === undefined ? 'busy' : 'waits';
+    situation = { progress, state, ...(waitsFor === undefined ? {} : { waitsFor }), ...(problem === undefined ? {} : { problem }) };
+    for (const callback of onSituation) callback();
   }
 
   function see(state: ObservedState): void {
@@ -420,8 +456,20 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
     record: () => record,
     state: () => snapshot.value as ObservedState, // The states of the machine are these.
     isLive: () => isLive,
+    situation: () => situation,
+    onSituation(callback) {
+      onSituation.add(callback);
+      return () => void onSituation.delete(callback);
+    },
+    async ordersTold(upTo) {
+      await faults.reach('journal.siteTold:before');
+      const next = forgetTold(record, upTo);
+      if (next !== record) save(next);
+      await faults.reach('journal.siteTold:after');
+    },
     take(next) {
       record = next;
+      situation = { progress: 'busy', state: situation.state };
       longStep?.abort();
       const { mayPressButton, isShutdownFailed } = attempt;
       settle();

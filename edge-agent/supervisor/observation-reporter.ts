@@ -5,6 +5,7 @@
 import type { MicroVMId } from '#api/model/ids.ts';
 import type { MicroVMObservation } from '#api/model/microvm.ts';
 import { isSameContent, type ObservationContent } from '../domain/observation.ts';
+import { omit } from '../domain/omit.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { Journal } from '../ports/journal.ts';
 import type { Reporter } from './microvm-worker.ts';
@@ -18,6 +19,8 @@ export interface ObservationReporter extends Reporter {
   repeatAll(): void;
   /** The sender. */
   onNews(callback: () => void): void;
+  /** Calls back with the number of the newest order of the site that was acknowledged. */
+  onOrdersTold(callback: (microvmId: MicroVMId, upTo: number) => void): void;
 }
 
 /** Sequences are reserved in blocks, so that an observation is no durable write of its own. */
@@ -27,10 +30,11 @@ const passingDelayMs = 500;
 
 export function createObservationReporter(deps: { readonly journal: Journal; readonly clock: Clock }): ObservationReporter {
   const { journal, clock } = deps;
-  const latest = new Map<MicroVMId, { readonly content: ObservationContent; readonly observation: MicroVMObservation; isPending: boolean }>();
+  const latest = new Map<MicroVMId, { content: ObservationContent; readonly observation: MicroVMObservation; isPending: boolean }>();
   let next = 0;
   let reservedBelow = 0;
   let tell = (): void => {};
+  let tellOrders = (_microvmId: MicroVMId, _upTo: number): void => {};
   let cancelDelay: (() => void) | undefined;
 
   function number(): number {
@@ -69,9 +73,13 @@ export function createObservationReporter(deps: { readonly journal: Journal; rea
         .slice(0, limit),
     acknowledged(sent) {
       for (const observation of sent) {
+        const newest = observation.siteOrders?.at(-1);
+        if (newest !== undefined) tellOrders(observation.microvmId, newest.number);
         const entry = latest.get(observation.microvmId);
         if (entry === undefined || entry.observation.sequence !== observation.sequence) continue;
         entry.isPending = false;
+        // That they were told is no news.
+        if (newest !== undefined) entry.content = omit(entry.content, 'siteOrders', 'siteOrdersLost');
         if (observation.state === 'absent') latest.delete(observation.microvmId);
       }
     },
@@ -80,5 +88,6 @@ export function createObservationReporter(deps: { readonly journal: Journal; rea
       tell();
     },
     onNews: (callback) => void (tell = callback),
+    onOrdersTold: (callback) => void (tellOrders = callback),
   };
 }

@@ -705,6 +705,11 @@ export interface DesiredMicroVM {
     | undefined;
   /** Values of Secrets that it needs, each once, at most 32. The values come beside it, see Operation.secrets. */
   secrets: SecretReference[];
+  /**
+   * The order of the site with this number holds no longer: what it left standing is lifted. 0: none. A later order is
+   * not touched.
+   */
+  overruledSiteOrder: number;
 }
 
 /** When the microVM runs. */
@@ -1202,6 +1207,14 @@ export interface Observation {
   isRestartRequired: boolean;
   /** What the guest has to do without although it is as desired. At most 8. */
   warnings: Warning[];
+  /** What somebody at the site ordered, while it stands: it goes before the desired state. */
+  siteOverride:
+    | SiteOverride
+    | undefined;
+  /** Orders of people at the site that were not acknowledged yet, oldest first. At most 16. */
+  siteOrders: SiteOrder[];
+  /** Orders before those that the host did not keep, because it was away for too long; 0: none. */
+  siteOrdersLost: number;
 }
 
 /** What the host sees; see api/model/microvm.ts for the meanings. */
@@ -1423,6 +1436,190 @@ export function observation_ExitReasonToJSON(object: Observation_ExitReason): st
     case Observation_ExitReason.UNKNOWN:
       return "EXIT_REASON_UNKNOWN";
     case Observation_ExitReason.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+/** Somebody at the site. */
+export interface SiteOperator {
+  /** Name of the user on the machine, through sudo that of the caller. At most 64 characters. */
+  user: string;
+  /** Its number. */
+  uid: number;
+}
+
+/** What the newest order at the site left standing. */
+export interface SiteOverride {
+  /** What it does to the microVM. */
+  kind: SiteOverride_Kind;
+  /** Number of the order that made it. */
+  orderNumber: number;
+  /** Who gave it. */
+  by:
+    | SiteOperator
+    | undefined;
+  /** When, by the clock of the host. */
+  at:
+    | Timestamp
+    | undefined;
+  /** It runs without a live lease: another copy may run elsewhere. */
+  acceptsTwoCopies: boolean;
+  /** It runs although run_policy is HALTED. */
+  againstSpec: boolean;
+}
+
+/** What it does to the microVM. */
+export const SiteOverride_Kind = {
+  /** UNSPECIFIED - Never sent. */
+  UNSPECIFIED: 0,
+  /** STOPPED - Down until it is started at the site, or the spec asks anew for it to run. */
+  STOPPED: 1,
+  /** HELD - Down until it is released at the site, or overruled. */
+  HELD: 2,
+  /** FORCED_START - It runs although the spec, or a missing lease, says that it must not. */
+  FORCED_START: 3,
+  UNRECOGNIZED: -1,
+} as const;
+
+export type SiteOverride_Kind = typeof SiteOverride_Kind[keyof typeof SiteOverride_Kind];
+
+export namespace SiteOverride_Kind {
+  export type UNSPECIFIED = typeof SiteOverride_Kind.UNSPECIFIED;
+  export type STOPPED = typeof SiteOverride_Kind.STOPPED;
+  export type HELD = typeof SiteOverride_Kind.HELD;
+  export type FORCED_START = typeof SiteOverride_Kind.FORCED_START;
+  export type UNRECOGNIZED = typeof SiteOverride_Kind.UNRECOGNIZED;
+}
+
+export function siteOverride_KindFromJSON(object: any): SiteOverride_Kind {
+  switch (object) {
+    case 0:
+    case "KIND_UNSPECIFIED":
+      return SiteOverride_Kind.UNSPECIFIED;
+    case 1:
+    case "KIND_STOPPED":
+      return SiteOverride_Kind.STOPPED;
+    case 2:
+    case "KIND_HELD":
+      return SiteOverride_Kind.HELD;
+    case 3:
+    case "KIND_FORCED_START":
+      return SiteOverride_Kind.FORCED_START;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return SiteOverride_Kind.UNRECOGNIZED;
+  }
+}
+
+export function siteOverride_KindToJSON(object: SiteOverride_Kind): string {
+  switch (object) {
+    case SiteOverride_Kind.UNSPECIFIED:
+      return "KIND_UNSPECIFIED";
+    case SiteOverride_Kind.STOPPED:
+      return "KIND_STOPPED";
+    case SiteOverride_Kind.HELD:
+      return "KIND_HELD";
+    case SiteOverride_Kind.FORCED_START:
+      return "KIND_FORCED_START";
+    case SiteOverride_Kind.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+/** One order of somebody at the site, for the audit. */
+export interface SiteOrder {
+  /** Rises with every order for the microVM on this host. */
+  number: number;
+  /** What was ordered. */
+  kind: SiteOrder_Kind;
+  /** Who gave it. */
+  by:
+    | SiteOperator
+    | undefined;
+  /** When, by the clock of the host. */
+  at:
+    | Timestamp
+    | undefined;
+  /** A start without a live lease was asked for. */
+  acceptsTwoCopies: boolean;
+  /** A start against run_policy HALTED was asked for. */
+  againstSpec: boolean;
+}
+
+/** What was ordered. */
+export const SiteOrder_Kind = {
+  /** UNSPECIFIED - Never sent. */
+  UNSPECIFIED: 0,
+  /** STOP - To stop it. */
+  STOP: 1,
+  /** START - To start it. */
+  START: 2,
+  /** RESTART - To stop and start it. */
+  RESTART: 3,
+  /** HOLD - To stop it and keep it down. */
+  HOLD: 4,
+  /** RELEASE - To go on as the spec says. */
+  RELEASE: 5,
+  UNRECOGNIZED: -1,
+} as const;
+
+export type SiteOrder_Kind = typeof SiteOrder_Kind[keyof typeof SiteOrder_Kind];
+
+export namespace SiteOrder_Kind {
+  export type UNSPECIFIED = typeof SiteOrder_Kind.UNSPECIFIED;
+  export type STOP = typeof SiteOrder_Kind.STOP;
+  export type START = typeof SiteOrder_Kind.START;
+  export type RESTART = typeof SiteOrder_Kind.RESTART;
+  export type HOLD = typeof SiteOrder_Kind.HOLD;
+  export type RELEASE = typeof SiteOrder_Kind.RELEASE;
+  export type UNRECOGNIZED = typeof SiteOrder_Kind.UNRECOGNIZED;
+}
+
+export function siteOrder_KindFromJSON(object: any): SiteOrder_Kind {
+  switch (object) {
+    case 0:
+    case "KIND_UNSPECIFIED":
+      return SiteOrder_Kind.UNSPECIFIED;
+    case 1:
+    case "KIND_STOP":
+      return SiteOrder_Kind.STOP;
+    case 2:
+    case "KIND_START":
+      return SiteOrder_Kind.START;
+    case 3:
+    case "KIND_RESTART":
+      return SiteOrder_Kind.RESTART;
+    case 4:
+    case "KIND_HOLD":
+      return SiteOrder_Kind.HOLD;
+    case 5:
+    case "KIND_RELEASE":
+      return SiteOrder_Kind.RELEASE;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return SiteOrder_Kind.UNRECOGNIZED;
+  }
+}
+
+export function siteOrder_KindToJSON(object: SiteOrder_Kind): string {
+  switch (object) {
+    case SiteOrder_Kind.UNSPECIFIED:
+      return "KIND_UNSPECIFIED";
+    case SiteOrder_Kind.STOP:
+      return "KIND_STOP";
+    case SiteOrder_Kind.START:
+      return "KIND_START";
+    case SiteOrder_Kind.RESTART:
+      return "KIND_RESTART";
+    case SiteOrder_Kind.HOLD:
+      return "KIND_HOLD";
+    case SiteOrder_Kind.RELEASE:
+      return "KIND_RELEASE";
+    case SiteOrder_Kind.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
   }
@@ -4763,6 +4960,7 @@ function createBaseDesiredMicroVM(): DesiredMicroVM {
     lease: undefined,
     images: undefined,
     secrets: [],
+    overruledSiteOrder: 0,
   };
 }
 
@@ -4820,6 +5018,9 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
     }
     for (const v of message.secrets) {
       SecretReference.encode(v!, writer.uint32(178).fork()).join();
+    }
+    if (message.overruledSiteOrder !== 0) {
+      writer.uint32(248).uint64(message.overruledSiteOrder);
     }
     return writer;
   },
@@ -4973,6 +5174,14 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
             message.secrets.push(SecretReference.decode(reader, reader.uint32()));
             continue;
           }
+          case 31: {
+            if (tag !== 248) {
+              break;
+            }
+
+            message.overruledSiteOrder = longToNumber(reader.uint64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -5037,6 +5246,11 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
       secrets: globalThis.Array.isArray(object?.secrets)
         ? object.secrets.map((e: any) => SecretReference.fromJSON(e))
         : [],
+      overruledSiteOrder: isSet(object.overruledSiteOrder)
+        ? globalThis.Number(object.overruledSiteOrder)
+        : isSet(object.overruled_site_order)
+        ? globalThis.Number(object.overruled_site_order)
+        : 0,
     };
   },
 
@@ -5092,6 +5306,9 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
     if (message.secrets?.length) {
       obj.secrets = message.secrets.map((e) => SecretReference.toJSON(e));
     }
+    if (message.overruledSiteOrder !== 0) {
+      obj.overruledSiteOrder = Math.round(message.overruledSiteOrder);
+    }
     return obj;
   },
 
@@ -5135,6 +5352,7 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
       ? ImagePolicy.fromPartial(object.images)
       : undefined;
     message.secrets = object.secrets?.map((e) => SecretReference.fromPartial(e)) || [];
+    message.overruledSiteOrder = object.overruledSiteOrder ?? 0;
     return message;
   },
 };
@@ -6768,6 +6986,9 @@ function createBaseObservation(): Observation {
     problemMessage: "",
     isRestartRequired: false,
     warnings: [],
+    siteOverride: undefined,
+    siteOrders: [],
+    siteOrdersLost: 0,
   };
 }
 
@@ -6826,6 +7047,15 @@ export const Observation: MessageFns<Observation> = {
     }
     for (const v of message.warnings) {
       Warning.encode(v!, writer.uint32(146).fork()).join();
+    }
+    if (message.siteOverride !== undefined) {
+      SiteOverride.encode(message.siteOverride, writer.uint32(202).fork()).join();
+    }
+    for (const v of message.siteOrders) {
+      SiteOrder.encode(v!, writer.uint32(210).fork()).join();
+    }
+    if (message.siteOrdersLost !== 0) {
+      writer.uint32(216).uint64(message.siteOrdersLost);
     }
     return writer;
   },
@@ -6987,6 +7217,30 @@ export const Observation: MessageFns<Observation> = {
             message.warnings.push(Warning.decode(reader, reader.uint32()));
             continue;
           }
+          case 25: {
+            if (tag !== 202) {
+              break;
+            }
+
+            message.siteOverride = SiteOverride.decode(reader, reader.uint32());
+            continue;
+          }
+          case 26: {
+            if (tag !== 210) {
+              break;
+            }
+
+            message.siteOrders.push(SiteOrder.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 27: {
+            if (tag !== 216) {
+              break;
+            }
+
+            message.siteOrdersLost = longToNumber(reader.uint64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -7065,6 +7319,21 @@ export const Observation: MessageFns<Observation> = {
       warnings: globalThis.Array.isArray(object?.warnings)
         ? object.warnings.map((e: any) => Warning.fromJSON(e))
         : [],
+      siteOverride: isSet(object.siteOverride)
+        ? SiteOverride.fromJSON(object.siteOverride)
+        : isSet(object.site_override)
+        ? SiteOverride.fromJSON(object.site_override)
+        : undefined,
+      siteOrders: globalThis.Array.isArray(object?.siteOrders)
+        ? object.siteOrders.map((e: any) => SiteOrder.fromJSON(e))
+        : globalThis.Array.isArray(object?.site_orders)
+        ? object.site_orders.map((e: any) => SiteOrder.fromJSON(e))
+        : [],
+      siteOrdersLost: isSet(object.siteOrdersLost)
+        ? globalThis.Number(object.siteOrdersLost)
+        : isSet(object.site_orders_lost)
+        ? globalThis.Number(object.site_orders_lost)
+        : 0,
     };
   },
 
@@ -7124,6 +7393,15 @@ export const Observation: MessageFns<Observation> = {
     if (message.warnings?.length) {
       obj.warnings = message.warnings.map((e) => Warning.toJSON(e));
     }
+    if (message.siteOverride !== undefined) {
+      obj.siteOverride = SiteOverride.toJSON(message.siteOverride);
+    }
+    if (message.siteOrders?.length) {
+      obj.siteOrders = message.siteOrders.map((e) => SiteOrder.toJSON(e));
+    }
+    if (message.siteOrdersLost !== 0) {
+      obj.siteOrdersLost = Math.round(message.siteOrdersLost);
+    }
     return obj;
   },
 
@@ -7156,6 +7434,414 @@ export const Observation: MessageFns<Observation> = {
     message.problemMessage = object.problemMessage ?? "";
     message.isRestartRequired = object.isRestartRequired ?? false;
     message.warnings = object.warnings?.map((e) => Warning.fromPartial(e)) || [];
+    message.siteOverride = (object.siteOverride !== undefined && object.siteOverride !== null)
+      ? SiteOverride.fromPartial(object.siteOverride)
+      : undefined;
+    message.siteOrders = object.siteOrders?.map((e) => SiteOrder.fromPartial(e)) || [];
+    message.siteOrdersLost = object.siteOrdersLost ?? 0;
+    return message;
+  },
+};
+
+function createBaseSiteOperator(): SiteOperator {
+  return { user: "", uid: 0 };
+}
+
+export const SiteOperator: MessageFns<SiteOperator> = {
+  encode(message: SiteOperator, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.user !== "") {
+      writer.uint32(10).string(message.user);
+    }
+    if (message.uid !== 0) {
+      writer.uint32(16).uint32(message.uid);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SiteOperator {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSiteOperator();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.user = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.uid = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): SiteOperator {
+    return {
+      user: isSet(object.user) ? globalThis.String(object.user) : "",
+      uid: isSet(object.uid) ? globalThis.Number(object.uid) : 0,
+    };
+  },
+
+  toJSON(message: SiteOperator): unknown {
+    const obj: any = {};
+    if (message.user !== "") {
+      obj.user = message.user;
+    }
+    if (message.uid !== 0) {
+      obj.uid = Math.round(message.uid);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<SiteOperator>): SiteOperator {
+    return SiteOperator.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<SiteOperator>): SiteOperator {
+    const message = createBaseSiteOperator();
+    message.user = object.user ?? "";
+    message.uid = object.uid ?? 0;
+    return message;
+  },
+};
+
+function createBaseSiteOverride(): SiteOverride {
+  return { kind: 0, orderNumber: 0, by: undefined, at: undefined, acceptsTwoCopies: false, againstSpec: false };
+}
+
+export const SiteOverride: MessageFns<SiteOverride> = {
+  encode(message: SiteOverride, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.kind !== 0) {
+      writer.uint32(8).int32(message.kind);
+    }
+    if (message.orderNumber !== 0) {
+      writer.uint32(16).uint64(message.orderNumber);
+    }
+    if (message.by !== undefined) {
+      SiteOperator.encode(message.by, writer.uint32(26).fork()).join();
+    }
+    if (message.at !== undefined) {
+      Timestamp.encode(message.at, writer.uint32(34).fork()).join();
+    }
+    if (message.acceptsTwoCopies !== false) {
+      writer.uint32(40).bool(message.acceptsTwoCopies);
+    }
+    if (message.againstSpec !== false) {
+      writer.uint32(48).bool(message.againstSpec);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SiteOverride {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSiteOverride();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.kind = reader.int32() as any;
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.orderNumber = longToNumber(reader.uint64());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.by = SiteOperator.decode(reader, reader.uint32());
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.at = Timestamp.decode(reader, reader.uint32());
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.acceptsTwoCopies = reader.bool();
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.againstSpec = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): SiteOverride {
+    return {
+      kind: isSet(object.kind) ? siteOverride_KindFromJSON(object.kind) : 0,
+      orderNumber: isSet(object.orderNumber)
+        ? globalThis.Number(object.orderNumber)
+        : isSet(object.order_number)
+        ? globalThis.Number(object.order_number)
+        : 0,
+      by: isSet(object.by) ? SiteOperator.fromJSON(object.by) : undefined,
+      at: isSet(object.at) ? fromJsonTimestamp(object.at) : undefined,
+      acceptsTwoCopies: isSet(object.acceptsTwoCopies)
+        ? globalThis.Boolean(object.acceptsTwoCopies)
+        : isSet(object.accepts_two_copies)
+        ? globalThis.Boolean(object.accepts_two_copies)
+        : false,
+      againstSpec: isSet(object.againstSpec)
+        ? globalThis.Boolean(object.againstSpec)
+        : isSet(object.against_spec)
+        ? globalThis.Boolean(object.against_spec)
+        : false,
+    };
+  },
+
+  toJSON(message: SiteOverride): unknown {
+    const obj: any = {};
+    if (message.kind !== 0) {
+      obj.kind = siteOverride_KindToJSON(message.kind);
+    }
+    if (message.orderNumber !== 0) {
+      obj.orderNumber = Math.round(message.orderNumber);
+    }
+    if (message.by !== undefined) {
+      obj.by = SiteOperator.toJSON(message.by);
+    }
+    if (message.at !== undefined) {
+      obj.at = fromTimestamp(message.at).toISOString();
+    }
+    if (message.acceptsTwoCopies !== false) {
+      obj.acceptsTwoCopies = message.acceptsTwoCopies;
+    }
+    if (message.againstSpec !== false) {
+      obj.againstSpec = message.againstSpec;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<SiteOverride>): SiteOverride {
+    return SiteOverride.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<SiteOverride>): SiteOverride {
+    const message = createBaseSiteOverride();
+    message.kind = object.kind ?? 0;
+    message.orderNumber = object.orderNumber ?? 0;
+    message.by = (object.by !== undefined && object.by !== null) ? SiteOperator.fromPartial(object.by) : undefined;
+    message.at = (object.at !== undefined && object.at !== null) ? Timestamp.fromPartial(object.at) : undefined;
+    message.acceptsTwoCopies = object.acceptsTwoCopies ?? false;
+    message.againstSpec = object.againstSpec ?? false;
+    return message;
+  },
+};
+
+function createBaseSiteOrder(): SiteOrder {
+  return { number: 0, kind: 0, by: undefined, at: undefined, acceptsTwoCopies: false, againstSpec: false };
+}
+
+export const SiteOrder: MessageFns<SiteOrder> = {
+  encode(message: SiteOrder, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.number !== 0) {
+      writer.uint32(8).uint64(message.number);
+    }
+    if (message.kind !== 0) {
+      writer.uint32(16).int32(message.kind);
+    }
+    if (message.by !== undefined) {
+      SiteOperator.encode(message.by, writer.uint32(26).fork()).join();
+    }
+    if (message.at !== undefined) {
+      Timestamp.encode(message.at, writer.uint32(34).fork()).join();
+    }
+    if (message.acceptsTwoCopies !== false) {
+      writer.uint32(40).bool(message.acceptsTwoCopies);
+    }
+    if (message.againstSpec !== false) {
+      writer.uint32(48).bool(message.againstSpec);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SiteOrder {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSiteOrder();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.number = longToNumber(reader.uint64());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.kind = reader.int32() as any;
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.by = SiteOperator.decode(reader, reader.uint32());
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.at = Timestamp.decode(reader, reader.uint32());
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.acceptsTwoCopies = reader.bool();
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.againstSpec = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): SiteOrder {
+    return {
+      number: isSet(object.number) ? globalThis.Number(object.number) : 0,
+      kind: isSet(object.kind) ? siteOrder_KindFromJSON(object.kind) : 0,
+      by: isSet(object.by) ? SiteOperator.fromJSON(object.by) : undefined,
+      at: isSet(object.at) ? fromJsonTimestamp(object.at) : undefined,
+      acceptsTwoCopies: isSet(object.acceptsTwoCopies)
+        ? globalThis.Boolean(object.acceptsTwoCopies)
+        : isSet(object.accepts_two_copies)
+        ? globalThis.Boolean(object.accepts_two_copies)
+        : false,
+      againstSpec: isSet(object.againstSpec)
+        ? globalThis.Boolean(object.againstSpec)
+        : isSet(object.against_spec)
+        ? globalThis.Boolean(object.against_spec)
+        : false,
+    };
+  },
+
+  toJSON(message: SiteOrder): unknown {
+    const obj: any = {};
+    if (message.number !== 0) {
+      obj.number = Math.round(message.number);
+    }
+    if (message.kind !== 0) {
+      obj.kind = siteOrder_KindToJSON(message.kind);
+    }
+    if (message.by !== undefined) {
+      obj.by = SiteOperator.toJSON(message.by);
+    }
+    if (message.at !== undefined) {
+      obj.at = fromTimestamp(message.at).toISOString();
+    }
+    if (message.acceptsTwoCopies !== false) {
+      obj.acceptsTwoCopies = message.acceptsTwoCopies;
+    }
+    if (message.againstSpec !== false) {
+      obj.againstSpec = message.againstSpec;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<SiteOrder>): SiteOrder {
+    return SiteOrder.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<SiteOrder>): SiteOrder {
+    const message = createBaseSiteOrder();
+    message.number = object.number ?? 0;
+    message.kind = object.kind ?? 0;
+    message.by = (object.by !== undefined && object.by !== null) ? SiteOperator.fromPartial(object.by) : undefined;
+    message.at = (object.at !== undefined && object.at !== null) ? Timestamp.fromPartial(object.at) : undefined;
+    message.acceptsTwoCopies = object.acceptsTwoCopies ?? false;
+    message.againstSpec = object.againstSpec ?? false;
     return message;
   },
 };
