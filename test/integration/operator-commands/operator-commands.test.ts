@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { MicroVMId } from '#api/model/ids.ts';
+import { openTerminal, type Terminal } from './terminal.ts';
 import { createAgentFixture, newMicroVM, type AgentFixture, type RunningAgent } from '../edge-agent/agent-fixture.ts';
 
 let fixture: AgentFixture;
@@ -19,35 +20,11 @@ afterEach(async () => {
   await fixture.close();
 });
 
-const mainFile = join(import.meta.dirname, '..', '..', '..', 'edge-agent', 'main.ts');
-const quote = (word: string): string => `'${word.replaceAll("'", String.raw`'\''`)}'`;
-
-interface Terminal {
-  readonly ended: Promise<{ readonly code: number | null; readonly text: string }>;
-  /** Resolves when the screen shows it; rejects when the command ends without. */
-  shows(text: string): Promise<void>;
-  type(keys: string): void;
-}
-
 /** `nkudo-edge` with a terminal for its input and output. */
 function terminal(args: readonly string[], environment: Readonly<Record<string, string>> = {}): Terminal {
-  const command = [process.execPath, mainFile, ...args].map(quote).join(' ');
-  const child = spawn('script', ['-qec', command, '/dev/null'], { env: { PATH: process.env['PATH'], TERM: 'xterm', NKUDO_EDGE_STATE_DIR: fixture.stateDirectory, ...environment }, stdio: 'pipe' });
-  terminals.push(() => void (child.exitCode === null && child.kill('SIGKILL')));
-  let text = '';
-  let onText = (): void => {};
-  for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk: Buffer) => ((text += chunk.toString()), onText()));
-  const ended = new Promise<{ code: number | null; text: string }>((resolve) => child.once('close', (code) => resolve({ code, text: text.replaceAll('\r\n', '\n') })));
-  return {
-    ended,
-    shows: (wanted) =>
-      new Promise((resolve, reject) => {
-        onText = () => void (text.includes(wanted) && resolve());
-        onText();
-        void ended.then(() => reject(new Error(`ended without ${JSON.stringify(wanted)}:\n${text}`)));
-      }),
-    type: (keys) => void child.stdin.write(keys),
-  };
+  const opened = openTerminal(fixture.stateDirectory, args, environment);
+  terminals.push(opened.close);
+  return opened;
 }
 
 async function runOne(cmdline = 'idle'): Promise<{ readonly id: MicroVMId; readonly agent: RunningAgent }> {
@@ -113,15 +90,15 @@ test('[E10] config shows where each value came from; a wrong key or value is ref
   expect(shown.text).toMatch(/runtimeDir +\/run\/nkudo-edge +default/);
 
   writeFileSync(file, 'logLevl: warn\n');
-  const commands = [['config'], ['status'], ['check'], ['run'], ['renew'], ['unenroll'], ['guard'], ['support-bundle'], ['vm', 'ls'], ['vm', 'show', 'guest'], ['vm', 'logs', 'guest'], ['enroll', '--token-file', '/nowhere']];
+  const commands = [['config'], ['status'], ['check'], ['run'], ['renew'], ['unenroll'], ['guard'], ['support-bundle'], ['vm', 'ls'], ['vm', 'show', 'guest'], ['vm', 'logs', 'guest'], ...['start', 'stop', 'restart', 'hold', 'release'].map((order) => ['vm', order, 'guest']), ['enroll', '--token-file', '/nowhere']];
   const refused = await Promise.all(commands.map((words) => terminal([...words, '--config', file]).ended));
-  expect(refused.map(({ code }) => code)).toEqual(commands.map(() => 1));
+  expect(refused.map(({ code }) => code)).toEqual(commands.map(() => 2));
   for (const { text } of refused) expect(text).toContain('did you mean logLevel?');
   for (const [content, sentence] of [['a: [', 'is no YAML: line 1'], ['logLevel: &a info\nhypervisor: *a\n', 'YAML aliases']] as const) {
     writeFileSync(file, content);
-    expect(await terminal(['config', '--config', file]).ended).toMatchObject({ code: 1, text: expect.stringContaining(sentence) });
+    expect(await terminal(['config', '--config', file]).ended).toMatchObject({ code: 2, text: expect.stringContaining(sentence) });
   }
-  expect(await terminal(['config', '--config', `${file}.gone`]).ended).toMatchObject({ code: 1, text: expect.stringContaining('can not be read (ENOENT)') });
+  expect(await terminal(['config', '--config', `${file}.gone`]).ended).toMatchObject({ code: 2, text: expect.stringContaining('can not be read (ENOENT)') });
 });
 
 test('[E10] a support bundle holds no key, token, spec or console output', async () => {
