@@ -30,6 +30,8 @@ export const hostFailureReasons = [
   'ImageUnavailable',
   'ImageDigestMismatch',
   'ImageRefused',
+  'ImageAccessDenied',
+  'ImageToolMissing',
   'RegistryNotAllowed',
   'DiskFull',
   'PathNotAllowed',

@@ -54,6 +54,8 @@ const imageDisk = fc.record(
   { name: diskName, path: fc.constant(''), readOnly: fc.boolean(), sizeBytes, managed: fc.record({ persistence, isRetained: fc.boolean(), image: httpImage }) },
   { requiredKeys: ['name', 'path', 'readOnly', 'managed'] },
 );
+const ociImage = fc.record({ registry: fc.stringMatching(/^[a-z]{1,10}\.[a-z]{1,10}(:[1-9][0-9]{0,3})?$/), repository: fc.stringMatching(/^[a-z]{1,10}\/[a-z]{1,10}$/), sha256: fc.stringMatching(/^[0-9a-f]{64}$/) });
+const ociDisk = fc.record({ name: diskName, path: fc.constant(''), readOnly: fc.boolean(), managed: fc.record({ persistence, isRetained: fc.boolean(), oci: ociImage }) });
 const blankDisk = fc.record({ name: diskName, path: fc.constant(''), readOnly: fc.boolean(), sizeBytes, managed: fc.record({ persistence, isRetained: fc.boolean() }) });
 
 const desiredFields = {
@@ -69,7 +71,7 @@ const desiredFields = {
     fc.record({ kind: fc.constant('firmware' as const), path }),
     fc.record({ kind: fc.constant('kernel' as const), path, cmdline: fc.string({ maxLength: 80 }), initramfsPath: path }, { requiredKeys: ['kind', 'path', 'cmdline'] }),
   ),
-  disks: fc.array(fc.oneof(fc.record({ name: diskName, path, readOnly: fc.boolean() }), imageDisk, blankDisk), { maxLength: 16 }),
+  disks: fc.array(fc.oneof(fc.record({ name: diskName, path, readOnly: fc.boolean() }), imageDisk, ociDisk, blankDisk), { maxLength: 16 }),
   images: fc.record({ bytesPerSecond: fc.integer({ min: 1, max: 2 ** 40 }), allowedRegistries: fc.array(fc.stringMatching(/^[a-z]{1,10}(:[1-9][0-9]{0,3})?$/), { maxLength: 32 }) }, { requiredKeys: ['allowedRegistries'] }),
   networks: fc.array(network, { minLength: 1, maxLength: 8 }),
   secrets: fc.array(fc.record({ name: label, key: fc.stringMatching(/^[-._a-zA-Z0-9]{1,20}$/), resourceVersion: fc.stringMatching(/^[1-9][0-9]{0,9}$/) }), { minLength: 1, maxLength: 32 }),

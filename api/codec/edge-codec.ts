@@ -12,9 +12,11 @@ import {
   HostFacts as HostFactsMessage,
   HypervisorFacts_Kind,
   ImagePolicy as ImagePolicyMessage,
+  ManagedDisk as ManagedDiskMessage,
   LogStream_Source,
   NetworkSpec as NetworkMessage,
   NetworkSpec_Kind,
+  OciImage as OciImageMessage,
   Observation as ObservationMessage,
   Observation_ExitReason,
   Observation_State,
@@ -40,16 +42,19 @@ import {
   type DiskSpec,
   type ExitReason,
   type ImagePolicy,
+  type ManagedDisk,
   type MicroVMObservation,
   type NetworkKind,
   type NetworkSpec,
   type ObservedState,
+  type OciImage,
   type PortForward,
   type RunPolicy,
   type SecretKey,
   type SecretReference,
   type SecretValue,
 } from '../model/microvm.ts';
+import { parseOciReference } from '../model/oci-reference.ts';
 import type { ExecutionReport, ExecutionStatus, Operation, OperationKind } from '../model/plan.ts';
 import { siteOrdersMax, siteUserMax, type SiteForce, type SiteOperator, type SiteOrder, type SiteOrderKind, type SiteOverride, type SiteOverrideKind } from '../model/site-orders.ts';
 import { decodeOptionalTimestamp, decodeTimestamp, encodeOptionalTimestamp, encodeTimestamp } from './timestamp.ts';
@@ -294,14 +299,17 @@ function decodeNetwork(field: string, message: NetworkMessage): NetworkSpec {
 }
 
 function encodeDisk({ name, path, readOnly, managed, sizeBytes }: DiskSpec): DiskMessage {
-  const image = managed?.image;
   return {
     name,
     path,
     readOnly,
     sizeBytes,
-    managed: managed === undefined ? undefined : { ephemeral: managed.persistence === 'Ephemeral', retain: managed.isRetained, image: image === undefined ? undefined : { ...image } },
+    managed: managed === undefined ? undefined : encodeManaged(managed),
   };
+}
+
+function encodeManaged({ persistence, isRetained, image, oci }: ManagedDisk): ManagedDiskMessage {
+  return { ephemeral: persistence === 'Ephemeral', retain: isRetained, image: image === undefined ? undefined : { ...image }, oci: oci === undefined ? undefined : { ...oci } };
 }
 
 /** A managed disk has no path: the host chooses it, and no message can point it elsewhere. */
@@ -312,8 +320,9 @@ function decodeDisk(field: string, disk: DiskMessage): DiskSpec {
   // It becomes the name of a file.
   matching(`${field}.name`, name, labelPattern, 'a DNS-1123 label');
   if (disk.path !== '') throw invalid(`${field}.path`, 'must be empty for a managed disk');
-  const { image } = managed;
-  if (image === undefined && sizeBytes === undefined) throw invalid(`${field}.size_bytes`, 'must be there for a disk without an image');
+  const { image, oci } = managed;
+  if (image !== undefined && oci !== undefined) throw invalid(`${field}.managed`, 'must have one image');
+  if (image === undefined && oci === undefined && sizeBytes === undefined) throw invalid(`${field}.size_bytes`, 'must be there for a disk without an image');
   return {
     name,
     path: '',
@@ -330,8 +339,16 @@ function decodeDisk(field: string, disk: DiskMessage): DiskSpec {
               sha256: matching(`${field}.managed.image.sha256`, image.sha256, sha256Pattern, 'a SHA-256 in hexadecimal'),
             },
           }),
+      ...(oci === undefined ? {} : { oci: decodeOciImage(`${field}.managed.oci`, oci) }),
     },
   };
+}
+
+/** Both names become part of a URL. */
+function decodeOciImage(field: string, { registry, repository, sha256 }: OciImageMessage): OciImage {
+  const parsed = parseOciReference(`${text(`${field}.registry`, registry, { max: 255 })}/${text(`${field}.repository`, repository, { max: 255 })}`);
+  if (parsed?.registry !== registry || parsed.repository !== repository) throw invalid(field, 'must be a registry and a repository');
+  return { registry, repository, sha256: matching(`${field}.sha256`, sha256, sha256Pattern, 'a SHA-256 in hexadecimal') };
 }
 
 function decodeImagePolicy(field: string, { bytesPerSecond, allowedRegistries }: ImagePolicyMessage): ImagePolicy {

@@ -48,8 +48,18 @@ export interface ManagedDisk {
   readonly persistence: 'Persistent' | 'Ephemeral';
   /** It stays on the host when the microVM is deleted. */
   readonly isRetained: boolean;
-  /** Absent: empty at first. */
+  /** At most one of `image` and `oci`; without either it is empty at first. */
   readonly image?: HttpImage;
+  readonly oci?: OciImage;
+}
+
+/** An image in an OCI registry: a disk image as an artifact or in a container image, or a container image as a root disk. */
+export interface OciImage {
+  /** `host` or `host:port`, lower case. */
+  readonly registry: string;
+  readonly repository: string;
+  /** Digest of the manifest, or of an index of manifests: 64 lower-case hexadecimal digits. */
+  readonly sha256: string;
 }
 
 /** Content behind a URL, known by its digest: other content is never used. */

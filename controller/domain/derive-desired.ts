@@ -8,7 +8,8 @@
 import type { ErrorCode } from '#api/model/error-codes.ts';
 import { microVMId } from '#api/model/ids.ts';
 import { deriveMac } from '#api/model/mac.ts';
-import type { BootSource, DesiredMicroVM, DiskSpec, ImagePolicy, NetworkRequest, RestartSpec } from '#api/model/microvm.ts';
+import type { BootSource, DesiredMicroVM, DiskSpec, ImagePolicy, NetworkRequest, OciImage, RestartSpec } from '#api/model/microvm.ts';
+import { parseOciReference } from '#api/model/oci-reference.ts';
 import type { MicroVM, MicroVMDisk, MicroVMNetwork, MicroVMSpec } from '#crds/gen/microvm.ts';
 import type { MicroVMClass } from '#crds/gen/microvmclass.ts';
 import type { Site } from '#crds/gen/site.ts';
@@ -51,7 +52,7 @@ export type SiteImages = NonNullable<Site['spec']>['images'];
 export function deriveDesired(microvm: Pick<MicroVM, 'metadata' | 'spec'>, sizes: ClassSizes | null = null, images?: SiteImages): DerivedMicroVM {
   try {
     const derived = derive(microvm, sizes);
-    const hasImage = derived.disks.some(({ managed }) => managed?.image !== undefined);
+    const hasImage = derived.disks.some(({ managed }) => managed?.image !== undefined || managed?.oci !== undefined);
     const desired = hasImage && images !== undefined ? { ...derived, images: deriveImagePolicy(images) } : derived;
     const { metadata, spec } = microvm;
     return { ok: true, desired, networks: (spec.networks ?? []).map((network) => deriveNetwork(network, metadata.uid)) };
@@ -104,9 +105,9 @@ function deriveBoot({ boot }: MicroVMSpec): BootSource {
 }
 
 function deriveDisk(disk: MicroVMDisk): DiskSpec {
-  const { name, path, http, blank, digest, size, persistence, deletePolicy, readOnly = false } = disk;
+  const { name, path, http, oci, blank, digest, size, persistence, deletePolicy, readOnly = false } = disk;
   if (path !== undefined) return { name, path, readOnly };
-  if (http === undefined && blank === undefined) throw refused(`disks[${name}] has none of path, http and blank`);
+  if (http === undefined && oci === undefined && blank === undefined) throw refused(`disks[${name}] has none of path, http, oci and blank`);
   // Nothing that holds a guest's data has a default that could lose it.
   if (persistence === undefined) throw refused(`disks[${name}] has no persistence`);
   if (blank !== undefined && size === undefined) throw refused(`disks[${name}] is blank and has no size`);
@@ -120,8 +121,17 @@ function deriveDisk(disk: MicroVMDisk): DiskSpec {
       persistence,
       isRetained: deletePolicy === 'Retain',
       ...(http === undefined || digest === undefined ? {} : { image: { url: http.url, sha256: digest.replace(/^sha256:/, '') } }),
+      ...(oci === undefined ? {} : { oci: deriveOciImage(`disks[${name}]`, oci.image, digest) }),
     },
   };
+}
+
+function deriveOciImage(field: string, text: string, digest: string | undefined): OciImage {
+  const reference = parseOciReference(text);
+  if (reference === null) throw refused(`${field}.oci.image is no reference of an image: ${text}`);
+  const { registry, repository, sha256 = digest?.replace(/^sha256:/, '') } = reference;
+  if (sha256 === undefined) throw refused(`${field} has no digest`);
+  return { registry, repository, sha256 };
 }
 
 function deriveImagePolicy({ bandwidth, allowedRegistries = [] }: NonNullable<SiteImages>): ImagePolicy {

@@ -360,7 +360,7 @@ export interface MicroVMDisk {
   blank?: MicroVMDiskBlank;
   snapshot?: MicroVMDiskSnapshot;
   /**
-   * Digest that the fetched content must have. Only content with this digest is ever given to a guest.
+   * Digest that the fetched content must have, of oci that of the manifest or index. Only content with this digest is ever given to a guest.
    */
   digest?: string;
   /**
@@ -378,17 +378,17 @@ export interface MicroVMDisk {
   rateLimit?: MicroVMDiskRateLimit;
 }
 /**
- * Disk image in an OCI registry. Reserved.
+ * Image in an OCI registry, fetched once for each host: a disk image as an artifact or in a container image (/disk), or a container image, whose files become an ext4 file system. Needs a digest, in image or in digest.
  */
 export interface MicroVMDiskOci {
   /**
-   * Reference of the image.
+   * Reference of the image, such as registry.example/team/app:1.2@sha256:… A tag is for people only.
    */
   image: string;
   pullSecretRef?: MicroVMDiskOciPullSecretRef;
 }
 /**
- * Secret with the credentials; it carries the label nkudo.dev/guest: "true".
+ * Reserved. Secret with the credentials; it carries the label nkudo.dev/guest: "true".
  */
 export interface MicroVMDiskOciPullSecretRef {
   /**

@@ -174,7 +174,7 @@ function refusalOf({ record, observation }: MicroVMView): Problem | null {
   return toProblem(newest.error);
 }
 
-const fileReasons: ReadonlySet<HostFailureReason> = new Set(['KernelNotFound', 'InitramfsNotFound', 'DiskNotFound', 'PathNotAllowed', 'ImageNotFound', 'ImageUnavailable', 'ImageDigestMismatch', 'ImageRefused', 'RegistryNotAllowed', 'DiskFull']);
+const fileReasons: ReadonlySet<HostFailureReason> = new Set(['KernelNotFound', 'InitramfsNotFound', 'DiskNotFound', 'PathNotAllowed', 'ImageNotFound', 'ImageUnavailable', 'ImageDigestMismatch', 'ImageRefused', 'ImageAccessDenied', 'ImageToolMissing', 'RegistryNotAllowed', 'DiskFull']);
 
 function deriveImagesReady(view: MicroVMView): DerivedCondition {
   const problem = problemOf(view.observation) ?? refusalOf(view);

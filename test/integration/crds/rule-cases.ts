@@ -421,6 +421,8 @@ const digest = `sha256:${'0'.repeat(64)}`;
 /** A disk that the host makes. */
 const blankDisk = (fields: Spec = {}): Spec => disk({ blank: {}, size: '1Gi', persistence: 'Persistent', ...fields });
 const httpDisk = (fields: Spec = {}): Spec => disk({ http: { url: 'https://images.example/app.raw' }, digest, persistence: 'Persistent', ...fields });
+const ociImage = 'registry.example:5000/team/app:1';
+const ociDisk = (oci: Spec = {}, fields: Spec = {}): Spec => disk({ oci: { image: `${ociImage}@${digest}`, ...oci }, persistence: 'Persistent', ...fields });
 const oneDiskSource = 'write exactly one of path, oci, http, blank and snapshot';
 const needsPersistence = 'write persistence: Persistent or Ephemeral';
 const diskReserved = (field: string): string => `reserved: disks[].${field}`;
@@ -472,7 +474,7 @@ const microvmCases: RuleCase[] = [
     accepted: microvmSpec({ console: { serial: 'Log' } }),
   }),
   reserved('MicroVM', 'disks[].bootIndex', pathDisk({ bootIndex: 0 }), { accepted: pathDisk({}) }),
-  reserved('MicroVM', 'disks[].oci', disk({ oci: { image: 'registry.example/app:1' } })),
+  reserved('MicroVM', 'disks[].oci.pullSecretRef', ociDisk({ pullSecretRef: { name: 'registry' } }), { accepted: ociDisk() }),
   reserved('MicroVM', 'disks[].snapshot', disk({ snapshot: { name: 'monday' } })),
   reserved('MicroVM', 'disks[].rateLimit', pathDisk({ rateLimit: { iops: 100 } })),
   ...disconnectRules('MicroVM', microvmSpec),
@@ -659,8 +661,22 @@ const microvmCases: RuleCase[] = [
   {
     kind: 'MicroVM',
     variant: 'shipped',
-    rule: 'write size for an http or blank disk only',
-    accepted: [{ title: 'http', spec: httpDisk({ size: '10Gi' }) }, { title: 'blank', spec: blankDisk() }],
+    rule: 'write the digest of an oci disk once',
+    accepted: [
+      { title: 'behind the image', spec: ociDisk() },
+      { title: 'as digest', spec: ociDisk({ image: ociImage }, { digest }) },
+      { title: 'of a short name', spec: ociDisk({ image: `alpine@${digest}` }) },
+    ],
+    refused: [
+      { title: 'none', spec: ociDisk({ image: ociImage }) },
+      { title: 'two', spec: ociDisk({}, { digest }) },
+    ],
+  },
+  {
+    kind: 'MicroVM',
+    variant: 'shipped',
+    rule: 'write size for an http, oci or blank disk only',
+    accepted: [{ title: 'http', spec: httpDisk({ size: '10Gi' }) }, { title: 'oci', spec: ociDisk({}, { size: '10Gi' }) }, { title: 'blank', spec: blankDisk() }],
     refused: [{ title: 'path', spec: pathDisk({ size: '10Gi' }) }],
   },
   {
@@ -684,8 +700,12 @@ const microvmCases: RuleCase[] = [
     accepted: [
       { title: 'the same', before: httpDisk(), spec: httpDisk({ size: '10Gi' }) },
       { title: 'of an Ephemeral one', before: httpDisk({ persistence: 'Ephemeral' }), spec: httpDisk({ persistence: 'Ephemeral', digest: `sha256:${'1'.repeat(64)}` }) },
+      { title: 'the same of oci, written elsewhere', before: ociDisk(), spec: ociDisk({ image: 'mirror.example/app' }, { digest }) },
     ],
-    refused: [{ title: 'another', before: httpDisk(), spec: httpDisk({ digest: `sha256:${'1'.repeat(64)}` }) }],
+    refused: [
+      { title: 'another', before: httpDisk(), spec: httpDisk({ digest: `sha256:${'1'.repeat(64)}` }) },
+      { title: 'another of oci', before: ociDisk(), spec: ociDisk({ image: `${ociImage}@sha256:${'1'.repeat(64)}` }) },
+    ],
   },
   {
     kind: 'MicroVM',

@@ -847,8 +847,22 @@ export interface ManagedDisk {
   ephemeral: boolean;
   /** Kept on the host also after the microVM was deleted. */
   retain: boolean;
-  /** What it is made from; absent: it is empty at first. */
-  image: HttpImage | undefined;
+  /** What it is made from; without it and oci it is empty at first. */
+  image:
+    | HttpImage
+    | undefined;
+  /** What it is made from, instead of image. */
+  oci: OciImage | undefined;
+}
+
+/** An image in an OCI registry: a disk image as an artifact or in a container image, or a container image as a root disk. */
+export interface OciImage {
+  /** host or host:port. */
+  registry: string;
+  /** Path within the registry. */
+  repository: string;
+  /** SHA-256 of the manifest or index, 64 lower-case hexadecimal digits. */
+  sha256: string;
 }
 
 /** Content behind a URL. */
@@ -5879,7 +5893,7 @@ export const DiskSpec: MessageFns<DiskSpec> = {
 };
 
 function createBaseManagedDisk(): ManagedDisk {
-  return { ephemeral: false, retain: false, image: undefined };
+  return { ephemeral: false, retain: false, image: undefined, oci: undefined };
 }
 
 export const ManagedDisk: MessageFns<ManagedDisk> = {
@@ -5892,6 +5906,9 @@ export const ManagedDisk: MessageFns<ManagedDisk> = {
     }
     if (message.image !== undefined) {
       HttpImage.encode(message.image, writer.uint32(26).fork()).join();
+    }
+    if (message.oci !== undefined) {
+      OciImage.encode(message.oci, writer.uint32(34).fork()).join();
     }
     return writer;
   },
@@ -5933,6 +5950,14 @@ export const ManagedDisk: MessageFns<ManagedDisk> = {
             message.image = HttpImage.decode(reader, reader.uint32());
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.oci = OciImage.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -5950,6 +5975,7 @@ export const ManagedDisk: MessageFns<ManagedDisk> = {
       ephemeral: isSet(object.ephemeral) ? globalThis.Boolean(object.ephemeral) : false,
       retain: isSet(object.retain) ? globalThis.Boolean(object.retain) : false,
       image: isSet(object.image) ? HttpImage.fromJSON(object.image) : undefined,
+      oci: isSet(object.oci) ? OciImage.fromJSON(object.oci) : undefined,
     };
   },
 
@@ -5964,6 +5990,9 @@ export const ManagedDisk: MessageFns<ManagedDisk> = {
     if (message.image !== undefined) {
       obj.image = HttpImage.toJSON(message.image);
     }
+    if (message.oci !== undefined) {
+      obj.oci = OciImage.toJSON(message.oci);
+    }
     return obj;
   },
 
@@ -5977,6 +6006,108 @@ export const ManagedDisk: MessageFns<ManagedDisk> = {
     message.image = (object.image !== undefined && object.image !== null)
       ? HttpImage.fromPartial(object.image)
       : undefined;
+    message.oci = (object.oci !== undefined && object.oci !== null) ? OciImage.fromPartial(object.oci) : undefined;
+    return message;
+  },
+};
+
+function createBaseOciImage(): OciImage {
+  return { registry: "", repository: "", sha256: "" };
+}
+
+export const OciImage: MessageFns<OciImage> = {
+  encode(message: OciImage, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.registry !== "") {
+      writer.uint32(10).string(message.registry);
+    }
+    if (message.repository !== "") {
+      writer.uint32(18).string(message.repository);
+    }
+    if (message.sha256 !== "") {
+      writer.uint32(26).string(message.sha256);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): OciImage {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseOciImage();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.registry = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.repository = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.sha256 = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): OciImage {
+    return {
+      registry: isSet(object.registry) ? globalThis.String(object.registry) : "",
+      repository: isSet(object.repository) ? globalThis.String(object.repository) : "",
+      sha256: isSet(object.sha256) ? globalThis.String(object.sha256) : "",
+    };
+  },
+
+  toJSON(message: OciImage): unknown {
+    const obj: any = {};
+    if (message.registry !== "") {
+      obj.registry = message.registry;
+    }
+    if (message.repository !== "") {
+      obj.repository = message.repository;
+    }
+    if (message.sha256 !== "") {
+      obj.sha256 = message.sha256;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<OciImage>): OciImage {
+    return OciImage.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<OciImage>): OciImage {
+    const message = createBaseOciImage();
+    message.registry = object.registry ?? "";
+    message.repository = object.repository ?? "";
+    message.sha256 = object.sha256 ?? "";
     return message;
   },
 };
