@@ -35,6 +35,12 @@ export interface ImagesConfig {
   readonly reserveBytes: number;
   /** Images that nobody uses are removed above this sum, bytes. */
   readonly cacheMaxBytes: number;
+  /** The most that one OCI image may become, bytes. */
+  readonly unpackedMaxBytes: number;
+  /** Registries without TLS, as `host` or `host:port`. */
+  readonly plainHttpRegistries: readonly string[];
+  /** Where the programs that make file systems are looked for. */
+  readonly path: string | undefined;
   /** HTTP_PROXY and its like, in either case. */
   readonly proxies: Readonly<Record<string, string>>;
 }
@@ -72,12 +78,15 @@ const bootsAtOnceDefault = 4;
 export function deriveRunConfig(effective: EffectiveConfig, environment: Readonly<Record<string, string | undefined>>): RunConfig {
   const text = (key: SettingKey): string => String(effective[key].value);
   const number = (key: SettingKey): number => Number(effective[key].value);
-  const { value: allowed } = effective.allowPaths;
+  const list = (key: SettingKey): readonly string[] => {
+    const { value } = effective[key];
+    return Array.isArray(value) ? value.map(String) : [];
+  };
   return Object.freeze({
     stateDirectory: resolve(text('stateDir')),
     hypervisorPath: text('hypervisor'),
     logLevel: logLevels.find((level) => level === effective.logLevel.value) ?? 'info',
-    allowedPaths: Array.isArray(allowed) ? allowed.map(String) : [],
+    allowedPaths: list('allowPaths'),
     hostMemoryBytes: totalmem(),
     bootsAtOnce: bootsAtOnceDefault,
     vmmEnvironment: pickEnvironment(environment, (name) => name === 'PATH' || name.startsWith('RUST_') || name.startsWith('MOCK_CH_')),
@@ -99,6 +108,9 @@ export function deriveRunConfig(effective: EffectiveConfig, environment: Readonl
     images: Object.freeze({
       reserveBytes: number('imagesReserveBytes'),
       cacheMaxBytes: number('imagesCacheMaxBytes'),
+      unpackedMaxBytes: number('imagesUnpackedMaxBytes'),
+      plainHttpRegistries: list('imagesPlainHttpRegistries'),
+      path: environment['PATH'],
       proxies: pickEnvironment(environment, (name) => proxyVariables.has(name.toUpperCase())),
     }),
     faultSocket: environment['NKUDO_FAULT_SOCKET'],

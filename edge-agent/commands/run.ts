@@ -17,9 +17,11 @@ import { createControlPlaneGrpc } from '../adapters/control-plane-grpc/control-p
 import { createGuardProcess } from '../adapters/guard/guard-process.ts';
 import { createHostFacts } from '../adapters/host-facts/host-facts.ts';
 import { createKeptSecrets } from '../adapters/guest-secrets/kept-secrets.ts';
+import { createBlobStore } from '../adapters/images/blob-store.ts';
 import { createGuestDisks } from '../adapters/images/guest-disks.ts';
 import { createHttpTransfer } from '../adapters/images/http-transfer.ts';
 import { createImageCache } from '../adapters/images/image-cache.ts';
+import { createOciImages } from '../adapters/images/oci-images.ts';
 import { createIdentityFiles } from '../adapters/identity-files/identity-files.ts';
 import { openJournal } from '../adapters/journal-sqlite/journal-sqlite.ts';
 import { createNetbird } from '../adapters/netbird/netbird.ts';
@@ -68,16 +70,21 @@ export async function runAgent(config: RunConfig): Promise<void> {
   const directories = createVmDirectories(config.stateDirectory);
   const files = createHostFiles(config);
   const networks = createGuestNetworks({ ...config.network, host: createHostNetwork(config.network.path) });
-  const cache = createImageCache({
+  const openTransfer = createHttpTransfer(config.images.proxies);
+  const blobs = createBlobStore({
     ...config.images,
     stateDirectory: config.stateDirectory,
-    pinned: () => pinnedImages([...registry.workers()].map((worker) => ({ record: worker.record(), isLive: worker.isLive() }))),
-    openTransfer: createHttpTransfer(config.images.proxies),
+    pinned: async () => {
+      const images = pinnedImages([...registry.workers()].map((worker) => ({ record: worker.record(), isLive: worker.isLive() })));
+      return new Set([...images, ...(await oci.disksOf(images))]);
+    },
     clock,
     entropy,
     logger,
   });
-  const disks = createGuestDisks({ stateDirectory: config.stateDirectory, directories, cache });
+  const oci = createOciImages({ ...config.images, stateDirectory: config.stateDirectory, store: blobs, openTransfer, architecture: process.arch, logger });
+  const cache = createImageCache({ store: blobs, oci, openTransfer, logger });
+  const disks = createGuestDisks({ stateDirectory: config.stateDirectory, directories, cache, path: config.images.path });
   const facts = createHostFacts({ hypervisor, agentVersion });
 
   const reporter = createObservationReporter({ journal, clock });

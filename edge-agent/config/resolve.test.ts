@@ -35,6 +35,7 @@ const wrongValues: Readonly<Record<SettingKind['is'], readonly unknown[]>> = {
   program: ['', ' ', 7, null, true, [canary], { [canary]: 1 }, 'a\0b'],
   directory: ['', ' ', 7, null, true, [canary], { [canary]: 1 }, 'a\0b'],
   directories: ['', canary, 7, null, [], [canary], [`/${canary}`, 'relative'], [7], {}],
+  servers: ['', canary, 7, null, true, [canary], ['a/b'], [7], {}, 'http://a'],
   choice: ['', canary, 7, null, true, [], {}],
   device: ['', `${canary}-longer-than-15`, 'a/b', '-wt0', 7, null, [], {}],
   bytes: ['', canary, -1, 0.5, 2 ** 60, '1e3', '5GiB', null, true, [], {}],
@@ -46,6 +47,7 @@ const helpful: Readonly<Record<SettingKind['is'], RegExp>> = {
   program: /must be the path or name of a program, such as \S+/,
   directory: /must be a directory, such as \/\S+/,
   directories: /must be a list of absolute directories, such as \/\S+/,
+  servers: /must be a list of servers as host or host:port in lower case, such as registry\.example:5000/,
   choice: /must be one of \w+, \w+/,
   device: /must be the name of a network device, such as \w+/,
   bytes: /must be a whole number of bytes, 0 or more, such as \d+/,
@@ -99,6 +101,7 @@ const rightValues: Readonly<Record<SettingKind['is'], readonly [string, string, 
   program: ['/one', '/two', '/three'],
   directory: ['/one', '/two', '/three'],
   directories: ['/one', '/two', '/three'],
+  servers: ['one.example', 'two.example:5000', 'three.example'],
   choice: ['', '', ''],
   device: ['one0', 'two0', 'three0'],
   bytes: ['0', '2000', '3000'],
@@ -109,7 +112,7 @@ test.for(table)('$key: flag over environment over file over default, each with w
   const { key, kind, variable, olderVariable, flag, byDefault } = setting;
   const first = kind.is === 'choice' ? kind.choices : [];
   const [one, two, three] = kind.is === 'choice' ? [first[0] ?? '', first[1] ?? '', first.at(-1) ?? ''] : rightValues[kind.is];
-  const asList = (value: string): string | readonly string[] => (kind.is === 'directories' ? [value] : value);
+  const asList = (value: string): string | readonly string[] => (kind.is === 'directories' || kind.is === 'servers' ? [value] : value);
   const asValue = (value: string): unknown => (kind.is === 'milliseconds' || kind.is === 'bytes' ? Number(value) : asList(value));
   const file = { path, content: { [key]: asList(one) } };
   const effective = (sources: Partial<ConfigSources>): unknown => Object.entries(resolveConfig({ environment: {}, flags: {}, ...sources })).find(([name]) => name === key)?.[1];

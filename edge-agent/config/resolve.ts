@@ -58,7 +58,7 @@ function given(setting: Setting, { file, environment, flags }: ConfigSources): r
   for (const variable of [setting.olderVariable, setting.variable]) {
     const text = variable === undefined ? undefined : environment[variable];
     if (variable === undefined || text === undefined || text === '') continue;
-    found.push({ raw: setting.kind.is === 'directories' ? text.split(':') : text, source: `environment ${variable}`, name: variable });
+    found.push({ raw: setting.kind.is === 'directories' ? text.split(':') : setting.kind.is === 'servers' ? text.split(',') : text, source: `environment ${variable}`, name: variable });
   }
   const flag = flags[setting.key as SettingKey]; // Settings come from the table that SettingKey is made from.
   if (flag !== undefined && setting.flag !== undefined) found.push({ raw: flag, source: `flag ${setting.flag}`, name: setting.flag });
@@ -103,6 +103,11 @@ function read({ kind, byDefault }: Setting, raw: unknown): Outcome {
       if (!Array.isArray(raw) || raw.length === 0) return wrong;
       const paths: unknown[] = raw;
       return paths.every((path): path is string => isText(path) && isAbsolute(path)) ? { value: paths } : wrong;
+    }
+    case 'servers': {
+      const servers: unknown[] | null = Array.isArray(raw) ? raw : null;
+      const areRight = servers?.every((server): server is string => typeof server === 'string' && /^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:\d{1,5})?$/.test(server)) === true;
+      return areRight && servers !== null ? { value: servers.map(String) } : { problem: 'must be a list of servers as host or host:port in lower case, such as registry.example:5000' };
     }
     case 'choice': {
       const choice = kind.choices.find((each) => each === raw);

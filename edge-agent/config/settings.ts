@@ -13,6 +13,8 @@ export type SettingKind =
   | { readonly is: 'program' }
   | { readonly is: 'directory' }
   | { readonly is: 'directories' }
+  /** `host` or `host:port`; may be none. */
+  | { readonly is: 'servers' }
   | { readonly is: 'choice'; readonly choices: readonly string[] }
   | { readonly is: 'device' }
   /** Whole milliseconds, both bounds included. */
@@ -50,6 +52,8 @@ export const settings = [
   { key: 'meshCommandTimeoutMs', variable: 'NKUDO_EDGE_MESH_COMMAND_TIMEOUT_MS', olderVariable: 'NKUDO_MESH_COMMAND_TIMEOUT_MS', kind: duration, byDefault: 60_000, meaning: 'bound on one netbird command' },
   { key: 'imagesReserveBytes', variable: 'NKUDO_EDGE_IMAGES_RESERVE_BYTES', kind: { is: 'bytes' }, byDefault: 256 * 2 ** 20, meaning: 'bytes that images leave free on the file system of the state directory' },
   { key: 'imagesCacheMaxBytes', variable: 'NKUDO_EDGE_IMAGES_CACHE_MAX_BYTES', kind: { is: 'bytes' }, byDefault: 64 * 2 ** 30, meaning: 'bytes of images that are kept while no microVM uses them' },
+  { key: 'imagesUnpackedMaxBytes', variable: 'NKUDO_EDGE_IMAGES_UNPACKED_MAX_BYTES', kind: { is: 'bytes' }, byDefault: 64 * 2 ** 30, meaning: 'bytes that one image of a registry may become when it is unpacked' },
+  { key: 'imagesPlainHttpRegistries', variable: 'NKUDO_EDGE_IMAGES_PLAIN_HTTP_REGISTRIES', kind: { is: 'servers' }, byDefault: [], meaning: 'registries, as host or host:port, that are spoken to without TLS' },
   { key: 'ipForward', variable: 'NKUDO_EDGE_IP_FORWARD', olderVariable: 'NKUDO_IP_FORWARD', kind: { is: 'choice', choices: ['enable', 'keep'] }, byDefault: 'enable', meaning: 'whether the agent may let the host forward packets of guests' },
 ] as const satisfies readonly Setting[];
 

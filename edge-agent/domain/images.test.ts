@@ -53,7 +53,7 @@ test('a transfer goes on only with the very next byte', () => {
     return answer.kind === 'refused' ? answer.error.code : answer.kind;
   };
   expect([start(206, 'bytes 10-19/20'), start(200), start(206, 'bytes 0-19/20'), start(206), start(404), start(403), start(503), start(429)]).toEqual([
-    'append', 'anew', 'IMAGE_UNAVAILABLE', 'IMAGE_UNAVAILABLE', 'IMAGE_NOT_FOUND', 'IMAGE_NOT_FOUND', 'IMAGE_UNAVAILABLE', 'IMAGE_UNAVAILABLE',
+    'append', 'anew', 'IMAGE_UNAVAILABLE', 'IMAGE_UNAVAILABLE', 'IMAGE_NOT_FOUND', 'IMAGE_ACCESS_DENIED', 'IMAGE_UNAVAILABLE', 'IMAGE_UNAVAILABLE',
   ]);
 });
 

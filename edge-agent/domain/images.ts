@@ -56,7 +56,8 @@ export function readTransferStart(answer: { readonly status: number; readonly co
     return start === have ? { kind: 'append' } : { kind: 'refused', error: new AppError('IMAGE_UNAVAILABLE', 'the server sent another part of the image than was asked for') };
   }
   const isPassing = status === 408 || status === 429 || status >= 500;
-  return { kind: 'refused', error: new AppError(isPassing ? 'IMAGE_UNAVAILABLE' : 'IMAGE_NOT_FOUND', `the server answered ${status}`) };
+  const isDenied = status === 401 || status === 403;
+  return { kind: 'refused', error: new AppError(isPassing ? 'IMAGE_UNAVAILABLE' : isDenied ? 'IMAGE_ACCESS_DENIED' : 'IMAGE_NOT_FOUND', `the server answered ${status}`) };
 }
 
 export interface CachedImage {
@@ -77,12 +78,15 @@ export function chooseEvictions(images: readonly CachedImage[], pinned: Readonly
   return chosen;
 }
 
-/** Images that must stay: those of microVMs that run or are being started. */
+/** Images that must stay, by the digest of the spec: those of microVMs that run or are being started. */
 export function pinnedImages(records: Iterable<{ readonly record: MicroVMRecord; readonly isLive: boolean }>): ReadonlySet<string> {
   const pinned = new Set<string>();
   for (const { record, isLive } of records) {
     if (record.isTombstone || record.isDeleting || !(isLive || record.run.phase === 'starting')) continue;
-    for (const { managed } of record.desired?.disks ?? []) if (managed?.image !== undefined) pinned.add(managed.image.sha256);
+    for (const { managed } of record.desired?.disks ?? []) {
+      const sha256 = managed?.image?.sha256 ?? managed?.oci?.sha256;
+      if (sha256 !== undefined) pinned.add(sha256);
+    }
   }
   return pinned;
 }

@@ -6,7 +6,7 @@ import { AppError, isAppError } from '#api/model/error-codes.ts';
 import { imageHeadBytes } from '../../domain/images.ts';
 
 const blockBytes = 2 ** 20;
-const zeroBlock = Buffer.alloc(blockBytes);
+export const zeroBlock = Buffer.alloc(blockBytes);
 
 export function isErrno(error: unknown, ...codes: readonly string[]): boolean {
   return error instanceof Error && 'code' in error && codes.includes(String(error.code));

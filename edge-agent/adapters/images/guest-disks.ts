@@ -13,13 +13,18 @@ import type { EnsuredDisks, GuestDisks, MadeDisk } from '../../ports/images.ts';
 import type { VmDirectories } from '../../ports/vm-directories.ts';
 import { ensureDirectory, syncDirectory, writeFileDurably } from '../system/durable-file.ts';
 import { copySparse, growFile, hashFile, readHead, statOrNull, syncFile, writeError } from './files.ts';
-import type { ImageCache } from './image-cache.ts';
+import { sourceOf, type FoundImage, type ImageCache } from './image-cache.ts';
+import { growFileSystem } from './unpack/file-system.ts';
 
 export interface GuestDisksOptions {
   readonly stateDirectory: string;
   readonly directories: Pick<VmDirectories, 'path'>;
   readonly cache: ImageCache;
+  /** Where the programs that make file systems larger are looked for. */
+  readonly path: string | undefined;
 }
+
+type Source = FoundImage & { readonly kind: 'cached' };
 
 /** In the directory of the disks: which of them are retained, for a deletion by a journal that lost the spec. */
 const policyFile = 'retained.json';
@@ -33,7 +38,7 @@ interface Making {
   readonly signal: AbortSignal;
 }
 
-export function createGuestDisks({ stateDirectory, directories, cache }: GuestDisksOptions): GuestDisks {
+export function createGuestDisks({ stateDirectory, directories, cache, path: programs }: GuestDisksOptions): GuestDisks {
   const folderOf = (id: MicroVMId): string => join(directories.path(id), 'disks');
 
   async function ensure(vm: Parameters<GuestDisks['ensure']>[0], onNews: () => void, signal: AbortSignal): Promise<EnsuredDisks> {
@@ -43,13 +48,13 @@ export function createGuestDisks({ stateDirectory, directories, cache }: GuestDi
     ensureDirectory(making.folder);
     await savePolicies(making.folder, disks);
     await removeStale(making, disks);
-    const sources = new Map<string, string>();
+    const sources = new Map<string, Source>();
     for (const disk of disks) {
-      const image = disk.managed?.image;
+      const image = imageOf(disk);
       if (image === undefined || (await hasKeptDisk(making.folder, disk))) continue;
       const found = await cache.find(image, desired.images, microvmId, onNews);
       if (found.kind === 'pending') return { kind: 'pending', progress: `disk ${disk.name}: ${found.progress}` };
-      sources.set(disk.name, found.path);
+      sources.set(disk.name, found);
     }
     const made: MadeDisk[] = [];
     for (const disk of disks) {
@@ -65,32 +70,32 @@ export function createGuestDisks({ stateDirectory, directories, cache }: GuestDi
   }
 
   /** @returns null when the image does not have its digest any more */
-  async function make(disk: DiskSpec, source: string | undefined, making: Making): Promise<MadeDisk | null> {
+  async function make(disk: DiskSpec, source: Source | undefined, making: Making): Promise<MadeDisk | null> {
     const kept = await findKept(making.folder, disk);
-    if (kept !== null && (await isAsImage(disk, kept, making.signal))) return adjust(disk, kept);
+    if (kept !== null && (await isAsImage(disk, kept, source, making.signal))) return adjust(disk, kept);
     const temporary = join(making.folder, `.${disk.name}.new`);
     await rm(temporary, { force: true });
-    const image = disk.managed?.image;
+    const image = imageOf(disk);
     if (image === undefined) await makeBlank(temporary);
     else if (source === undefined) return null;
     else {
-      const isShared = disk.readOnly && disk.sizeBytes === undefined && ((await statOrNull(source))?.size ?? 1) % sectorBytes === 0;
-      if (isShared) await link(source, temporary);
+      const isShared = disk.readOnly && disk.sizeBytes === undefined && ((await statOrNull(source.path))?.size ?? 1) % sectorBytes === 0;
+      if (isShared) await link(source.path, temporary);
       else {
-        await cache.makeRoom(((await statOrNull(source))?.blocks ?? 0) * 512, `disk ${disk.name}`, making.folder);
-        await copySparse(source, temporary, making.signal);
+        await cache.makeRoom(((await statOrNull(source.path))?.blocks ?? 0) * 512, `disk ${disk.name}`, making.folder);
+        await copySparse(source.path, temporary, making.signal);
       }
       // The copy is what the guest gets, so the copy is hashed.
-      if ((await hashFile(temporary, making.signal)) !== image.sha256) {
+      if ((await hashFile(temporary, making.signal)) !== source.sha256) {
         await rm(temporary, { force: true });
-        await cache.discard(image.sha256);
+        await cache.discard(source.sha256);
         return null;
       }
     }
     // A blank disk begins with zeros whatever its guest writes later: its format is never guessed again.
     const { format, virtualBytes } = image === undefined ? { format: 'raw' as const } : readImageFormat(await readHead(temporary));
     await checkSize(disk, temporary, virtualBytes);
-    if (format === 'raw') await resize(disk, temporary);
+    if (format === 'raw' && (await resize(disk, temporary)) && source?.isFileSystem === true) await growFileSystem(temporary, programs, making.signal);
     const path = join(making.folder, nameOf(disk, making.incarnation, format));
     await rename(temporary, path);
     syncDirectory(making.folder);
@@ -122,6 +127,10 @@ export function createGuestDisks({ stateDirectory, directories, cache }: GuestDi
   };
 }
 
+function imageOf({ managed }: DiskSpec): ReturnType<typeof sourceOf> {
+  return managed === undefined ? undefined : sourceOf(managed);
+}
+
 function isFormat(text: string): text is ImageFormat {
   return formats.some((format) => format === text);
 }
@@ -146,9 +155,8 @@ async function hasKeptDisk(folder: string, disk: DiskSpec): Promise<boolean> {
 }
 
 /** What a guest can't write must still be the image; with a size of its own it has other bytes than the image, and is made anew. */
-async function isAsImage({ readOnly, managed }: DiskSpec, kept: MadeDisk, signal: AbortSignal): Promise<boolean> {
-  const image = managed?.image;
-  return !readOnly || image === undefined || (await hashFile(kept.path, signal)) === image.sha256;
+async function isAsImage(disk: DiskSpec, kept: MadeDisk, source: Source | undefined, signal: AbortSignal): Promise<boolean> {
+  return !disk.readOnly || imageOf(disk) === undefined || (await hashFile(kept.path, signal)) === source?.sha256;
 }
 
 async function adjust(disk: DiskSpec, kept: MadeDisk): Promise<MadeDisk> {
@@ -166,14 +174,18 @@ async function makeBlank(path: string): Promise<void> {
   await syncFile(path);
 }
 
-async function resize({ sizeBytes }: DiskSpec, path: string): Promise<void> {
+/** @returns whether it is larger now */
+async function resize({ sizeBytes }: DiskSpec, path: string): Promise<boolean> {
   const length = (await statOrNull(path))?.size ?? 0;
-  await growFile(path, Math.ceil(Math.max(length, sizeBytes ?? 0) / sectorBytes) * sectorBytes);
+  const wanted = Math.ceil(Math.max(length, sizeBytes ?? 0) / sectorBytes) * sectorBytes;
+  await growFile(path, wanted);
+  return wanted > length;
 }
 
 /** @throws IMAGE_REFUSED */
-async function checkSize({ name, sizeBytes, managed }: DiskSpec, path: string, virtualBytes: number | undefined): Promise<void> {
-  if (sizeBytes === undefined || managed?.image === undefined) return;
+async function checkSize(disk: DiskSpec, path: string, virtualBytes: number | undefined): Promise<void> {
+  const { name, sizeBytes } = disk;
+  if (sizeBytes === undefined || imageOf(disk) === undefined) return;
   const imageBytes = virtualBytes ?? (await statOrNull(path))?.size ?? 0;
   if (sizeBytes < imageBytes) throw new AppError('IMAGE_REFUSED', `disk ${name} has ${sizeBytes} bytes, its image needs ${imageBytes}`);
   if (virtualBytes !== undefined && sizeBytes > virtualBytes) throw new AppError('IMAGE_REFUSED', `disk ${name}: a qcow2 image of ${virtualBytes} bytes can not be grown here; leave size out, or convert the image to raw`);

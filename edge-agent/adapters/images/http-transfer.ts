@@ -24,7 +24,21 @@ export interface TransferRequest {
   readonly url: string;
   readonly have: number;
   readonly allowed: readonly string[];
+  /** The first server was judged by the caller; only those that it points to are judged here. */
+  readonly isFirstAllowed?: boolean;
+  /** Media types, for a server that has several forms of one thing. */
+  readonly accept?: string;
+  /** Sent to the server of `url` only, never to one that it points to. */
+  readonly access?: Access;
   readonly signal: AbortSignal;
+}
+
+/** How a server is asked that wants to know who asks. */
+export interface Access {
+  /** Value of the Authorization header, if one is known by now. */
+  authorization(): string | undefined;
+  /** Takes up what a 401 asks for. @returns whether it is worth asking again. @throws IMAGE_ACCESS_DENIED, IMAGE_UNAVAILABLE */
+  answer(challenge: string): Promise<boolean>;
 }
 
 export type OpenTransfer = (request: TransferRequest) => Promise<Transfer>;
@@ -32,9 +46,15 @@ export type OpenTransfer = (request: TransferRequest) => Promise<Transfer>;
 export function createHttpTransfer(environment: Readonly<Record<string, string | undefined>>): OpenTransfer {
   const agents = { http: new HttpAgent({ proxyEnv: { ...environment } }), https: new HttpsAgent({ proxyEnv: { ...environment } }) };
 
-  function send(url: URL, { have, signal }: TransferRequest): Promise<IncomingMessage> {
+  function send(url: URL, { have, signal, accept }: TransferRequest, authorization: string | undefined): Promise<IncomingMessage> {
     return new Promise((resolve, reject) => {
-      const headers = { 'accept-encoding': 'identity', 'user-agent': 'nkudo-edge', ...(have === 0 ? {} : { range: `bytes=${have}-` }) };
+      const headers = {
+        'accept-encoding': 'identity',
+        'user-agent': 'nkudo-edge',
+        ...(accept === undefined ? {} : { accept }),
+        ...(authorization === undefined ? {} : { authorization }),
+        ...(have === 0 ? {} : { range: `bytes=${have}-` }),
+      };
       const call = url.protocol === 'https:' ? requestHttps(url, { agent: agents.https, headers, signal }) : requestHttp(url, { agent: agents.http, headers, signal });
       call.setTimeout(silenceMaxMs, () => call.destroy(new Error('the server is silent')));
       call.once('response', resolve);
@@ -45,9 +65,13 @@ export function createHttpTransfer(environment: Readonly<Record<string, string |
 
   return async function open(request) {
     let url = new URL(request.url);
+    const { origin } = url;
+    let hasAnswered = false;
     for (let redirects = 0; ; redirects += 1) {
-      if (!isAllowedServer(url, request.allowed)) throw new AppError('REGISTRY_NOT_ALLOWED', `the Site does not allow images from ${url.host}${redirects === 0 ? '' : ', where the server points to'}`);
-      const response = await send(url, request).catch((error: unknown) => {
+      const isJudged = redirects === 0 && request.isFirstAllowed === true;
+      if (!isJudged && !isAllowedServer(url, request.allowed)) throw new AppError('REGISTRY_NOT_ALLOWED', `the Site does not allow images from ${url.host}${redirects === 0 ? '' : ', where the server points to'}`);
+      const access = url.origin === origin ? request.access : undefined;
+      const response = await send(url, request, access?.authorization()).catch((error: unknown) => {
         throw unavailable(url, error, request.signal);
       });
       const { statusCode: status = 0, headers } = response;
@@ -55,6 +79,13 @@ export function createHttpTransfer(environment: Readonly<Record<string, string |
         // There is no byte after those that are there, so they belong to another file: begin anew.
         response.destroy();
         return open({ ...request, have: 0 });
+      }
+      if (status === 401 && access !== undefined && !hasAnswered) {
+        response.destroy();
+        hasAnswered = true;
+        redirects -= 1;
+        if (await access.answer(headers['www-authenticate'] ?? '')) continue;
+        throw new AppError('IMAGE_ACCESS_DENIED', `${url.host} answered 401`);
       }
       if (status >= 300 && status < 400 && headers.location !== undefined) {
         response.destroy();

@@ -12,8 +12,11 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { microVMId } from '#api/model/ids.ts';
 import type { DiskSpec } from '#api/model/microvm.ts';
 import { createCloudHypervisor } from '#edge-agent/adapters/cloud-hypervisor/cloud-hypervisor.ts';
+import { createBlobStore } from '#edge-agent/adapters/images/blob-store.ts';
 import { createGuestDisks } from '#edge-agent/adapters/images/guest-disks.ts';
+import type { OpenTransfer } from '#edge-agent/adapters/images/http-transfer.ts';
 import { createImageCache } from '#edge-agent/adapters/images/image-cache.ts';
+import { createOciImages } from '#edge-agent/adapters/images/oci-images.ts';
 import { createSystemClock, systemEntropy as entropy } from '#edge-agent/adapters/system/clock.ts';
 import { createVmDirectories } from '#edge-agent/adapters/vm-directories/vm-directories.ts';
 import { deriveVmSpec } from '#edge-agent/steps/vm-spec.ts';
@@ -60,20 +63,15 @@ describe.skipIf(obstacle !== null)('a real VMM on disks of the agent', () => {
     guest = (await buildGuest()).guest64;
     base = mkdtempSync(join(tmpdir(), 'nkudo-disks-'));
     const directories = createVmDirectories(base);
-    const cache = createImageCache({
-      stateDirectory: base,
-      reserveBytes: 0,
-      cacheMaxBytes: 2 ** 40,
-      pinned: () => new Set(),
-      openTransfer: async ({ url }) => {
-        const content = contents.get(new URL(url).pathname.slice(1)) ?? Buffer.alloc(0);
-        return { isAppended: false, totalBytes: content.length, body: (async function* () { yield content; })() };
-      },
-      clock: createSystemClock(),
-      entropy,
-      logger: pino({ level: 'silent' }),
-    });
-    disks = createGuestDisks({ stateDirectory: base, directories, cache });
+    const options = { stateDirectory: base, reserveBytes: 0, cacheMaxBytes: 2 ** 40, unpackedMaxBytes: 2 ** 40, pinned: () => Promise.resolve(new Set<string>()), clock: createSystemClock(), entropy, logger: pino({ level: 'silent' }) };
+    const openTransfer: OpenTransfer = async ({ url }) => {
+      const content = contents.get(new URL(url).pathname.slice(1)) ?? Buffer.alloc(0);
+      return { isAppended: false, totalBytes: content.length, body: (async function* () { yield content; })() };
+    };
+    const store = createBlobStore(options);
+    const oci = createOciImages({ ...options, store, openTransfer, plainHttpRegistries: [], path: process.env['PATH'], architecture: 'x64' });
+    const cache = createImageCache({ ...options, store, oci, openTransfer });
+    disks = createGuestDisks({ stateDirectory: base, directories, cache, path: process.env['PATH'] });
     hypervisor = createCloudHypervisor({ binaryPath: binary, environment: { PATH: process.env['PATH'] ?? '' } });
     mkdirSync(directories.path(id), { recursive: true });
   });
