@@ -61,7 +61,7 @@ async function lookAtHost(options: Omit<CheckOptions, 'output'>): Promise<FoundH
     isKvmUsable: may('/dev/kvm', constants.R_OK | constants.W_OK),
     isTunUsable: may('/dev/net/tun', constants.R_OK | constants.W_OK),
     cgroups: cgroups(),
-    programs: Object.fromEntries(['ip', 'nft', 'dnsmasq', 'sh', 'flock', 'sleep'].map((program) => [program, isOnPath(program)])),
+    programs: Object.fromEntries(['ip', 'nft', 'dnsmasq', 'sh', 'flock', 'sleep', 'mkfs.ext4', 'debugfs', 'resize2fs'].map((program) => [program, isOnPath(program)])),
     stateDirectory: lookAtStateDirectory(stateDirectory),
     space: lookAtSpace(stateDirectory),
     wallMs: createSystemClock().now().wallMs,
@@ -97,8 +97,9 @@ function cgroups(): FoundHost['cgroups'] {
   return existsSync('/sys/fs/cgroup/memory') ? 'v1' : 'none';
 }
 
+/** With the directories that the agent looks in as well. */
 function isOnPath(program: string): boolean {
-  return (process.env['PATH'] ?? '').split(delimiter).some((directory) => directory !== '' && may(join(directory, program), constants.X_OK));
+  return `${process.env['PATH'] ?? ''}${delimiter}/usr/local/sbin${delimiter}/usr/sbin${delimiter}/sbin`.split(delimiter).some((directory) => directory !== '' && may(join(directory, program), constants.X_OK));
 }
 
 function may(path: string, mode: number): boolean {

@@ -45,7 +45,7 @@ const freeBytesComfortable = 2048 * mebibyte;
 const clockToleranceMs = 60_000;
 
 export function judgeHost(host: FoundHost): readonly CheckItem[] {
-  return [kvm(host), cpu(host), hypervisor(host), cgroups(host), tun(host), networkPrograms(host), guardPrograms(host), stateDirectory(host), space(host), clock(host), certificate(host), controlPlane(host)];
+  return [kvm(host), cpu(host), hypervisor(host), cgroups(host), tun(host), networkPrograms(host), imagePrograms(host), guardPrograms(host), stateDirectory(host), space(host), clock(host), certificate(host), controlPlane(host)];
 }
 
 function kvm({ isKvmPresent, isKvmUsable }: FoundHost): CheckItem {
@@ -89,6 +89,13 @@ function networkPrograms({ programs }: FoundHost): CheckItem {
   if (lacking.length === 0) return { name: 'network programs', state: 'ok', found: Object.keys(packages).join(', ') };
   const wanted = lacking.map((program) => packages[program] ?? program).join(', ');
   return { name: 'network programs', state: 'warning', found: `${lacking.join(', ')} not on PATH; microVMs with networks will not start`, fix: `install ${wanted}` };
+}
+
+function imagePrograms({ programs }: FoundHost): CheckItem {
+  const needed = ['mkfs.ext4', 'debugfs', 'resize2fs'];
+  const lacking = needed.filter((program) => programs[program] !== true);
+  if (lacking.length === 0) return { name: 'image programs', state: 'ok', found: needed.join(', ') };
+  return { name: 'image programs', state: 'warning', found: `${lacking.join(', ')} not found; container images can not become disks`, fix: 'install e2fsprogs' };
 }
 
 function guardPrograms({ programs }: FoundHost): CheckItem {

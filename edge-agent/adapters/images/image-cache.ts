@@ -151,11 +151,11 @@ export function createImageCache({ store, oci, openTransfer, logger }: ImageCach
     discard: store.discard,
     forgo(waiter) {
       failures.delete(waiter);
-      for (const [key, { waiters, controller }] of downloads) {
+      for (const { waiters, controller, source } of downloads.values()) {
         if (!waiters.delete(waiter) || waiters.size > 0) continue;
         controller.abort(new AppError('UNAVAILABLE', 'nobody waits for the image'));
         // Whoever asks meanwhile begins anew behind this one's end.
-        logger.debug({ image: key }, 'nobody waits for an image any more');
+        logger.debug({ sha256: source.image.sha256 }, 'nobody waits for an image any more');
       }
     },
     async stop() {

@@ -191,7 +191,7 @@ export function createOciImages(options: OciImagesOptions): OciImages {
     await syncFile(target);
     const sha256 = await hashFile(target, signal);
     await store.take(target, sha256);
-    logger.info({ sha256, layers: layers.length }, disk === null ? 'made a file system of a container image' : 'took a disk image out of a container image');
+    logger.info({ sha256 }, disk === null ? 'made a file system of a container image' : 'took a disk image out of a container image');
     return { sha256, isFileSystem: disk === null };
   }
 

@@ -58,6 +58,9 @@ function observe(ids: readonly MicroVMId[]): { readonly end: () => number } {
   return { end: () => (clearInterval(timer), seen) };
 }
 
+/** What zstd:chunked keeps its index in. */
+const skippedFrame = Buffer.from([0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3]);
+
 const debugfs = (file: string, request: string): string => execFileSync('debugfs', ['-R', request, file], { stdio: ['ignore', 'pipe', 'ignore'], encoding: 'latin1', env: { PATH: `${process.env['PATH']}:/usr/sbin:/sbin` } });
 
 describe('a disk of an OCI artifact', () => {
@@ -69,7 +72,7 @@ describe('a disk of an OCI artifact', () => {
       ['raw', pushArtifact(registry, raw), raw],
       ['qcow2', pushArtifact(registry, qcow2, 'disk.qcow2'), qcow2],
       ['raw', pushArtifact(registry, gzipSync(raw), 'disk.raw.gz'), raw],
-      ['raw', pushArtifact(registry, Buffer.concat([zstdCompressSync(raw.subarray(0, 1000)), zstdCompressSync(raw.subarray(1000))]), 'disk.raw.zst'), raw],
+      ['raw', pushArtifact(registry, Buffer.concat([zstdCompressSync(raw.subarray(0, 1000)), skippedFrame, zstdCompressSync(raw.subarray(1000))]), 'disk.raw.zst'), raw],
       ['qcow2', pushIndex(registry, container.manifest), qcow2],
     ];
     const seeded = cases.map(([format, digest, content]) => ({ id: newMicroVM(), format, digest, content }));
@@ -271,7 +274,7 @@ describe.skipIf(!isRoot)('a container image as a root disk', () => {
     expect([debugfs(diskFile(inside), 'cat /outside'), debugfs(diskFile(inside), 'cat /tmp/nkudo-was-here')]).toEqual(['inside', 'inside']);
   });
 
-  test('[E5] is made anew when the agent is killed on the way, and is a condition on a host without mkfs.ext4', async () => {
+  test('[E5] is made anew when the agent is killed on the way', async () => {
     const image = pushContainer(registry, [makeLayer([{ path: 'file', content: randomBytes(2 ** 20) }])]);
     const id = newMicroVM();
     fixture.seed(id, fixture.desired({ disks: [ociDisk(image.manifest)] }));

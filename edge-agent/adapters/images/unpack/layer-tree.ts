@@ -128,7 +128,7 @@ export function createLayerTree(): LayerTree {
       }
       const parent = trail.at(-1) ?? root;
       const child = parent.children.get(name);
-      if (child === undefined) trail.push(makeDirectory(parent, name, directoryMeta));
+      if (child === undefined) trail.push(makeDirectory(parent, checkName(name, shown), directoryMeta));
       else if (child.kind === 'directory') trail.push(child);
       else if (child.kind === 'symlink') {
         followed += 1;
@@ -214,7 +214,7 @@ function split(path: string): readonly string[] {
 }
 
 function checkName(name: string, shown: string): string {
-  if (name === '' || name === '.' || name === '..' || name.length > nameBytesMax || name.includes('\0')) throw refused(`a name that no file can have: ${shown}`);
+  if (name === '' || name === '.' || name === '..' || name.startsWith(whiteout) || name.length > nameBytesMax || name.includes('\0')) throw refused(`a name that no file can have: ${shown}`);
   return name;
 }
 
