@@ -84,7 +84,7 @@ describe('a disk of an OCI artifact', () => {
   });
 
   test('[E5] comes over a 5 Mbit/s link that breaks half-way once for ten microVMs, resumed, with at most 1.05 times the bytes', async () => {
-    const image = randomBytes(3 * 2 ** 20);
+    const image = randomBytes(2 * 2 ** 20);
     const digest = pushArtifact(registry, image);
     link = await startSlowLink(registry.port, linkBytesPerSecond);
     ports.add(link.port);
@@ -112,8 +112,7 @@ describe('a disk of an OCI artifact', () => {
     const wrongConfig = pushContainer(registry, [layer, makeLayer([{ path: 'one', content: '1' }])]);
     registry.blobs.set(wrongConfig.config, other);
     const flipped = pushArtifact(registry, Buffer.from('a disk of its own'));
-    const [flippedLayer = ''] = [sha256(Buffer.from('a disk of its own'))];
-    registry.blobs.set(flippedLayer, Buffer.from('a disk 0f its own'));
+    registry.blobs.set(sha256(Buffer.from('a disk of its own')), Buffer.from('a disk 0f its own'));
     const longer = pushArtifact(registry, Buffer.from('a disk that is short'));
     registry.blobs.set(sha256(Buffer.from('a disk that is short')), Buffer.from('a disk that is short, and goes on'));
     const bomb = pushArtifact(registry, gzipSync(Buffer.alloc(3 * 2 ** 20)), 'disk.raw.gz');

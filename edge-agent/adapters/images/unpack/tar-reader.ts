@@ -44,8 +44,7 @@ export async function* readTar(source: AsyncIterable<Uint8Array>): AsyncGenerato
     const header = await reader.take(blockBytes, true);
     // Two empty blocks end an archive, and some writers leave them out. What follows is read all the same: it belongs to the digest.
     if (header === null || header.every((byte) => byte === 0)) {
-      for await (const _rest of reader.rest()) continue;
-      return;
+      return await reader.drain();
     }
     checkSum(header);
     const flag = header.toString('latin1', 156, 157);
@@ -102,7 +101,8 @@ interface ByteReader {
   /** At least one byte, at most so many. */
   some(max: number): Promise<Buffer>;
   skip(bytes: number): Promise<void>;
-  rest(): AsyncIterable<Buffer>;
+  /** Reads to the end. */
+  drain(): Promise<void>;
 }
 
 function createByteReader(source: AsyncIterable<Uint8Array>): ByteReader {
@@ -141,9 +141,9 @@ function createByteReader(source: AsyncIterable<Uint8Array>): ByteReader {
     async skip(bytes) {
       for (let left = bytes; left > 0; ) left -= (await some(left)).length;
     },
-    async *rest() {
-      if (held.length > 0) yield cut(held.length);
-      while (await more()) if (held.length > 0) yield cut(held.length);
+    async drain() {
+      do held = Buffer.alloc(0);
+      while (await more());
     },
   };
 }
