@@ -52,6 +52,8 @@ export interface ServeConfig {
   readonly fleetListen: string;
   /** The tenants' API over HTTPS. */
   readonly apiListen: string;
+  /** Folder with tls.crt and tls.key for the tenants' API; null: certificates of the own authority. */
+  readonly apiTlsDirectory: string | null;
   /** Origins of web pages that may call it from a browser. */
   readonly apiAllowedOrigins: readonly string[];
   readonly httpListen: string;
@@ -227,6 +229,7 @@ export function parseServeConfig(environment: Environment, suffix: string): Serv
     fleetListen,
     // The same callers, so the same address; where one listener takes any free port, so does this one.
     apiListen: address(environment, 'NKUDO_API_LISTEN', fleetListen.replace(/:\d+$/, fleetListen.endsWith(':0') ? ':0' : ':8445')) ?? '',
+    apiTlsDirectory: environment['NKUDO_API_TLS_DIR'] || null,
     apiAllowedOrigins: origins(environment, 'NKUDO_API_ALLOWED_ORIGINS'),
     httpListen: listen('NKUDO_HTTP_LISTEN', 8080),
     advertise: address(environment, 'NKUDO_ADVERTISE', null),

@@ -17,6 +17,7 @@ import { ConfigError, parseAuditConfig, parseDoctorConfig, parseMigrateConfig, p
 import { runDoctor } from './doctor/doctor.ts';
 import { authoritySecret, rotateStoredIntermediate } from './pki/authority-store.ts';
 import { RebindError, rebindTenant } from './rebind.ts';
+import { describeRemaining } from './remaining.ts';
 import { createTime } from './runtime/time.ts';
 import { serve } from './serve.ts';
 
@@ -136,6 +137,17 @@ program
   .description('look at database, API server and certificates, and say what is wrong; exit code 4 when something is')
   .addOption(new Option('--output <format>', 'how to print it').choices(['table', 'json']).default('table'))
   .action((options: { output: 'table' | 'json' }) => examineInstallation(options.output).catch(fail));
+program
+  .command('remaining')
+  .description('say what goes on when the control plane is uninstalled')
+  .action(async () => {
+    try {
+      for (const line of await describeRemaining(createQuestions(loadConnection(null)))) process.stdout.write(`${line}\n`);
+    } catch (error) {
+      // Only told: an uninstallation is not to wait for a cluster in trouble.
+      process.stdout.write(`what stays can not be told: ${error instanceof Error ? error.message : String(error)}\n`);
+    }
+  });
 const audit = program.command('audit').description('the chain over the audit log');
 audit
   .command('verify')

@@ -11,10 +11,12 @@ import type { Logger } from 'pino';
 import { createFaultPoints, pointsOf } from '#api/fault-points/fault-points.ts';
 import { isAppError } from '#api/model/error-codes.ts';
 import { openDatabase } from '#db/database.ts';
+import { readDatabaseFacts } from '#db/database-facts.ts';
 import { createHintBus } from '#db/hint-bus.ts';
 import { createMaintenanceStore } from '#db/maintenance.ts';
 import { deriveChainerUrl } from '#db/roles.ts';
 import { createAuditStore } from '#db/stores/audit-store.ts';
+import { awaitSchema } from './await-schema.ts';
 import { loadConnection } from './adapters/kubernetes/connection.ts';
 import { createGuestSecrets } from './adapters/kubernetes/guest-secrets.ts';
 import { createKubernetesClient } from './adapters/kubernetes/kubernetes-client.ts';
@@ -39,6 +41,7 @@ import { startHttpListener } from './http/server.ts';
 import { lead, type Leader } from './lead.ts';
 import { meshFaultPoints } from './mesh-fault-points.ts';
 import { authoritySecret, loadAuthority, loadOrCreateAuthority } from './pki/authority-store.ts';
+import { createFileCertificates, type FileCertificates } from './pki/file-certificates.ts';
 import { createPki } from './pki/pki.ts';
 import type { MeshOrders, MeshReports } from './ports/mesh-orders.ts';
 import { createMeshOrders } from './reconcilers/mesh/key-maker.ts';
@@ -86,7 +89,7 @@ interface Listeners {
   stop(): Promise<void>;
 }
 
-async function startGrpc(core: Core): Promise<Listeners> {
+async function startGrpc(core: Core, ownCertificates: FileCertificates | null): Promise<Listeners> {
   const { config, database, hints, metrics, pki, time } = core;
   const log = core.log.child({ part: 'grpc' });
   const calls = { log, onEnd: metrics.countCall };
@@ -143,9 +146,10 @@ async function startGrpc(core: Core): Promise<Listeners> {
     interceptor: gateway.callers.interceptor,
     services: [...gateway.services, edgeHealth.service],
   });
+  const apiCertificates = ownCertificates ?? pki.serverCertificates;
   const fleet = await startListener({
     listen: config.fleetListen,
-    certificates: pki.serverCertificates,
+    certificates: apiCertificates,
     asksForClientCertificate: false,
     table: fleetTable,
     interceptor: fleetCallers.interceptor,
@@ -153,7 +157,7 @@ async function startGrpc(core: Core): Promise<Listeners> {
   });
   const api = await startHttpApi(
     { calls: fleetCalls, authentication, log: core.log.child({ part: 'api' }), clock: time, uuid: () => randomUUID(), allowedOrigins: config.apiAllowedOrigins, onEnd: metrics.countRequest },
-    { listen: splitAddress(config.apiListen), certificates: pki.serverCertificates },
+    { listen: splitAddress(config.apiListen), certificates: apiCertificates },
   );
   gateway.start();
   return {
@@ -211,7 +215,13 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
       { name: 'informers', look: () => Promise.resolve(leader?.isSynced() === false ? 'this replica leads and has not seen all objects yet' : null) },
     ]),
   });
-  await untilItAnswers(base, 'the database', signal, () => database.ping());
+  await awaitSchema(
+    {
+      ...base,
+      facts: () => readDatabaseFacts([{ variable: 'NKUDO_DATABASE_URL', url: config.databaseUrl }, { variable: 'NKUDO_DATABASE_SYSTEM_URL', url: config.databaseSystemUrl }], () => time.nowMs()),
+    },
+    signal,
+  );
   const authority = await untilItAnswers(base, 'the Kubernetes API', signal, () => loadOrCreateAuthority(createSecrets(kubernetes, config.namespace), authoritySecret, time.nowMs()));
   const advertised = config.advertise === null ? [] : [splitAddress(config.advertise).host.replace(/^\[(.*)\]$/, '$1')];
   const pki = await createPki({ authority, hosts: advertised, hostValidityMs: config.hostCertificateMs, nowMs: time.nowMs() });
@@ -237,7 +247,8 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     faults: createFaultPoints({ socketPath: config.faultSocket, processName: 'controller', known: pointsOf([...controllerSteps, ...planSteps, ...meshGatewaySteps]) }),
     endpoints: () => (config.advertise === null ? (boundEdge === null ? [] : [boundEdge]) : [config.advertise]),
   };
-  const grpc = await startGrpc(core);
+  const apiCertificates = config.apiTlsDirectory === null ? null : createFileCertificates(config.apiTlsDirectory, log.child({ part: 'api' }));
+  const grpc = await startGrpc(core, apiCertificates);
   boundEdge = grpc.edge.address;
   if (config.advertise === null && /^(0\.0\.0\.0|\[::\]):/.test(boundEdge)) {
     log.warn({ address: boundEdge }, 'NKUDO_ADVERTISE is not set: tokens will name an address that no other machine can dial');
@@ -248,6 +259,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
       // A person may have rotated the intermediate.
       await pki.useAuthority(await loadAuthority(createSecrets(kubernetes, config.namespace), authoritySecret), time.nowMs());
       await pki.renewServerCertificate(time.nowMs());
+      apiCertificates?.reload();
     };
     renew().catch((error: unknown) => log.error({ err: error }, 'the certificates could not be looked after; those in use go on'));
   }, certificateCheckMs);
@@ -258,6 +270,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     failed: leader.failed,
     stop: async () => {
       clearInterval(certificates);
+      apiCertificates?.close();
       for (const health of grpc.healths) health.setServing(false);
       await Promise.all([leader.stop(), grpc.stop()]);
       await http.stop();

@@ -5,6 +5,7 @@
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { runTool } from './checks.ts';
+import { chartFiles } from './generate-chart.ts';
 
 /** One generator and the files or folders that it alone writes. */
 export interface Generator {
@@ -37,6 +38,7 @@ export const generators: readonly Generator[] = [
     run: () => runOrThrow('openapi-typescript', [join(netbirdApi, 'netbird-management.yml'), '--default-non-nullable=false', `--output=${join(netbirdApi, 'gen', 'api.ts')}`]),
   },
   { name: 'tenant API descriptors', writes: ['api/gen/fleet-descriptors.ts'], run: () => runScript('hack/generate-fleet-descriptors.ts') },
+  { name: 'chart', writes: chartFiles, run: () => runScript('hack/generate-chart.ts') },
   { name: 'error list', writes: ['docs/errors.md'], run: () => runScript('hack/generate-errors-doc.ts') },
 ];
 

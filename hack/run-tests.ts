@@ -9,6 +9,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { repositoryRoot } from './build-cache.ts';
+import { ensureGoTool } from './build-go-tools.ts';
 import { ensureKubernetes } from './build-kubernetes.ts';
 import { runChecks, staticChecks } from './checks.ts';
 import { concludeTestRun, parseReport, type FileReport } from './test-report.ts';
@@ -18,6 +19,8 @@ export async function runWholeTest(args: readonly string[]): Promise<number> {
   const isSelection = args.length > 0;
   const checks = isSelection ? [] : await runChecks(staticChecks);
   await ensureKubernetes();
+  // Here, because here is no time limit; a selection builds what it needs itself.
+  if (!isSelection) for (const tool of ['helm', 'kubeconform'] as const) await ensureGoTool(tool);
   const folder = mkdtempSync(join(tmpdir(), 'nkudo-report-'));
   try {
     const reportFile = join(folder, 'report.json');

@@ -1,4 +1,7 @@
-/** What the controller must be allowed to do in Kubernetes, as data: `doctor` asks for each. */
+/**
+ * What the controller must be allowed to do in Kubernetes, as data: `doctor` asks for each, the chart's role and the
+ * identity in tests are made of it, and test/e2e/rights.test.ts finds what nobody uses.
+ */
 
 interface Rule {
   readonly group: string;
@@ -12,13 +15,13 @@ interface Rule {
 const own = { group: 'nkudo.dev' } as const;
 
 export const neededRights: readonly Rule[] = [
-  { ...own, resource: 'sites', verbs: ['get', 'list', 'watch', 'patch'] },
-  { ...own, resource: 'hosts', verbs: ['get', 'list', 'watch', 'create', 'patch'] },
+  { ...own, resource: 'sites', verbs: ['list', 'watch', 'patch'] },
+  { ...own, resource: 'hosts', verbs: ['list', 'watch', 'create', 'patch'] },
   // Plans of tenants make, change and delete them.
   { ...own, resource: 'microvms', verbs: ['get', 'list', 'watch', 'create', 'patch', 'delete'] },
-  { ...own, resource: 'enrollmenttokens', verbs: ['get', 'list', 'watch', 'patch'] },
-  { ...own, resource: 'apikeys', verbs: ['get', 'list', 'watch', 'patch'] },
-  { ...own, resource: 'microvmsets', verbs: ['get', 'list', 'watch', 'patch'] },
+  { ...own, resource: 'enrollmenttokens', verbs: ['list', 'watch', 'patch'] },
+  { ...own, resource: 'apikeys', verbs: ['list', 'watch', 'patch'] },
+  { ...own, resource: 'microvmsets', verbs: ['list', 'watch', 'patch'] },
   { ...own, resource: 'microvmclasses', verbs: ['list', 'watch'] },
   ...['sites', 'hosts', 'microvms', 'enrollmenttokens', 'apikeys', 'microvmsets'].map((resource): Rule => ({ ...own, resource, subresource: 'status', verbs: ['patch'] })),
   { group: '', resource: 'namespaces', verbs: ['get'] },
@@ -26,7 +29,7 @@ export const neededRights: readonly Rule[] = [
   { group: '', resource: 'secrets', verbs: ['get', 'list', 'watch', 'create', 'delete'] },
   // The command that rotates the hosts' authority.
   { group: '', resource: 'secrets', verbs: ['patch'], isOwnNamespace: true },
-  { group: 'events.k8s.io', resource: 'events', verbs: ['create', 'patch'] },
+  { group: 'events.k8s.io', resource: 'events', verbs: ['create'] },
   { group: 'authentication.k8s.io', resource: 'tokenreviews', verbs: ['create'] },
   { group: 'authorization.k8s.io', resource: 'subjectaccessreviews', verbs: ['create'] },
   { group: 'apiextensions.k8s.io', resource: 'customresourcedefinitions', verbs: ['get'] },

@@ -9,7 +9,7 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import { FleetServiceService } from '#api/gen/nkudo/v1/fleet.pb.ts';
 import { httpRoutes, type HttpRoute } from '#controller/http-api/routes.ts';
 import { repositoryRoot } from '#hack/build-cache.ts';
-import { ensureGrpcurl } from '#hack/build-grpcurl.ts';
+import { ensureGoTool } from '#hack/build-go-tools.ts';
 import { fileScope } from '#test/harness/file-scope.ts';
 import { commandsOf, methodsIn, readBlocks, requestsIn, runCommand, type CurlCall, type ShellEnvironment } from './api-docs.ts';
 import { createWorld, siteName, type World } from './world.ts';
@@ -52,7 +52,7 @@ describe('an unchanged grpcurl and an unchanged curl', () => {
     const directory = fileScope().makeDirectory('api-docs');
     writeFileSync(join(directory, 'exported'), '');
     const { fleet, api } = world.endpoints();
-    const path = [dirname(await ensureGrpcurl()), dirname(world.kubernetes.access.kubectl), '/usr/local/bin', '/usr/bin', '/bin'].join(':');
+    const path = [dirname(await ensureGoTool('grpcurl')), dirname(world.kubernetes.access.kubectl), '/usr/local/bin', '/usr/bin', '/bin'].join(':');
     shell = {
       directory,
       variables: {

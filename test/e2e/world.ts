@@ -9,6 +9,7 @@ import { dirname, join } from 'node:path';
 import type { KubernetesObject, Watch } from '#hack/stack/kubernetes-client.ts';
 import type { RunningProcess } from '#hack/stack/process.ts';
 import type { FaultServer } from '#test/harness/fault-server.ts';
+import { createControllerIdentity } from '#test/harness/controller-identity.ts';
 import { fileScope } from '#test/harness/file-scope.ts';
 import { useKubernetes, type TestKubernetes } from '#test/harness/kubernetes.ts';
 import { useDatabase, type TestDatabase } from '#test/harness/postgres.ts';
@@ -127,7 +128,7 @@ export async function createWorld(options: WorldOptions = {}): Promise<World> {
   ]);
   const hypervisor = await realpath(process.env['NKUDO_TEST_HYPERVISOR'] ?? simulator);
   const namespace = await kubernetes.createNamespace('e2e');
-  await kubernetes.client.apply('/api/v1/namespaces/nkudo-system', { apiVersion: 'v1', kind: 'Namespace', metadata: { name: 'nkudo-system' } });
+  const controllerKubeconfig = await createControllerIdentity(kubernetes);
   const readyFile = join(scope.directory, 'controller-ready.json');
   const faultEnvironment = options.faults === undefined ? {} : { NKUDO_FAULT_SOCKET: options.faults.socketPath };
   const listen = { edge: '127.0.0.1:0', fleet: '127.0.0.1:0', http: '127.0.0.1:0' };
@@ -142,7 +143,7 @@ export async function createWorld(options: WorldOptions = {}): Promise<World> {
       command: programs.node,
       args: [programs.controller, 'serve'],
       environment: {
-        KUBECONFIG: kubernetes.access.kubeconfig,
+        KUBECONFIG: controllerKubeconfig,
         NKUDO_DATABASE_URL: through(database.appUrl),
         NKUDO_DATABASE_SYSTEM_URL: through(database.systemUrl),
         // A controller that comes back has to be where the agents look for it.

@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { FleetServiceClient, type WatchStatusResponse } from '#api/gen/nkudo/v1/fleet.pb.ts';
-import { ensureGrpcurl } from '#hack/build-grpcurl.ts';
+import { ensureGoTool } from '#hack/build-go-tools.ts';
 import type { RunningProcess } from '#hack/stack/process.ts';
 import { serverName } from '#controller/pki/certificates.ts';
 import { fileScope } from '#test/harness/file-scope.ts';
@@ -54,7 +54,7 @@ async function tokenFor(account: string, audience: string): Promise<string> {
 
 beforeAll(async () => {
   const scope = fileScope();
-  const [api, database, programs, client] = await Promise.all([useKubernetes({ exclusive: true }), useDatabase(), scope.shared('programs'), ensureGrpcurl()]);
+  const [api, database, programs, client] = await Promise.all([useKubernetes({ exclusive: true }), useDatabase(), scope.shared('programs'), ensureGoTool('grpcurl')]);
   kubernetes = api;
   grpcurl = client;
   const readyFile = join(scope.directory, 'ready.json');

@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { PlanStatus, type WatchStatusResponse } from '#api/gen/nkudo/v1/fleet.pb.ts';
-import { ensureGrpcurl } from '#hack/build-grpcurl.ts';
+import { ensureGoTool } from '#hack/build-go-tools.ts';
 import { serverName } from '#controller/pki/certificates.ts';
 import { fileScope } from '#test/harness/file-scope.ts';
 import { until } from '#test/harness/until.ts';
@@ -198,7 +198,7 @@ describe('progress', () => {
     writeFileSync(caFile, tenant.ca);
     const curl = async (method: string, data: object): Promise<{ readonly plan: { readonly id: string; readonly status: string; readonly actions: readonly { readonly state: string }[] } }> => {
       const flags = ['-cacert', caFile, '-authority', serverName, '-max-time', '20', '-H', `authorization: Bearer ${tenant.token}`, '-d', JSON.stringify(data)];
-      const { stdout } = await promisify(execFile)(await ensureGrpcurl(), [...flags, world.endpoints().fleet, `nkudo.v1.FleetService/${method}`]);
+      const { stdout } = await promisify(execFile)(await ensureGoTool('grpcurl'), [...flags, world.endpoints().fleet, `nkudo.v1.FleetService/${method}`]);
       return JSON.parse(stdout) as Awaited<ReturnType<typeof curl>>; // grpcurl prints the message as JSON.
     };
     const { plan } = await curl('ApplyPlan', { namespace: request.namespace, site: siteName, idempotency_key: request.idempotencyKey, actions: [{ kind: 'KIND_CREATE', name: 'watched', object_json: request.actions[0]?.objectJson }] });
