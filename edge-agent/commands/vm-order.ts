@@ -44,7 +44,7 @@ export async function orderMicroVM(options: OrderOptions): Promise<OrderOutcome>
   const situation = answer.result === 'already' && kind !== 'Stop' && kind !== 'Hold' ? null : await waitFor(client, id, options.waitMs);
   const isDone = situation === null || situation.progress === 'settled' || options.waitMs === 0;
   if (output === 'json') {
-    return { text: JSON.stringify({ microvmId: id, namespace: vm.namespace, name: vm.name, order: kind, ...answer, ...(situation ?? {}) }, null, 2), isDone };
+    return { text: JSON.stringify({ microvmId: id, namespace: vm.namespace, name: vm.name, order: kind, ...answer, ...situation }, null, 2), isDone };
   }
   return { text: situation === null ? '' : `${name}: ${describe(situation)}`, isDone };
 }

@@ -1,4 +1,5 @@
 /** `nkudo-edge` with a terminal (a pty of util-linux's `script`) for its input and output, as a person at the site has it. */
+import { stripVTControlCharacters } from 'node:util';
 import { spawn } from 'node:child_process';
 import { join } from 'node:path';
 
@@ -22,7 +23,7 @@ export function openTerminal(stateDirectory: string, args: readonly string[], en
   let onText = (): void => {};
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk: Buffer) => ((text += chunk.toString()), onText()));
   const ended = new Promise<Awaited<Terminal['ended']>>((resolve) =>
-    child.once('close', (code) => resolve({ code, text: text.replaceAll('\r\n', '\n').replaceAll(/\u001b\[[0-9;]*m/g, ''), raw: text })),
+    child.once('close', (code) => resolve({ code, text: stripVTControlCharacters(text.replaceAll('\r\n', '\n')), raw: text })),
   );
   return {
     ended,
