@@ -3,11 +3,14 @@
  * Nothing secret is among it.
  */
 import { getServers } from 'node:dns';
+import { readFileSync } from 'node:fs';
 import { isIPv4 } from 'node:net';
 import { totalmem } from 'node:os';
 import { resolve } from 'node:path';
+import { AppError } from '#api/model/error-codes.ts';
 import { stableHash } from '#api/model/stable-hash.ts';
 import type { EffectiveConfig } from './config/resolve.ts';
+import { noGroup, parseUserRange, type UserRange } from './domain/user-range.ts';
 import { logLevels, type LogLevel, type SettingKey } from './config/settings.ts';
 
 /** Set by the bundler of a release. */
@@ -26,6 +29,7 @@ export interface RunConfig {
   readonly vmmEnvironment: Readonly<Record<string, string>>;
   readonly mesh: MeshConfig;
   readonly network: NetworkConfig;
+  readonly isolation: IsolationConfig;
   readonly images: ImagesConfig;
   readonly faultSocket: string | undefined;
 }
@@ -45,6 +49,15 @@ export interface ImagesConfig {
   readonly proxies: Readonly<Record<string, string>>;
 }
 
+export interface IsolationConfig {
+  /** Names this agent in the names of control groups. */
+  readonly owner: string;
+  /** Null: VMMs run as the agent, by the operator's will. */
+  readonly userRange: UserRange | null;
+  readonly groupIds: readonly number[];
+  readonly path: string | undefined;
+}
+
 export interface NetworkConfig {
   /** Where the network programs of the host are looked for. */
   readonly path: string | undefined;
@@ -52,7 +65,6 @@ export interface NetworkConfig {
   readonly owner: string;
   /** Files of the DHCP servers; gone with a boot of the host, as their guests' devices are. */
   readonly runtimeDirectory: string;
-  readonly vmmUserId: number;
   readonly meshInterface: string;
   /** DNS servers that guests are told of. */
   readonly nameServers: readonly string[];
@@ -100,10 +112,15 @@ export function deriveRunConfig(effective: EffectiveConfig, environment: Readonl
       path: environment['PATH'],
       owner: stableHash(resolve(text('stateDir')), 0).toString(36),
       runtimeDirectory: text('runtimeDir'),
-      vmmUserId: process.getuid?.() ?? 0,
       meshInterface: text('meshInterface'),
       nameServers: readNameServers(),
       mayEnableForwarding: effective.ipForward.value !== 'keep',
+    }),
+    isolation: Object.freeze({
+      owner: stableHash(resolve(text('stateDir')), 0).toString(36),
+      userRange: parseUserRange(text('vmmUsers')),
+      groupIds: text('vmmGroup') === noGroup ? [] : [readGroupId(text('vmmGroup'))],
+      path: environment['PATH'],
     }),
     images: Object.freeze({
       reserveBytes: number('imagesReserveBytes'),
@@ -115,6 +132,15 @@ export function deriveRunConfig(effective: EffectiveConfig, environment: Readonl
     }),
     faultSocket: environment['NKUDO_FAULT_SOCKET'],
   });
+}
+
+/** @throws INVALID_REQUEST for a name that this host does not have */
+function readGroupId(group: string): number {
+  if (/^\d+$/.test(group)) return Number(group);
+  const line = readFileSync('/etc/group', 'utf8').split('\n').find((each) => each.startsWith(`${group}:`));
+  const id = Number(line?.split(':')[2]);
+  if (line === undefined || !Number.isInteger(id)) throw new AppError('INVALID_REQUEST', `vmmGroup: this host has no group ${group}`, { remedy: `make it (groupadd --system ${group}), or give its number` });
+  return id;
 }
 
 /** Those that the host asks, but for ones on the host itself, which guests can't reach. */

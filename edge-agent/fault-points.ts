@@ -16,6 +16,8 @@ export const edgeFaultSteps = [
   /** A disk of the host's own is made, or the transfer of its image begins. */
   'disk.ensure',
   'net.ensure',
+  /** User, folder and limits of a VMM, inside the step that starts it. */
+  'vmm.confine',
   'vmm.spawn',
   'vmm.create',
   'vmm.boot',

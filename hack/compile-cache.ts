@@ -6,14 +6,18 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { mkdir, readdir, readFile, rename, rm } from 'node:fs/promises';
+import { chmod, mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join, relative } from 'node:path';
 
-/** `$XDG_CACHE_HOME/nkudo/<kind>`, or the same below `~/.cache`. */
+/**
+ * `$XDG_CACHE_HOME/nkudo/<kind>`, or the same below `~/.cache`. For root it is below `/var/cache`: its home is closed
+ * to others, and VMMs, which run as users of their own, have to open what lies here.
+ */
 export function cacheDirectory(kind: string): string {
   const xdg = process.env['XDG_CACHE_HOME'];
-  const base = xdg !== undefined && xdg.startsWith('/') ? xdg : join(homedir(), '.cache');
+  const own = process.getuid?.() === 0 ? '/var/cache' : join(homedir(), '.cache');
+  const base = xdg !== undefined && xdg.startsWith('/') ? xdg : own;
   return join(base, 'nkudo', kind);
 }
 
@@ -40,6 +44,7 @@ export async function buildOnce(kind: string, key: string, build: (directory: st
   await mkdir(scratch, { recursive: true });
   try {
     await build(scratch);
+    await openToAll(scratch);
     try {
       await rename(scratch, finished);
     } catch (error) {
@@ -49,6 +54,15 @@ export async function buildOnce(kind: string, key: string, build: (directory: st
     return finished;
   } finally {
     await rm(scratch, { recursive: true, force: true });
+  }
+}
+
+/** Whatever the umask of the caller is. */
+async function openToAll(directory: string): Promise<void> {
+  await chmod(directory, 0o755);
+  for (const entry of await readdir(directory, { recursive: true, withFileTypes: true })) {
+    const path = join(entry.parentPath, entry.name);
+    await chmod(path, (await stat(path)).mode | (entry.isDirectory() ? 0o555 : 0o444 | ((await stat(path)).mode & 0o100 ? 0o111 : 0)));
   }
 }
 

@@ -100,6 +100,7 @@ export const errorCatalogue = {
   REGISTRY_NOT_ALLOWED: entry('RegistryNotAllowed', 'PERMISSION_DENIED', 'after', 'the Site does not allow images from that server', 'use an allowed server, or add it to images.allowedRegistries of the Site'),
   DISK_FULL: entry('DiskFull', 'RESOURCE_EXHAUSTED', 'after', 'the host has no space left for an image or a disk', 'free space on the file system of the state directory; unused images were removed already'),
   DISK_IN_USE: entry('DiskInUse', 'FAILED_PRECONDITION', 'backoff', 'another VMM holds the lock of a disk file', 'give each microVM its own file, or mark the disk readOnly'),
+  FILE_NOT_OPEN: entry('FileNotOpen', 'PERMISSION_DENIED', 'after', 'a VMM may not open a file that the microVM names', 'open the file to everybody or to the group that vmmGroup names: chgrp and chmod g+rX on it and on the directories above, g+w for a disk that is written'),
   PATH_NOT_ALLOWED: entry('PathNotAllowed', 'PERMISSION_DENIED', 'never', 'a file lies outside the directories that this host allows', 'move the file below an allowed directory, or add the directory to the agent configuration'),
   NOT_ENOUGH_MEMORY: entry('NotEnoughMemory', 'RESOURCE_EXHAUSTED', 'after', 'the host has less memory than the microVM asks for', 'ask for less memory.size or use a larger host'),
   SPEC_REFUSED: entry('SpecRefused', 'INVALID_ARGUMENT', 'never', 'the VMM refused the configuration', 'the message is the answer of the VMM; correct the spec'),

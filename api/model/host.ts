@@ -9,6 +9,20 @@ export interface HypervisorFacts {
   readonly problem: string;
 }
 
+/** How far microVMs are kept apart from each other and from the host. */
+export interface IsolationFacts {
+  /** Each VMM has a user of its own. */
+  readonly users: boolean;
+  /** What of each microVM is limited: `memory`, `cpu`, `pids`. */
+  readonly limits: readonly string[];
+  readonly cgroups: 'v2' | 'v1' | 'hybrid' | 'none';
+  /** Each VMM is a service of systemd. */
+  readonly systemd: boolean;
+  readonly landlock: 'yes' | 'no' | 'unknown';
+  /** What is not as it should be, in words; empty when all is. */
+  readonly problems: readonly string[];
+}
+
 export interface HostFacts {
   readonly hostName: string;
   /** From /etc/machine-id; empty when the machine has none. */
@@ -24,6 +38,8 @@ export interface HostFacts {
   readonly hasKvm: boolean;
   readonly agentVersion: string;
   readonly hypervisor: HypervisorFacts;
+  /** Absent from agents that do not tell. */
+  readonly isolation?: IsolationFacts;
 }
 
 /** True when a VMM can be started, as far as the agent can tell. */

@@ -25,6 +25,7 @@ import { createOciImages } from '../adapters/images/oci-images.ts';
 import { createIdentityFiles } from '../adapters/identity-files/identity-files.ts';
 import { openJournal } from '../adapters/journal-sqlite/journal-sqlite.ts';
 import { createNetbird } from '../adapters/netbird/netbird.ts';
+import { createHostIsolation } from '../adapters/isolation/host-isolation.ts';
 import { createGuestNetworks } from '../adapters/network/guest-networks.ts';
 import { createHostNetwork } from '../adapters/network/host-network.ts';
 import { createSystemClock, systemEntropy as entropy } from '../adapters/system/clock.ts';
@@ -66,10 +67,13 @@ export async function runAgent(config: RunConfig): Promise<void> {
   const store = createIdentityFiles(config.stateDirectory);
   const journal = openJournal(join(config.stateDirectory, journalFile));
   const faults = createFaultPoints<EdgeFaultPoint>({ socketPath: config.faultSocket, processName: 'edge', known: [...edgeFaultPoints, ...secretFaultPoints, ...meshFaultPoints, ...siteFaultPoints] });
-  const hypervisor = createCloudHypervisor({ binaryPath: config.hypervisorPath, environment: config.vmmEnvironment });
+  const hypervisor = createCloudHypervisor({ binaryPath: config.hypervisorPath, environment: config.vmmEnvironment, landlock: 'try' });
   const directories = createVmDirectories(config.stateDirectory);
-  const files = createHostFiles(config);
-  const networks = createGuestNetworks({ ...config.network, host: createHostNetwork(config.network.path) });
+  const isolation = createHostIsolation({ ...config.isolation, stateDirectory: config.stateDirectory });
+  const isolationFacts = isolation.facts();
+  for (const problem of isolationFacts.problems) logger.warn({ error: problem }, 'microVMs are not wholly confined');
+  const files = createHostFiles({ ...config, vmmGroupIds: isolationFacts.users ? isolation.groupIds() : null });
+  const networks = createGuestNetworks({ ...config.network, vmmUserIdOf: (id) => isolation.userOf(id)?.userId ?? process.getuid?.() ?? 0, host: createHostNetwork(config.network.path) });
   const openTransfer = createHttpTransfer(config.images.proxies);
   const blobs = createBlobStore({
     ...config.images,
@@ -85,7 +89,7 @@ export async function runAgent(config: RunConfig): Promise<void> {
   const oci = createOciImages({ ...config.images, stateDirectory: config.stateDirectory, store: blobs, openTransfer, architecture: process.arch, logger });
   const cache = createImageCache({ store: blobs, oci, openTransfer, logger });
   const disks = createGuestDisks({ stateDirectory: config.stateDirectory, directories, cache, path: config.images.path });
-  const facts = createHostFacts({ hypervisor, agentVersion });
+  const facts = createHostFacts({ hypervisor, agentVersion, isolation: isolationFacts });
 
   const reporter = createObservationReporter({ journal, clock });
   const sender = createReportSender({ journal, reporter, clock, entropy, faults, logger, onFatal });
@@ -112,6 +116,7 @@ export async function runAgent(config: RunConfig): Promise<void> {
     directories,
     files,
     networks,
+    isolation,
     disks,
     secrets: createKeptSecrets(config.stateDirectory),
     hostMemoryBytes: config.hostMemoryBytes,

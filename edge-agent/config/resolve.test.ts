@@ -39,6 +39,8 @@ const wrongValues: Readonly<Record<SettingKind['is'], readonly unknown[]>> = {
   choice: ['', canary, 7, null, true, [], {}],
   device: ['', `${canary}-longer-than-15`, 'a/b', '-wt0', 7, null, [], {}],
   bytes: ['', canary, -1, 0.5, 2 ** 60, '1e3', '5GiB', null, true, [], {}],
+  users: ['', canary, 7, '999-2000', '2000-1000', '1000', '1000-', '0-99', '1000-4294967295', null, true, [], {}],
+  group: ['', canary, -1, 0.5, 'Two Words', '-x', 'a:b', null, true, [], {}],
   milliseconds: ['', canary, 49, 3_600_001, -1, 0.5, 1e99, '1e3', '30s', null, true, [], {}],
 };
 
@@ -51,6 +53,8 @@ const helpful: Readonly<Record<SettingKind['is'], RegExp>> = {
   choice: /must be one of \w+, \w+/,
   device: /must be the name of a network device, such as \w+/,
   bytes: /must be a whole number of bytes, 0 or more, such as \d+/,
+  users: /must be a range of user numbers from 1000 up, such as \d+-\d+, or agent/,
+  group: /must be the name or number of a group, or none/,
   milliseconds: /must be a whole number of milliseconds from 50 to 3600000, such as \d+/,
 };
 
@@ -106,6 +110,8 @@ const rightValues: Readonly<Record<SettingKind['is'], readonly [string, string, 
   device: ['one0', 'two0', 'three0'],
   bytes: ['0', '2000', '3000'],
   milliseconds: ['1000', '2000', '3000'],
+  users: ['1000-1999', '2000-2999', 'agent'],
+  group: ['one', 'two', '3'],
 };
 
 test.for(table)('$key: flag over environment over file over default, each with where it came from', (setting) => {

@@ -5,6 +5,7 @@
  */
 import { isAbsolute } from 'node:path';
 import { AppError } from '#api/model/error-codes.ts';
+import { noGroup, parseUserRange, sameUser, userIdMin } from '../domain/user-range.ts';
 import { nearest } from './nearest.ts';
 import { configVariable, settings, variablesOfOthers, type Setting, type SettingKey, type SettingValue } from './settings.ts';
 
@@ -121,6 +122,12 @@ function read({ kind, byDefault }: Setting, raw: unknown): Outcome {
       const value = wholeNumber(raw);
       const isInside = Number.isSafeInteger(value) && value >= kind.min && value <= kind.max;
       return isInside ? { value } : { problem: `must be a whole number of milliseconds from ${kind.min} to ${kind.max}, such as ${String(byDefault)}` };
+    }
+    case 'users':
+      return raw === sameUser || (typeof raw === 'string' && parseUserRange(raw) !== null) ? { value: raw } : { problem: `must be a range of user numbers from ${userIdMin} up, such as ${String(byDefault)}, or ${sameUser}` };
+    case 'group': {
+      const value = typeof raw === 'number' ? String(raw) : raw;
+      return isText(value) && /^(?:[a-z_][a-z0-9_-]{0,31}|\d{1,10})$/.test(value) ? { value } : { problem: `must be the name or number of a group, or ${noGroup}` };
     }
     case 'bytes': {
       const value = wholeNumber(raw);

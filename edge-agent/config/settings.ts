@@ -20,7 +20,11 @@ export type SettingKind =
   /** Whole milliseconds, both bounds included. */
   | { readonly is: 'milliseconds'; readonly min: number; readonly max: number }
   /** Whole bytes, 0 or more. */
-  | { readonly is: 'bytes' };
+  | { readonly is: 'bytes' }
+  /** `first-last`, or `agent`. */
+  | { readonly is: 'users' }
+  /** Name or number of a group, or `none`. */
+  | { readonly is: 'group' };
 
 export interface Setting {
   /** In the file. */
@@ -55,6 +59,9 @@ export const settings = [
   { key: 'imagesUnpackedMaxBytes', variable: 'NKUDO_EDGE_IMAGES_UNPACKED_MAX_BYTES', kind: { is: 'bytes' }, byDefault: 64 * 2 ** 30, meaning: 'bytes that one image of a registry may become when it is unpacked' },
   { key: 'imagesPlainHttpRegistries', variable: 'NKUDO_EDGE_IMAGES_PLAIN_HTTP_REGISTRIES', kind: { is: 'servers' }, byDefault: [], meaning: 'registries, as host or host:port, that are spoken to without TLS' },
   { key: 'ipForward', variable: 'NKUDO_EDGE_IP_FORWARD', olderVariable: 'NKUDO_IP_FORWARD', kind: { is: 'choice', choices: ['enable', 'keep'] }, byDefault: 'enable', meaning: 'whether the agent may let the host forward packets of guests' },
+  // In the part of the numbers that systemd leaves to nobody: neither people, services, containers nor sub-users have one there.
+  { key: 'vmmUsers', variable: 'NKUDO_EDGE_VMM_USERS', kind: { is: 'users' }, byDefault: '1900000000-1900065535', meaning: 'numbers of the users that VMMs run as, one for each microVM; agent: all run as the agent' },
+  { key: 'vmmGroup', variable: 'NKUDO_EDGE_VMM_GROUP', kind: { is: 'group' }, byDefault: 'none', meaning: 'group that all VMMs have, for kernels and disks below allowPaths that not everybody may read' },
 ] as const satisfies readonly Setting[];
 
 export type SettingKey = (typeof settings)[number]['key'];

@@ -5,7 +5,7 @@ export interface HostFiles {
   /**
    * Resolves when all files exist, are regular files (disks: or block devices) and lie, after all
    * symbolic links, in the allowed directories.
-   * @throws KERNEL_NOT_FOUND, INITRAMFS_NOT_FOUND, DISK_NOT_FOUND, PATH_NOT_ALLOWED; `details.path` names the file
+   * @throws KERNEL_NOT_FOUND, INITRAMFS_NOT_FOUND, DISK_NOT_FOUND, PATH_NOT_ALLOWED, FILE_NOT_OPEN; `details.path` names the file
    */
   check(desired: DesiredMicroVM): Promise<void>;
   /** Calls back once when something changes where the file would be. Returns the way to stop waiting. */

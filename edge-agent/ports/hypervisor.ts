@@ -12,6 +12,7 @@
  * HYPERVISOR_FAILED (no process, or the VMM refused), and the codes that a call names.
  */
 import type { BootSource, ExitReason } from '#api/model/microvm.ts';
+import type { Confinement, VmmUser } from './isolation.ts';
 
 /** A network card of the guest, on a tap that exists and is up. */
 export interface VmNetwork {
@@ -63,6 +64,8 @@ export interface HypervisorFacts {
   readonly version: string;
   /** Whether /dev/kvm can be opened for reading and writing by this process. */
   readonly isKvmUsable: boolean;
+  /** Whether VMMs can confine themselves to their files with Landlock; `unknown` before the first one was tried. */
+  readonly landlock: 'yes' | 'no' | 'unknown';
 }
 
 /** A process that can't be mistaken for a later one with the same pid. */
@@ -147,8 +150,9 @@ export interface Hypervisor {
    * Idempotent: a live VMM is adopted, a spawn that is under way is waited for. Blocks until the
    * first ping. The directory must exist. The VMM outlives this process.
    * `guardDirectory`: the VMM gets a watcher that ends it when the guard there is gone.
+   * `confinement`: what a VMM that is started is confined by; one that is adopted stays as it is.
    */
-  spawn(vmDirectory: string, signal: AbortSignal, options?: { readonly guardDirectory?: string }): Promise<ProcessIdentity>;
+  spawn(vmDirectory: string, signal: AbortSignal, options?: { readonly guardDirectory?: string; readonly confinement?: Confinement }): Promise<ProcessIdentity>;
 
   /**
    * Looks, changes nothing. `live` is true of the moment of looking: pid, start time and boot id
@@ -159,10 +163,11 @@ export interface Hypervisor {
   /**
    * Gives the VMM exactly this configuration. Idempotent while not booted: an earlier, unbooted
    * configuration is replaced. Checks the files first, since the VMM itself does so only at boot.
+   * `user`: the files inside the directory that the configuration names become readable, and disks writable, to it.
    * @throws KERNEL_NOT_FOUND, INITRAMFS_NOT_FOUND, DISK_NOT_FOUND, NOT_ENOUGH_MEMORY, SPEC_REFUSED;
    *   HYPERVISOR_FAILED also when a guest runs already.
    */
-  create(vmDirectory: string, spec: VmSpec, signal: AbortSignal): Promise<void>;
+  create(vmDirectory: string, spec: VmSpec, signal: AbortSignal, options?: { readonly user?: VmmUser | null }): Promise<void>;
 
   /**
    * Boots what was created; true only when the guest's vCPUs run. Not idempotent: on any refusal the

@@ -5,8 +5,10 @@ export const removeDirectory: Step = {
   name: 'removeDirectory',
   faultStep: 'vmdir.remove',
   isNeeded: (view) => view.directory.exists,
-  perform: async ({ directories, disks, record }) => {
+  perform: async ({ directories, disks, isolation, record }) => {
     await disks.release(record.microvmId, record.desired);
+    // While the directory is there, its user is nobody else's, and what limited its VMM can be found.
+    await isolation.release(record.microvmId);
     await directories.remove(record.microvmId);
   },
   verify: (view) => !view.directory.exists,

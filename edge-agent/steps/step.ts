@@ -9,6 +9,7 @@ import type { View } from '../domain/observed-state.ts';
 import type { HostFiles } from '../ports/host-files.ts';
 import type { Hypervisor } from '../ports/hypervisor.ts';
 import type { EnsuredDisks, GuestDisks, MadeDisk } from '../ports/images.ts';
+import type { VmmIsolation } from '../ports/isolation.ts';
 import type { GuestNetworks } from '../ports/network.ts';
 import type { VmDirectories } from '../ports/vm-directories.ts';
 
@@ -26,6 +27,9 @@ export interface StepContext {
   readonly directories: VmDirectories;
   readonly files: HostFiles;
   readonly networks: GuestNetworks;
+  readonly isolation: VmmIsolation;
+  /** Runs an effect inside the step between fault points of its own. */
+  readonly within: <Value>(step: EdgeFaultStep, effect: () => Promise<Value>) => Promise<Value>;
   readonly disks: GuestDisks;
   /** The managed disks that were made for this start. */
   readonly madeDisks: readonly MadeDisk[];

@@ -5,6 +5,7 @@ import type { MicroVMRecord } from '../domain/microvm-record.ts';
 import { tapName } from '../domain/tap-name.ts';
 import type { VmDisk, VmSpec } from '../ports/hypervisor.ts';
 import type { MadeDisk } from '../ports/images.ts';
+import type { GuestSize } from '../ports/isolation.ts';
 
 export function deriveVmSpec({ microvmId, desired }: MicroVMRecord, made: readonly MadeDisk[]): VmSpec {
   if (desired === null) throw new AppError('INTERNAL', 'a microVM without a desired state is not started');
@@ -18,6 +19,12 @@ export function deriveVmSpec({ microvmId, desired }: MicroVMRecord, made: readon
     ...(networks === undefined ? {} : { networks: networks.map(({ name, mac }) => ({ name, tap: tapName(microvmId, name), mac })) }),
     serialLog,
   };
+}
+
+/** What the limits of the VMM are made from. */
+export function guestSize({ desired }: MicroVMRecord): GuestSize {
+  if (desired === null) throw new AppError('INTERNAL', 'a microVM without a desired state is not started');
+  return { memoryBytes: desired.memoryBytes, cpuCount: desired.cpuCount };
 }
 
 function placeDisk({ name, path, readOnly, managed }: DiskSpec, made: readonly MadeDisk[]): VmDisk {

@@ -48,6 +48,8 @@ interface Tail {
   /** Largest size of the file that was seen, of the last boots. */
   readonly sizes: Map<number, number>;
   stopWatching: (() => void) | null;
+  /** Of the file that is watched; empty before the first time. */
+  watched: string;
 }
 
 export function createLogShipper(deps: {
@@ -221,7 +223,7 @@ export function createLogShipper(deps: {
       if (next !== undefined) open();
     },
     follow(worker) {
-      const tail: Tail = { worker, incarnation: 0, offset: 0, isWanted: true, sizes: new Map(), stopWatching: null };
+      const tail: Tail = { worker, incarnation: 0, offset: 0, isWanted: true, sizes: new Map(), stopWatching: null, watched: '' };
       rewind(tail);
       tails.set(worker.record().microvmId, tail);
     },
@@ -233,7 +235,14 @@ export function createLogShipper(deps: {
         tails.delete(microvmId);
         return;
       }
-      tail.stopWatching ??= files.watch(deps.serialLogOf(microvmId), () => wake(tail));
+      const path = deps.serialLogOf(microvmId);
+      // A VMM that an older agent started has its log in another place until it is started anew.
+      if (tail.watched !== path) {
+        tail.stopWatching?.();
+        tail.stopWatching = null;
+      }
+      tail.stopWatching ??= files.watch(path, () => wake(tail));
+      tail.watched = path;
       wake(tail);
     },
     stop() {

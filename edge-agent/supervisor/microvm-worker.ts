@@ -29,6 +29,7 @@ import type { Hypervisor } from '../ports/hypervisor.ts';
 import type { KeptSecrets } from '../ports/kept-secrets.ts';
 import type { Journal } from '../ports/journal.ts';
 import type { Logger } from '../ports/logger.ts';
+import type { VmmIsolation } from '../ports/isolation.ts';
 import type { GuestNetworks } from '../ports/network.ts';
 import type { VmDirectories } from '../ports/vm-directories.ts';
 import { steps } from '../steps/steps.ts';
@@ -42,6 +43,7 @@ export interface WorkerDeps {
   readonly directories: VmDirectories;
   readonly files: HostFiles;
   readonly networks: GuestNetworks;
+  readonly isolation: VmmIsolation;
   readonly disks: GuestDisks;
   readonly secrets: KeptSecrets;
   readonly leases: Pick<LeaseKeeper, 'viewOf' | 'prepare' | 'noticed' | 'guardDirectoryOf' | 'isHeld'>;
@@ -278,6 +280,8 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
           directories,
           files: deps.files,
           networks: deps.networks,
+          isolation: deps.isolation,
+          within: (inner, effect) => around(faults, inner, effect),
           disks: deps.disks,
           madeDisks: view.attempt.disks?.made ?? [],
           foundDisks: (found) => takeDisks(found, view.record, newsBefore),

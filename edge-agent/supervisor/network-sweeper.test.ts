@@ -12,6 +12,7 @@ function sweeperOn(host: { listed: readonly MicroVMId[]; sweep: (kept: ReadonlyS
   const timers: { readonly ms: number; readonly run: () => void }[] = [];
   const sweeper = createNetworkSweeper({
     networks: { sweep: (kept) => host.sweep(kept) },
+    isolation: { sweep: () => Promise.resolve([]) },
     journal: createMemoryJournal(),
     directories: { list: async () => host.listed },
     clock: {

@@ -1,5 +1,5 @@
 /**
- * Removes what a crash or a removed state left on the host's network: once when the agent starts, and again later, with
+ * Removes what a crash or a removed state left on the host, control groups and networks: once when the agent starts, and again later, with
  * growing delays, as long as a look failed or a directory without a record keeps a network. Guests don't wait for it.
  */
 import type { MicroVMId } from '#api/model/ids.ts';
@@ -7,6 +7,7 @@ import { retryDelayMs } from '../domain/retry-delay.ts';
 import type { Clock, Entropy } from '../ports/clock.ts';
 import type { Journal } from '../ports/journal.ts';
 import type { Logger } from '../ports/logger.ts';
+import type { VmmIsolation } from '../ports/isolation.ts';
 import type { GuestNetworks } from '../ports/network.ts';
 import type { VmDirectories } from '../ports/vm-directories.ts';
 
@@ -18,6 +19,7 @@ export interface NetworkSweeper {
 
 interface SweeperDeps {
   readonly networks: Pick<GuestNetworks, 'sweep'>;
+  readonly isolation: Pick<VmmIsolation, 'sweep'>;
   readonly journal: Pick<Journal, 'loadMicroVMs'>;
   readonly directories: Pick<VmDirectories, 'list'>;
   readonly clock: Pick<Clock, 'after'>;
@@ -47,7 +49,10 @@ export function createNetworkSweeper(deps: SweeperDeps): NetworkSweeper {
     try {
       const recorded = new Set<MicroVMId>(deps.journal.loadMicroVMs().filter(({ isTombstone }) => !isTombstone).map(({ microvmId }) => microvmId));
       const listed = await deps.directories.list();
-      const removed = await deps.networks.sweep(new Set([...recorded, ...listed]), AbortSignal.timeout(sweepDeadlineMs));
+      const kept = new Set([...recorded, ...listed]);
+      const groups = await deps.isolation.sweep(kept);
+      if (groups.length > 0) deps.logger.info({ removed: groups }, 'removed control groups of microVMs that are gone');
+      const removed = await deps.networks.sweep(kept, AbortSignal.timeout(sweepDeadlineMs));
       if (removed.length > 0) deps.logger.info({ removed }, 'removed network devices of microVMs that are gone');
       return listed.every((microvmId) => recorded.has(microvmId));
     } catch (error) {

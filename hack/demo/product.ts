@@ -6,6 +6,7 @@ import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { randomBytes } from 'node:crypto';
+import { createHostIsolation } from '#edge-agent/adapters/isolation/host-isolation.ts';
 import { createGuestNetworks } from '#edge-agent/adapters/network/guest-networks.ts';
 import { createHostNetwork } from '#edge-agent/adapters/network/host-network.ts';
 import { resolveConfig } from '#edge-agent/config/resolve.ts';
@@ -97,9 +98,10 @@ export async function removeGuestNetworks(runDirectory: string): Promise<void> {
   if (process.getuid?.() !== 0) return;
   // Of the demo's agent: its environment has the PATH and no setting of the network.
   const environment = { PATH: process.env['PATH'] };
-  const { network } = deriveRunConfig(resolveConfig({ environment, flags: { stateDir: stateDirectory({ runDirectory }) } }), environment);
-  const networks = createGuestNetworks({ ...network, host: createHostNetwork(network.path) });
+  const { network, isolation } = deriveRunConfig(resolveConfig({ environment, flags: { stateDir: stateDirectory({ runDirectory }) } }), environment);
+  const networks = createGuestNetworks({ ...network, vmmUserIdOf: () => 0, host: createHostNetwork(network.path) });
   await networks.sweep(new Set(), AbortSignal.timeout(networkRemovalTimeoutMs));
+  await createHostIsolation({ ...isolation, stateDirectory: stateDirectory({ runDirectory }) }).sweep(new Set());
 }
 
 /** Exchanges the token for the host's identity. */

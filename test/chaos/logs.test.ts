@@ -54,7 +54,7 @@ async function startGuest(name: string): Promise<Guest> {
   const uid = object.metadata.uid ?? '';
   const vmm = host.vmms().find(({ directory }) => directory.includes(uid));
   if (vmm === undefined) throw new Error(`${name} has no VMM`);
-  const serialLog = join(vmm.directory, 'serial.log');
+  const serialLog = join(vmm.directory, 'run', 'serial.log');
   await until(() => readFileSync(serialLog, 'utf8').includes('NKUDO-IDLE'), 'the guest to have said all it has to say');
   return { uid, serialLog };
 }

@@ -4,13 +4,14 @@
  * vitest isolates test files, so one scope per module instance is one per file. `file-setup.ts` closes it after the
  * file's last test, also when tests failed; a crashed worker's leftovers fall to the run folder.
  */
-import { chmodSync, mkdirSync, mkdtempSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { inject } from 'vitest';
 import { startProcess, type ProcessSpec, type RunningProcess } from '#hack/stack/process.ts';
 import { killProcessesOf } from '#hack/stack/run-directory.ts';
 import type { HarnessRun, SharedServices } from './run-context.ts';
 import { requestService } from './broker-client.ts';
+import { removeControlGroups } from './control-groups.ts';
 
 /** What a test says about a program; the rest is the scope's. */
 export type FileProcessSpec = Omit<ProcessSpec, 'runDirectory' | 'logFile'> & { readonly logFile?: string };
@@ -83,11 +84,18 @@ function createScope(run: HarnessRun): FileScope & { close(): Promise<void> } {
           .catch((error: unknown) => failures.push(error));
       }
       await killProcessesOf(directory);
+      for (const stateDirectory of findStateDirectories(directory)) await removeControlGroups(stateDirectory);
       if (failures.length > 0) {
         throw new AggregateError(failures, 'cleaning up after the file failed');
       }
     },
   };
+}
+
+/** Those of agents that a test has run: each in a folder of its own. */
+function findStateDirectories(directory: string): readonly string[] {
+  const candidates = readdirSync(directory, { withFileTypes: true }).filter((entry) => entry.isDirectory()).map(({ name }) => join(directory, name, 'state'));
+  return candidates.filter((path) => existsSync(path));
 }
 
 function makePassableDirectory(prefix: string): string {

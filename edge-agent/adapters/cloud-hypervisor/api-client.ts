@@ -4,12 +4,12 @@
  * class. One connection for each call: the VMM serves ten at most and never closes one.
  */
 import { constants } from 'node:fs';
-import { open } from 'node:fs/promises';
+import { open, type FileHandle } from 'node:fs/promises';
 import { request, type IncomingMessage } from 'node:http';
 import { AppError } from '#api/model/error-codes.ts';
 import { errnoOf } from './errno.ts';
 import type { paths } from './gen/api.ts';
-import { vmFiles } from './vm-files.ts';
+import { vmFileName } from './vm-files.ts';
 
 type GetPath = { [P in keyof paths]: paths[P] extends { get: object } ? P : never }[keyof paths];
 type PutPath = { [P in keyof paths]: paths[P] extends { put: object } ? P : never }[keyof paths];
@@ -31,6 +31,8 @@ export interface CallOptions {
   readonly timeoutMs: number;
 }
 
+/** O_PATH: names a file without opening it. Source: open(2); Node has no name for it. */
+const pathOnly = 0o10000000;
 /** Cap of an answer's body. vm.info of a VM with hundreds of devices stays far below it. */
 const answerBytesMax = 4 * 1024 * 1024;
 
@@ -49,12 +51,17 @@ async function call(method: 'GET' | 'PUT', path: string, body: unknown, options:
   options.signal.throwIfAborted();
   const timeout = AbortSignal.timeout(options.timeoutMs);
   const directory = await openDirectory(options.vmDirectory);
+  let socket: FileHandle | undefined;
   try {
+    // The path through the open directory stays below the 107 bytes that a socket address can hold.
+    const socketPath = `/proc/self/fd/${directory.fd}/${vmFileName(options.vmDirectory, 'apiSocket')}`;
+    // The folder of the socket belongs to the VMM. One that a guest has taken over could put a link to another's socket there.
+    socket = await open(socketPath, pathOnly | constants.O_NOFOLLOW);
+    if (!(await socket.stat()).isSocket()) throw new Error('what is in the place of the socket is none');
     const response = await send({
       method,
       path: `/api/v1${path}`,
-      // The path through the open directory stays below the 107 bytes that a socket address can hold.
-      socketPath: `/proc/self/fd/${directory.fd}/${vmFiles.apiSocket}`,
+      socketPath: `/proc/self/fd/${socket.fd}`,
       body: body === undefined ? undefined : JSON.stringify(body),
       signal: AbortSignal.any([options.signal, timeout]),
     });
@@ -68,6 +75,7 @@ async function call(method: 'GET' | 'PUT', path: string, body: unknown, options:
     if (timeout.aborted) throw new AppError('HYPERVISOR_TIMEOUT', `${path} was not answered in ${options.timeoutMs} ms`, { details, cause: error });
     throw new AppError('HYPERVISOR_FAILED', `${path} could not be sent or was not answered`, { details, cause: error });
   } finally {
+    await socket?.close();
     await directory.close();
   }
 }

@@ -6,8 +6,10 @@
  * killed has lost nothing that this adapter needs.
  */
 import { spawn as spawnProcess } from 'node:child_process';
-import { access, constants, open } from 'node:fs/promises';
+import { existsSync, mkdirSync } from 'node:fs';
+import { access, constants, open, readlink } from 'node:fs/promises';
 import { constants as osConstants, totalmem } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { AppError, isAppError } from '#api/model/error-codes.ts';
 import type {
@@ -23,15 +25,17 @@ import type {
   VmmObservation,
   VmSpec,
 } from '../../ports/hypervisor.ts';
+import type { Confinement, VmmUser } from '../../ports/isolation.ts';
 import { type Answer, apiGet, apiPut, type CallOptions } from './api-client.ts';
 import { isErrno } from './errno.ts';
 import { followEvents } from './event-stream.ts';
 import { decideExitReason, readLogVerdict, splitStatus } from './exit-reason.ts';
 import { findByDirectory, identify, isAlive, readBootId } from './process-table.ts';
-import { claimHeldStatus, completeProcessRecord, isClaimHeld, readExitRecord, readProcessRecord, startReaper } from './reaper.ts';
+import { handOver } from './hand-over.ts';
+import { claimHeldStatus, completeProcessRecord, isClaimHeld, readExitRecord, readProcessRecord, startReaper, startReaperUnit } from './reaper.ts';
 import { bootRefusalError, findFileProblem, refusalError } from './refusal.ts';
-import { deriveVmConfig } from './vm-config.ts';
-import { vmFile, vmFiles } from './vm-files.ts';
+import { absolutePath, deriveVmConfig, type LandlockRule } from './vm-config.ts';
+import { runFolder, vmFile, vmFileName, vmFiles } from './vm-files.ts';
 
 /** Longest waits, milliseconds. The measured times are far below them; a loaded host needs the room. */
 export interface HypervisorDeadlines {
@@ -57,7 +61,15 @@ export interface CloudHypervisorOptions {
   readonly deadlines?: Partial<HypervisorDeadlines>;
   /** Guest memory above this is refused, since a VMM eats the host's RAM instead of refusing; default: all of the host's. */
   readonly memoryBytesMax?: number;
+  /** `try`: VMMs confine themselves to their files with Landlock wherever the kernel lets them; default: they don't. */
+  readonly landlock?: 'try' | 'off';
 }
+
+/** Of a spawn that nobody asked to confine. */
+const unconfined: Confinement = { user: null, prefix: [], cgroups: [], oomFiles: [] };
+/** Where disks lie that the agent made; ones that are plugged in later are among them. */
+const disksFolder = 'disks';
+const tunDevice = '/dev/net/tun';
 
 /** How often a process or file that gives no notification is looked at while a call waits for it. */
 const pollMs = 3;
@@ -70,13 +82,14 @@ export function createCloudHypervisor(options: CloudHypervisorOptions): Hypervis
   const deadlines = { ...defaultDeadlines, ...options.deadlines };
   const memoryBytesMax = options.memoryBytesMax ?? totalmem();
   let knownVersion: string | null = null;
+  let landlock: HypervisorFacts['landlock'] = 'unknown';
 
   const callOptions = (vmDirectory: string, signal: AbortSignal, timeoutMs: number = deadlines.callMs): CallOptions => ({ vmDirectory, signal, timeoutMs });
 
   async function probe(signal: AbortSignal): Promise<HypervisorFacts> {
     const version = await readVersion(options, signal);
     knownVersion = version;
-    return { binaryPath: options.binaryPath, version, isKvmUsable: await isKvmUsable() };
+    return { binaryPath: options.binaryPath, version, isKvmUsable: await isKvmUsable(), landlock };
   }
 
   async function observe(vmDirectory: string, signal: AbortSignal): Promise<VmmObservation> {
@@ -110,14 +123,24 @@ export function createCloudHypervisor(options: CloudHypervisorOptions): Hypervis
     const reason = decideExitReason({
       status: isRecorded ? record.status : undefined,
       isFromEarlierBoot: process.bootId !== (await readBootId()),
-      wasOomKilled: false, // Known only for a VMM with a cgroup of its own.
+      // Counted only for a VMM with limits of its own.
+      wasOomKilled: isRecorded && record.oomKills > 0,
       logVerdict: readLogVerdict(version, await readTail(vmFile(vmDirectory, 'log'))),
     });
     if (!isRecorded) return { reason, process };
     return { reason, process, atMs: record.atMs, ...splitStatus(record.status, osConstants.signals) };
   }
 
-  async function spawn(vmDirectory: string, signal: AbortSignal, { guardDirectory }: { readonly guardDirectory?: string } = {}): Promise<ProcessIdentity> {
+  async function spawn(vmDirectory: string, signal: AbortSignal, spawnOptions: SpawnOptions = {}): Promise<ProcessIdentity> {
+    const done = new AbortController();
+    try {
+      return await untilAnswers(vmDirectory, signal, spawnOptions, done.signal);
+    } finally {
+      done.abort();
+    }
+  }
+
+  async function untilAnswers(vmDirectory: string, signal: AbortSignal, spawnOptions: SpawnOptions, done: AbortSignal): Promise<ProcessIdentity> {
     const deadline = AbortSignal.timeout(deadlines.spawnMs);
     let reaper: LaunchedReaper | null = null;
     for (;;) {
@@ -132,15 +155,17 @@ export function createCloudHypervisor(options: CloudHypervisorOptions): Hypervis
           return presence.process;
         }
       } else if (presence.kind !== 'starting') {
-        if (reaper === null || reaper.status === claimHeldStatus) reaper = launch(vmDirectory, guardDirectory);
+        if (reaper === null || reaper.status === claimHeldStatus) reaper = launch(vmDirectory, spawnOptions, done);
         else if (reaper.failure !== null || reaper.status !== null) throw await spawnError(vmDirectory, reaper.failure);
       }
       await delay(pollMs, undefined, { signal });
     }
   }
 
-  function launch(vmDirectory: string, guardDirectory: string | undefined): LaunchedReaper {
+  function launch(vmDirectory: string, { guardDirectory, confinement = unconfined }: SpawnOptions, done: AbortSignal): LaunchedReaper {
+    mkdirSync(join(vmDirectory, runFolder), { recursive: true, mode: 0o700 });
     const command = [
+      ...confinement.prefix,
       options.binaryPath,
       '--api-socket',
       `path=${vmFiles.apiSocket}`,
@@ -149,8 +174,11 @@ export function createCloudHypervisor(options: CloudHypervisorOptions): Hypervis
       '-v', // The lines that tell exits apart are at this level.
       '--log-file',
       vmFiles.log,
+      '--seccomp',
+      'true',
     ];
-    const started = startReaper({ vmDirectory, guardDirectory, command, environment: options.environment });
+    const words = { vmDirectory, guardDirectory, confinement, command, environment: options.environment };
+    const started = confinement.unit === undefined ? startReaper(words) : startReaperUnit(words, confinement.unit, done);
     const reaper: LaunchedReaper = { pid: started.pid, status: null, failure: null };
     started.ended.then(
       (status) => (reaper.status = status),
@@ -176,7 +204,7 @@ export function createCloudHypervisor(options: CloudHypervisorOptions): Hypervis
     }
   }
 
-  async function create(vmDirectory: string, spec: VmSpec, signal: AbortSignal): Promise<void> {
+  async function create(vmDirectory: string, spec: VmSpec, signal: AbortSignal, { user = null }: { readonly user?: VmmUser | null } = {}): Promise<void> {
     if (spec.memoryBytes > memoryBytesMax) {
       throw new AppError('NOT_ENOUGH_MEMORY', `the microVM asks for ${spec.memoryBytes} bytes of memory, the host allows ${memoryBytesMax}`);
     }
@@ -184,9 +212,28 @@ export function createCloudHypervisor(options: CloudHypervisorOptions): Hypervis
     if (problem !== null) throw problem;
     const info = await readInfo(vmDirectory, signal);
     if (info !== null && info.state !== 'created') throw new AppError('HYPERVISOR_FAILED', `a guest is ${info.state} already`);
-    if (info !== null) await remove(vmDirectory, signal);
-    const answer = await apiPut('/vm.create', deriveVmConfig(spec), callOptions(vmDirectory, signal));
-    if (answer.ok) return;
+    if (info !== null) {
+      // What a VMM has once shut itself out of, it never gets back.
+      if (options.landlock === 'try' && landlock !== 'no' && !hasSameFiles(info, spec)) throw new AppError('HYPERVISOR_FAILED', 'the VMM has confined itself to the files of another configuration');
+      await remove(vmDirectory, signal);
+    }
+    if (user !== null) handOver(vmDirectory, spec, user.userId);
+    const place = { vmDirectory, serialLog: vmFileName(vmDirectory, 'serialLog') };
+    const triesLandlock = options.landlock === 'try' && landlock !== 'no' && existsSync(join(vmDirectory, runFolder));
+    if (triesLandlock) {
+      const confined = await apiPut('/vm.create', deriveVmConfig(spec, { ...place, landlock: landlockRules(vmDirectory) }), callOptions(vmDirectory, signal));
+      if (confined.ok) {
+        landlock = 'yes';
+        return;
+      }
+      await remove(vmDirectory, signal);
+    }
+    const answer = await apiPut('/vm.create', deriveVmConfig(spec, place), callOptions(vmDirectory, signal));
+    if (answer.ok) {
+      // It was refused only with Landlock, so the kernel has none, or an older one than the VMM wants.
+      if (triesLandlock) landlock = 'no';
+      return;
+    }
     // A configuration whose console files could not be opened stays behind in the VMM.
     await remove(vmDirectory, signal);
     throw refusalError('vm.create', answer.refusal);
@@ -223,8 +270,8 @@ export function createCloudHypervisor(options: CloudHypervisorOptions): Hypervis
       state: known,
       memoryBytes: memory_actual_size ?? config.memory?.size ?? 0,
       cpuCount: config.cpus?.boot_vcpus ?? 1,
-      ...(kernelPath === undefined ? {} : { kernelPath }),
-      diskPaths: (config.disks ?? []).flatMap((disk) => (disk.path === undefined ? [] : [disk.path])),
+      ...(kernelPath === undefined ? {} : { kernelPath: absolutePath(vmDirectory, kernelPath) }),
+      diskPaths: (config.disks ?? []).flatMap((disk) => (disk.path === undefined ? [] : [absolutePath(vmDirectory, disk.path)])),
     };
   }
 
@@ -304,6 +351,21 @@ export function createCloudHypervisor(options: CloudHypervisorOptions): Hypervis
   };
 }
 
+interface SpawnOptions {
+  readonly guardDirectory?: string;
+  readonly confinement?: Confinement;
+}
+
+/** What a VMM may open besides the files of its own configuration: what it writes, and what is plugged in later. */
+function landlockRules(vmDirectory: string): readonly LandlockRule[] {
+  const inside = [runFolder, disksFolder].filter((folder) => existsSync(join(vmDirectory, folder)));
+  return [...inside, ...(existsSync(tunDevice) ? [tunDevice] : [])].map((path) => ({ path, access: 'rw' }));
+}
+
+function hasSameFiles(info: VmmInfo, { boot, disks }: VmSpec): boolean {
+  return info.kernelPath === boot.path && info.diskPaths.join('\0') === disks.map(({ path }) => path).join('\0');
+}
+
 interface LaunchedReaper {
   readonly pid: number | undefined;
   /** Null while it lives. */
@@ -353,11 +415,19 @@ async function findUnrecorded(vmDirectory: string, bootId: string, signal: Abort
   try {
     const answer = await apiGet('/vmm.ping', { vmDirectory, signal, timeoutMs: settleMs });
     const pid = answer.ok ? answer.body.pid : undefined;
-    return typeof pid === 'number' ? await identify(pid, bootId) : null;
+    // It is the word of a VMM, and what it names may be killed later.
+    return typeof pid === 'number' && (await worksIn(pid, vmDirectory)) ? await identify(pid, bootId) : null;
   } catch (error) {
     if (isAppError(error)) return null;
     throw error;
   }
+}
+
+async function worksIn(pid: number, vmDirectory: string): Promise<boolean> {
+  return readlink(`/proc/${pid}/cwd`).then(
+    (directory) => directory === vmDirectory || directory === `${vmDirectory} (deleted)`,
+    () => false, // It is gone.
+  );
 }
 
 function isSame(one: ProcessIdentity, other: ProcessIdentity): boolean {
@@ -408,7 +478,8 @@ function signalProcess(pid: number, signal: NodeJS.Signals): void {
 async function readTail(path: string): Promise<string> {
   let file;
   try {
-    file = await open(path, 'r');
+    // In the folder of the VMM nothing is followed, and nothing may keep the reader waiting.
+    file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
     const { size } = await file.stat();
     const length = Math.min(size, logTailBytes);
     const { bytesRead, buffer } = await file.read(Buffer.alloc(length), 0, length, size - length);

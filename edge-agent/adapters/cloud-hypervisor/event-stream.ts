@@ -3,8 +3,9 @@
  * and noticing the end by the process, since the VMM may lose its last events. File notifications
  * only make it prompt; a slow look-around catches what they miss.
  */
-import { watch } from 'node:fs';
+import { constants, watch } from 'node:fs';
 import { open } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { AppError } from '#api/model/error-codes.ts';
 import type { EventCursor, ProcessIdentity, VmmEvent } from '../../ports/hypervisor.ts';
 import { isErrno } from './errno.ts';
@@ -26,7 +27,8 @@ export async function* followEvents(options: {
   const isSameProcess = cursor !== null && cursor.pid === process.pid && cursor.startTime === process.startTime;
   let offset = isSameProcess ? cursor.offset : 0;
   const parser = createEventParser(offset);
-  const bell = createBell(options.vmDirectory, signal);
+  // The events are in the folder of the VMM, the record of its end beside it.
+  const bell = createBell(new Set([options.vmDirectory, dirname(vmFile(options.vmDirectory, 'events'))]), signal);
   try {
     for (;;) {
       signal.throwIfAborted();
@@ -64,7 +66,7 @@ function parse(parser: EventParser, chunk: Uint8Array) {
 async function readFrom(path: string, offset: number): Promise<Buffer[]> {
   let file;
   try {
-    file = await open(path, 'r');
+    file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   } catch (error) {
     if (isErrno(error, 'ENOENT')) return []; // The VMM has not made it yet.
     throw error;
@@ -83,16 +85,16 @@ async function readFrom(path: string, offset: number): Promise<Buffer[]> {
   }
 }
 
-/** Rings when something in the directory changes, also for a change between two waits. */
-function createBell(directory: string, signal: AbortSignal) {
+/** Rings when something in the directories changes, also for a change between two waits. */
+function createBell(directories: ReadonlySet<string>, signal: AbortSignal) {
   let hasRung = false;
   let wake: () => void = () => undefined;
   const ring = () => {
     hasRung = true;
     wake();
   };
-  const watcher = watch(directory, ring);
-  watcher.on('error', ring); // The directory is gone; the look at the process ends the stream.
+  const watchers = [...directories].map((directory) => watch(directory, ring));
+  for (const watcher of watchers) watcher.on('error', ring); // The directory is gone; the look at the process ends the stream.
   signal.addEventListener('abort', ring, { once: true });
   return {
     async next(timeoutMs: number): Promise<void> {
@@ -108,7 +110,7 @@ function createBell(directory: string, signal: AbortSignal) {
       hasRung = false;
     },
     close() {
-      watcher.close();
+      for (const watcher of watchers) watcher.close();
       signal.removeEventListener('abort', ring);
     },
   };

@@ -15,16 +15,24 @@
  */
 import { spawn } from 'node:child_process';
 import { link, open, stat, unlink, writeFile } from 'node:fs/promises';
+import { setTimeout as delay } from 'node:timers/promises';
+import { AppError } from '#api/model/error-codes.ts';
 import type { ProcessIdentity } from '../../ports/hypervisor.ts';
+import type { Confinement, VmmUnit } from '../../ports/isolation.ts';
 import { watcherScript } from '../guard/guard-scripts.ts';
 import { isErrno } from './errno.ts';
-import { vmFile, vmFiles } from './vm-files.ts';
+import { runFolder, vmFile, vmFiles } from './vm-files.ts';
 
 /** Status of the reaper when another one holds the claim. Source: EX_TEMPFAIL of sysexits(3). */
 export const claimHeldStatus = 75;
+/** Status of a VMM that could not join its control groups: its program was never started. */
+const notConfinedStatus = 71;
+/** Of a VMM before this one. An agent before the run folder had them in the directory itself. */
+const leftBehind = ['api.sock', 'api.sock.lock', 'events', 'serial.sock', 'vsock.sock'];
 
 /**
- * Arguments: $1 VM directory, $2 directory of the guard or nothing, $3 script of the watcher, then the command to run. It doesn't wait for the claim: a reaper that
+ * Arguments: $1 VM directory, $2 directory of the guard or nothing, $3 script of the watcher, $4 control groups that the VMM joins before its program
+ * starts and $5 files that count kills for want of memory (one in each line), then the command to run. It doesn't wait for the claim: a reaper that
  * waited would start a VMM that nobody asked for when the other one ends.
  *
  * Stale sockets of an earlier VMM are removed here, under the claim: a VMM before v53 refuses to
@@ -39,15 +47,26 @@ cd -- "$1" || exit 70
 vm=$1
 guard=$2
 watch=$3
-shift 3
+groups=$4
+counts=$5
+shift 5
+set -f
 exec 9>>${vmFiles.claim}
 flock -n 9 || exit ${claimHeldStatus}
-rm -f -- ${vmFiles.process} ${vmFiles.exit} ${vmFiles.apiSocket} ${vmFiles.events} serial.sock vsock.sock
+rm -f -- ${vmFiles.process} ${vmFiles.exit} ${[...leftBehind, 'vmm.log', 'serial.log', ...leftBehind.map((name) => `${runFolder}/${name}`)].join(' ')}
 trap : HUP INT TERM
-"$@" </dev/null >${vmFiles.output} 2>&1 9>&9 &
+IFS='
+'
+(
+  for group in $groups; do
+    printf 0 >"$group/cgroup.procs" || exit ${notConfinedStatus}
+  done
+  exec "$@"
+) </dev/null >${vmFiles.output} 2>&1 9>&9 &
 child=$!
 start=
 if read -r stat_line <"/proc/$child/stat"; then
+  IFS=' '
   set -- \${stat_line##*) }
   start=\${20}
 fi
@@ -65,23 +84,42 @@ while :; do
   kill -0 "$child" 2>/dev/null || break
 done
 [ -n "$watcher" ] && kill "$watcher" 2>/dev/null
-printf '{%s,"status":%d}\\n' "$identity" "$status" >${vmFiles.exit}.tmp
+kills=0
+IFS='
+'
+for file in $counts; do
+  IFS=' '
+  [ -r "$file" ] && while read -r name value; do
+    [ "$name" = oom_kill ] && kills=$((kills + value))
+  done <"$file"
+done
+printf '{%s,"status":%d,"oomKills":%d}\\n' "$identity" "$status" "$kills" >${vmFiles.exit}.tmp
 sync ${vmFiles.exit}.tmp 2>/dev/null || sync
 mv -f ${vmFiles.exit}.tmp ${vmFiles.exit}
 `;
 
-/**
- * Starts a reaper and returns at once; `pid` is undefined when that failed. `ended` settles with the reaper's status: 75 when another
- * one holds the claim, 0 when the VMM ran and is gone. It is never to be waited for without a bound.
- */
-export function startReaper(options: {
-  vmDirectory: string;
-  guardDirectory?: string | undefined;
-  command: readonly string[];
-  environment: Readonly<Record<string, string>>;
-}): { readonly pid: number | undefined; readonly ended: Promise<number> } {
-  const args = ['-c', reaperScript, 'nkudo-vmm-reaper', options.vmDirectory, options.guardDirectory ?? '', options.guardDirectory === undefined ? '' : watcherScript, ...options.command];
-  const child = spawn('/bin/sh', args, { cwd: '/', env: { ...options.environment }, detached: true, stdio: 'ignore' });
+/** What a reaper is given: plain words, whoever starts it. */
+export interface ReaperCommand {
+  readonly vmDirectory: string;
+  readonly guardDirectory?: string | undefined;
+  readonly confinement?: Pick<Confinement, 'cgroups' | 'oomFiles'>;
+  readonly command: readonly string[];
+  readonly environment: Readonly<Record<string, string>>;
+}
+
+export interface StartedReaper {
+  /** Undefined when it could not be started, or is not known yet. */
+  readonly pid: number | undefined;
+  /**
+   * Settles with the reaper's status: 75 when another one holds the claim, 0 when the VMM ran and is gone. It is never to
+   * be waited for without a bound.
+   */
+  readonly ended: Promise<number>;
+}
+
+/** Starts a reaper as a child that outlives this process, and returns at once. */
+export function startReaper(options: ReaperCommand): StartedReaper {
+  const child = spawn('/bin/sh', reaperArguments(options), { cwd: '/', env: { ...options.environment }, detached: true, stdio: 'ignore' });
   child.unref();
   const ended = new Promise<number>((resolve, reject) => {
     child.once('error', reject);
@@ -89,6 +127,67 @@ export function startReaper(options: {
   });
   ended.catch(() => undefined); // The caller may have stopped listening; it observes the directory anyway.
   return { pid: child.pid, ended };
+}
+
+function reaperArguments({ vmDirectory, guardDirectory, confinement, command }: ReaperCommand): readonly string[] {
+  const lists = [confinement?.cgroups ?? [], confinement?.oomFiles ?? []].map((lines) => lines.join('\n'));
+  return ['-c', reaperScript, 'nkudo-vmm-reaper', vmDirectory, guardDirectory ?? '', guardDirectory === undefined ? '' : watcherScript, ...lists, ...command];
+}
+
+/**
+ * Starts the same reaper as a transient service of systemd. `ended` looks at the unit from time to time until `signal`
+ * is aborted: nobody waits for a service as for a child.
+ */
+export function startReaperUnit(options: ReaperCommand, unit: VmmUnit, signal: AbortSignal): StartedReaper {
+  const ended = runUnit(options, unit, signal);
+  ended.catch(() => undefined); // As above.
+  return { pid: undefined, ended };
+}
+
+/** How often a unit is asked whether it still runs, milliseconds. */
+const unitPollMs = 200;
+
+async function runUnit(options: ReaperCommand, unit: VmmUnit, signal: AbortSignal): Promise<number> {
+  const started = await runTool('systemd-run', unitArguments(options, unit), options.environment);
+  if (started.code !== 0) {
+    // The name is taken: a reaper of this microVM is there, or its unit is just going away.
+    if ((await unitState(unit.name, options.environment)) !== 'inactive') return claimHeldStatus;
+    throw new AppError('HYPERVISOR_FAILED', `systemd-run ended with ${started.code}: ${started.output.trim().slice(-outputShownMax)}`);
+  }
+  while (!signal.aborted) {
+    await delay(unitPollMs, undefined, { ref: false });
+    if ((await unitState(unit.name, options.environment)) === 'inactive') return 0;
+  }
+  return 0;
+}
+
+const outputShownMax = 500;
+
+/** Nothing of it becomes shell or unit text: each word is one argument of the reaper's shell, and `$` and `%` are taken as they are. */
+export function unitArguments(options: ReaperCommand, unit: VmmUnit): readonly string[] {
+  const environment = Object.entries(options.environment).map(([name, value]) => `--setenv=${name}=${value}`);
+  const properties = unit.properties.map((property) => `--property=${property}`);
+  return ['--quiet', '--collect', '--no-ask-password', `--unit=${unit.name}`, ...properties, ...environment, '--', '/bin/sh', ...reaperArguments(options).map(escapeForUnit)];
+}
+
+/** Source: systemd.service(5), COMMAND LINES: `$` begins a variable; systemd-run passes words on as such a line would have them. */
+function escapeForUnit(word: string): string {
+  return word.replaceAll('$', () => '$$');
+}
+
+async function unitState(name: string, environment: Readonly<Record<string, string>>): Promise<string> {
+  return (await runTool('systemctl', ['show', '--property=ActiveState', '--value', name], environment)).output.trim();
+}
+
+async function runTool(program: string, args: readonly string[], environment: Readonly<Record<string, string>>): Promise<{ readonly code: number | null; readonly output: string }> {
+  const child = spawn(program, args, { env: { ...environment }, stdio: ['ignore', 'pipe', 'pipe'] });
+  const chunks: Buffer[] = [];
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk: Buffer) => chunks.push(chunk));
+  const code = await new Promise<number | null>((resolve, reject) => {
+    child.once('error', reject);
+    child.once('close', resolve);
+  });
+  return { code, output: Buffer.concat(chunks).toString('utf8') };
 }
 
 /** Whether a reaper or VMM holds the directory's claim now. */
@@ -150,6 +249,8 @@ export interface ExitRecord {
   /** As the shell counts: the exit code, or 128 + the number of the signal that ended it. */
   readonly status: number;
   readonly atMs: number;
+  /** Processes that the kernel killed for want of memory, among those that its limits count. */
+  readonly oomKills: number;
 }
 
 /** The reaper's record of the end; null when there is none. */
@@ -159,7 +260,8 @@ export async function readExitRecord(vmDirectory: string): Promise<ExitRecord | 
   const process = parseIdentity(record.fields);
   const status = record.fields['status'];
   if (process === null || typeof status !== 'number') return null;
-  return { process, status, atMs: record.writtenAtMs };
+  const oomKills = record.fields['oomKills'];
+  return { process, status, atMs: record.writtenAtMs, oomKills: typeof oomKills === 'number' ? oomKills : 0 };
 }
 
 /** Contents and time are read from one open file: another spawn may remove the name meanwhile. */

@@ -1,6 +1,9 @@
 import { expect, test } from 'vitest';
 import type { VmSpec } from '../../ports/hypervisor.ts';
-import { deriveVmConfig } from './vm-config.ts';
+import { deriveVmConfig as derive, type VmPlace } from './vm-config.ts';
+
+const place: VmPlace = { vmDirectory: '/state/vms/one', serialLog: 'run/serial.log' };
+const deriveVmConfig = (given: VmSpec, at: VmPlace = place) => derive(given, at);
 
 const spec = (replaced: Partial<VmSpec> = {}): VmSpec => ({
   cpuCount: 2,
@@ -17,7 +20,7 @@ test('translates a kernel boot with a logged serial console', () => {
     cpus: { boot_vcpus: 2, max_vcpus: 4 },
     memory: { size: 268_435_456 },
     payload: { kernel: '/images/vmlinux', cmdline: 'console=ttyS0' },
-    serial: { mode: 'File', file: 'serial.log' },
+    serial: { mode: 'File', file: 'run/serial.log' },
     console: { mode: 'Off' },
     pvpanic: true,
   });
@@ -41,4 +44,17 @@ test('translates networks to cards on their taps, in their order', () => {
     { id: 'net-lan', tap: 'nktaaaaaaabbbbb', mac: '52:54:00:00:00:01' },
     { id: 'net-mesh', tap: 'nktaaaaaaaccccc', mac: '52:54:00:00:00:02' },
   ]);
+});
+
+test('names files inside the directory of the microVM relative to it, and others by their whole path', () => {
+  const disks = [{ name: 'data', path: '/state/vms/one/disks/data.raw', readOnly: false }, { name: 'other', path: '/state/vms/one-more/x.raw', readOnly: true }];
+  const config = deriveVmConfig(spec({ disks, boot: { kind: 'kernel', path: '/state/vms/one/kernel', cmdline: '', initramfsPath: '/state/vms/one/initramfs' } }));
+  expect(config.disks?.map(({ path }) => path)).toEqual(['disks/data.raw', '/state/vms/one-more/x.raw']);
+  expect(config.payload).toMatchObject({ kernel: 'kernel', initramfs: 'initramfs' });
+});
+
+test('asks for Landlock with the rules that it is given, and only then', () => {
+  const config = deriveVmConfig(spec(), { ...place, landlock: [{ path: 'run', access: 'rw' }] });
+  expect(config).toMatchObject({ landlock_enable: true, landlock_rules: [{ path: 'run', access: 'rw' }] });
+  expect(Object.keys(deriveVmConfig(spec()))).not.toContain('landlock_enable');
 });

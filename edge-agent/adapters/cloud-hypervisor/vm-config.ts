@@ -2,25 +2,51 @@
  * Translates the agent's neutral VmSpec into Cloud Hypervisor's VmConfig. Pure. Leaves checking of
  * files and of the host's memory to the caller; the VMM checks the rest at boot only.
  */
+import { isAbsolute, join } from 'node:path';
 import type { VmDisk, VmSpec } from '../../ports/hypervisor.ts';
 import type { components } from './gen/api.ts';
-import { vmFiles } from './vm-files.ts';
 
 export type VmConfig = components['schemas']['VmConfig'];
 
-/** Paths of guests' disks and kernels are absolute; the serial log is relative to the VM directory. */
-export function deriveVmConfig(spec: VmSpec): VmConfig {
+export interface VmPlace {
+  readonly vmDirectory: string;
+  /** Relative to the directory. */
+  readonly serialLog: string;
+  /** Absent: the VMM is not to confine itself. */
+  readonly landlock?: readonly LandlockRule[];
+}
+
+export interface LandlockRule {
+  /** Absolute, or relative to the VM directory. It exists. */
+  readonly path: string;
+  readonly access: 'r' | 'rw';
+}
+
+/** Paths inside the VM directory become relative to it, since the VMM may not pass through those above. */
+export function deriveVmConfig(spec: VmSpec, { vmDirectory, serialLog, landlock }: VmPlace): VmConfig {
+  const inside = (path: string): string => relativePath(vmDirectory, path);
   return {
     cpus: { boot_vcpus: spec.cpuCount, max_vcpus: spec.cpuMax },
     memory: { size: spec.memoryBytes },
-    payload: derivePayload(spec),
-    ...(spec.disks.length === 0 ? {} : { disks: spec.disks.map(deriveDisk) }),
+    payload: derivePayload(spec, inside),
+    ...(spec.disks.length === 0 ? {} : { disks: spec.disks.map((disk) => deriveDisk({ ...disk, path: inside(disk.path) })) }),
     ...(spec.networks === undefined || spec.networks.length === 0 ? {} : { net: spec.networks.map(({ name, tap, mac }) => ({ id: `net-${name}`, tap, mac })) }),
-    serial: spec.serialLog ? { mode: 'File', file: vmFiles.serialLog } : { mode: 'Null' },
+    serial: spec.serialLog ? { mode: 'File', file: serialLog } : { mode: 'Null' },
     console: { mode: 'Off' },
     // The guest's panic becomes an event of its own, the only witness that tells it from a power-off.
     pvpanic: true,
+    ...(landlock === undefined ? {} : { landlock_enable: true, landlock_rules: landlock.map((rule) => ({ ...rule })) }),
   };
+}
+
+/** As the VMM is told of a file: one outside its directory by the whole path. */
+export function relativePath(vmDirectory: string, path: string): string {
+  return path.startsWith(`${vmDirectory}/`) ? path.slice(vmDirectory.length + 1) : path;
+}
+
+/** The way back. */
+export function absolutePath(vmDirectory: string, path: string): string {
+  return isAbsolute(path) ? path : join(vmDirectory, path);
 }
 
 function deriveDisk({ name, path, readOnly, format }: VmDisk): NonNullable<VmConfig['disks']>[number] {
@@ -32,11 +58,11 @@ export function diskId(name: string): string {
   return `disk-${name}`;
 }
 
-function derivePayload(spec: VmSpec): VmConfig['payload'] {
-  if (spec.boot.kind === 'firmware') return { firmware: spec.boot.path };
+function derivePayload({ boot }: VmSpec, inside: (path: string) => string): VmConfig['payload'] {
+  if (boot.kind === 'firmware') return { firmware: inside(boot.path) };
   return {
-    kernel: spec.boot.path,
-    cmdline: spec.boot.cmdline,
-    ...(spec.boot.initramfsPath === undefined ? {} : { initramfs: spec.boot.initramfsPath }),
+    kernel: inside(boot.path),
+    cmdline: boot.cmdline,
+    ...(boot.initramfsPath === undefined ? {} : { initramfs: inside(boot.initramfsPath) }),
   };
 }

@@ -2,17 +2,17 @@
 import { readFile } from 'node:fs/promises';
 import { arch, cpus, hostname, release, totalmem } from 'node:os';
 import { isAppError } from '#api/model/error-codes.ts';
-import type { HypervisorFacts } from '#api/model/host.ts';
+import type { HypervisorFacts, IsolationFacts } from '#api/model/host.ts';
 import type { HostFactsSource } from '../../ports/host-facts.ts';
 import type { Hypervisor } from '../../ports/hypervisor.ts';
 
 const architectures: Readonly<Record<string, string>> = { x64: 'x86_64', arm64: 'aarch64' };
 
-export function createHostFacts(options: { readonly hypervisor: Hypervisor; readonly agentVersion: string }): HostFactsSource {
+export function createHostFacts(options: { readonly hypervisor: Hypervisor; readonly agentVersion: string; readonly isolation?: IsolationFacts }): HostFactsSource {
   return {
     async read(signal) {
       const processors = cpus();
-      const { facts, hasKvm } = await readHypervisor(options.hypervisor, signal);
+      const { facts, hasKvm, landlock } = await readHypervisor(options.hypervisor, signal);
       return {
         hostName: hostname(),
         machineId: await readText('/etc/machine-id'),
@@ -25,21 +25,23 @@ export function createHostFacts(options: { readonly hypervisor: Hypervisor; read
         hasKvm,
         agentVersion: options.agentVersion,
         hypervisor: facts,
+        // A VMM that was tried knows better than the list of the kernel.
+        ...(options.isolation === undefined ? {} : { isolation: { ...options.isolation, landlock: landlock === 'unknown' ? options.isolation.landlock : landlock } }),
       };
     },
   };
 }
 
-async function readHypervisor(hypervisor: Hypervisor, signal: AbortSignal): Promise<{ facts: HypervisorFacts; hasKvm: boolean }> {
+async function readHypervisor(hypervisor: Hypervisor, signal: AbortSignal): Promise<{ facts: HypervisorFacts; hasKvm: boolean; landlock: IsolationFacts['landlock'] }> {
   try {
-    const { version, isKvmUsable } = await hypervisor.probe(signal);
+    const { version, isKvmUsable, landlock } = await hypervisor.probe(signal);
     const kind = /simulat/i.test(version) ? 'simulated' : 'cloud-hypervisor';
-    return { facts: { kind, version, problem: '' }, hasKvm: isKvmUsable };
+    return { facts: { kind, version, problem: '' }, hasKvm: isKvmUsable, landlock };
   } catch (error) {
     // A host whose disk or hypervisor is stuck is a host with a problem, not a reason to end the agent.
-    if (signal.aborted) return { facts: { kind: 'none', version: '', problem: 'the hypervisor did not tell its version in time' }, hasKvm: false };
+    if (signal.aborted) return { facts: { kind: 'none', version: '', problem: 'the hypervisor did not tell its version in time' }, hasKvm: false, landlock: 'unknown' };
     if (!isAppError(error)) throw error;
-    return { facts: { kind: 'none', version: '', problem: error.message.slice(0, 1024) }, hasKvm: false };
+    return { facts: { kind: 'none', version: '', problem: error.message.slice(0, 1024) }, hasKvm: false, landlock: 'unknown' };
   }
 }
 

@@ -26,8 +26,8 @@ export interface GuestNetworksOptions {
   readonly owner: string;
   /** For files that live as long as the boot; readable by other users. */
   readonly runtimeDirectory: string;
-  /** The user that the VMMs run as; the taps are theirs. */
-  readonly vmmUserId: number;
+  /** The user that the VMM of a microVM runs as; its taps are that user's. */
+  readonly vmmUserIdOf: (microvmId: MicroVMId) => number;
   /** Interface of the mesh software, such as wt0. */
   readonly meshInterface: string;
   readonly nameServers: readonly string[];
@@ -150,9 +150,14 @@ export function createGuestNetworks(options: GuestNetworksOptions): GuestNetwork
     if (link?.isUp !== true) await ip(signal, 'link', 'set', 'dev', bridge, 'addrgenmode', 'none', 'up');
   }
 
-  async function ensureTap(port: GuestPort, link: Link | undefined, signal: AbortSignal): Promise<void> {
+  async function ensureTap(port: GuestPort, found: Link | undefined, signal: AbortSignal): Promise<void> {
     const { tap, bridge, isIsolated, vlan } = port;
-    if (link === undefined) await ip(signal, 'tuntap', 'add', 'dev', tap, 'mode', 'tap', 'user', String(options.vmmUserId));
+    const userId = options.vmmUserIdOf(port.microvmId);
+    // Of an earlier start as another user. One that a VMM has open stays that VMM's.
+    const isStrange = found?.ownerId !== undefined && found.ownerId !== userId && !found.hasCarrier;
+    if (found !== undefined && isStrange) await removeTaps([found], signal);
+    const link = isStrange ? undefined : found;
+    if (link === undefined) await ip(signal, 'tuntap', 'add', 'dev', tap, 'mode', 'tap', 'user', String(userId));
     const isComplete = link?.alias === aliasOf(port) && link.master === bridge && link.isIsolated === isIsolated && link.isUp;
     if (isComplete && vlan === undefined) return;
     await ip(signal, 'link', 'set', 'dev', tap, 'alias', aliasOf(port), 'addrgenmode', 'none', 'master', bridge);

@@ -50,8 +50,8 @@ describe('what iproute2 shows', () => {
       7,
     ]);
     expect(parseLinks(json)).toEqual([
-      { name: 'nkbr-nat', kind: 'bridge', isUp: true, isIsolated: false, filtersVlans: true, addresses: [{ address: '10.0.0.1', prefixLength: 24 }] },
-      { name: 'nkta', kind: 'tun', master: 'nkbr-nat', alias: 'nkudo:x', isUp: false, isIsolated: true, filtersVlans: false, addresses: [] },
+      { name: 'nkbr-nat', kind: 'bridge', isUp: true, hasCarrier: false, isIsolated: false, filtersVlans: true, addresses: [{ address: '10.0.0.1', prefixLength: 24 }] },
+      { name: 'nkta', kind: 'tun', master: 'nkbr-nat', alias: 'nkudo:x', isUp: false, hasCarrier: false, isIsolated: true, filtersVlans: false, addresses: [] },
     ]);
     expect(parseLinks('')).toEqual([]);
   });

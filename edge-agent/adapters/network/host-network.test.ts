@@ -34,7 +34,7 @@ describe('a host without the programs or the right', () => {
     return { run: (program, args) => (program === 'ip' && args.includes('show') && code === 'NETWORK_FAILED' ? Promise.resolve('[]') : fail()), deviceNames: () => Promise.resolve(devices), readSwitch: fail, writeSwitch: fail };
   };
   const create = (host: HostNetwork, runtimeDirectory: string) =>
-    createGuestNetworks({ host, owner: 'test', runtimeDirectory, vmmUserId: 0, meshInterface: 'wt0', nameServers: [], mayEnableForwarding: true });
+    createGuestNetworks({ host, owner: 'test', runtimeDirectory, vmmUserIdOf: () => 0, meshInterface: 'wt0', nameServers: [], mayEnableForwarding: true });
 
   test.each(['NETWORK_UNAVAILABLE', 'NETWORK_FAILED'] as const)('runs microVMs without networks as before, and says %s for the others', async (code) => {
     const directory = mkdtempSync(join(tmpdir(), 'nkudo-net-'));

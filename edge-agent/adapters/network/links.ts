@@ -13,6 +13,10 @@ export interface Link {
   readonly master?: string;
   readonly alias?: string;
   readonly isUp: boolean;
+  /** Of a tap: a program has it open. */
+  readonly hasCarrier: boolean;
+  /** Of a tap: the user that may open it. Absent also for one with a name that says nothing here. */
+  readonly ownerId?: number;
   /** As a port of a bridge. */
   readonly isIsolated: boolean;
   /** As a bridge. */
@@ -42,11 +46,19 @@ function parseLink(listed: unknown): readonly Link[] {
       ...(typeof master === 'string' ? { master } : {}),
       ...(typeof ifalias === 'string' ? { alias: ifalias } : {}),
       isUp: Array.isArray(flags) && flags.includes('UP'),
+      hasCarrier: Array.isArray(flags) && flags.includes('LOWER_UP'),
+      ...ownerOf(asRecord(info['info_data'])['user']),
       isIsolated: asRecord(info['info_slave_data'])['isolated'] === true,
       filtersVlans: asRecord(info['info_data'])['vlan_filtering'] === 1,
       addresses: addresses.flatMap(parseAddress),
     },
   ];
+}
+
+/** iproute2 shows a user by its name where it has one. */
+function ownerOf(user: unknown): { ownerId?: number } {
+  if (typeof user === 'number') return { ownerId: user };
+  return user === 'root' ? { ownerId: 0 } : {};
 }
 
 function parseAddress(listed: unknown): readonly LinkAddress[] {

@@ -13,8 +13,15 @@ import type { HostFiles } from '../../ports/host-files.ts';
 /** Never a kernel or a disk, whatever is allowed. Block devices under /dev are. */
 const forbiddenRoots = ['/proc', '/sys', '/run'];
 
-export function createHostFiles(options: { readonly allowedPaths: readonly string[]; readonly stateDirectory: string }): HostFiles {
-  async function checkOne(path: string, missing: ErrorCode, isDisk: boolean): Promise<void> {
+export interface HostFilesOptions {
+  readonly allowedPaths: readonly string[];
+  readonly stateDirectory: string;
+  /** Groups of VMMs that have users of their own; null: they run as the agent, and may what it may. */
+  readonly vmmGroupIds: readonly number[] | null;
+}
+
+export function createHostFiles(options: HostFilesOptions): HostFiles {
+  async function checkOne(path: string, missing: ErrorCode, disk?: { readonly isWritten: boolean }): Promise<void> {
     if (path.includes('\0') || normalize(path) !== path) throw notAllowed(path, 'is not a plain absolute path');
     let real: string;
     try {
@@ -29,16 +36,33 @@ export function createHostFiles(options: { readonly allowedPaths: readonly strin
     const kind = await stat(real).catch((error: unknown) => {
       throw fileError(error, path, missing);
     });
-    if (!kind.isFile() && !(isDisk && kind.isBlockDevice())) throw new AppError(missing, `not a regular file: ${path}`, { details: { path } });
+    if (!kind.isFile() && !(disk !== undefined && kind.isBlockDevice())) throw new AppError(missing, `not a regular file: ${path}`, { details: { path } });
+    await checkRights(path, real, disk?.isWritten === true);
+  }
+
+  /** Whether a VMM may open it: the file itself, and every directory on the way. */
+  async function checkRights(path: string, real: string, isWritten: boolean): Promise<void> {
+    if (options.vmmGroupIds === null) return;
+    const directories: string[] = [];
+    for (let above = dirname(real); ; above = dirname(above)) {
+      directories.unshift(above);
+      if (above === dirname(above)) break;
+    }
+    for (const directory of directories) {
+      if (!mayUse(await stat(directory), options.vmmGroupIds, 'x')) throw notOpen(path, `they may not pass through ${directory}`);
+    }
+    const file = await stat(real);
+    if (!mayUse(file, options.vmmGroupIds, 'r')) throw notOpen(path, 'they may not read it');
+    if (isWritten && !mayUse(file, options.vmmGroupIds, 'w')) throw notOpen(path, 'they may not write it');
   }
 
   return {
     async check({ boot, disks }) {
-      await checkOne(boot.path, 'KERNEL_NOT_FOUND', false);
-      if (boot.kind === 'kernel' && boot.initramfsPath !== undefined) await checkOne(boot.initramfsPath, 'INITRAMFS_NOT_FOUND', false);
-      for (const { path, managed } of disks) {
+      await checkOne(boot.path, 'KERNEL_NOT_FOUND');
+      if (boot.kind === 'kernel' && boot.initramfsPath !== undefined) await checkOne(boot.initramfsPath, 'INITRAMFS_NOT_FOUND');
+      for (const { path, readOnly, managed } of disks) {
         if (managed !== undefined) continue;
-        await checkOne(path, 'DISK_NOT_FOUND', true);
+        await checkOne(path, 'DISK_NOT_FOUND', { isWritten: !readOnly });
         if ((await stat(path)).isFile()) await refuseBackingFile(path);
       }
     },
@@ -68,6 +92,18 @@ function isBelow(path: string, root: string): boolean {
 
 function notAllowed(path: string, why: string): AppError {
   return new AppError('PATH_NOT_ALLOWED', `${path} ${why}`, { details: { path } });
+}
+
+const rightBits = { r: 4, w: 2, x: 1 } as const;
+
+/** As the kernel decides for a user that owns nothing of it. */
+export function mayUse({ mode, gid }: { readonly mode: number; readonly gid: number }, groupIds: readonly number[], right: keyof typeof rightBits): boolean {
+  const bits = groupIds.includes(gid) ? mode >> 3 : mode;
+  return (bits & rightBits[right]) !== 0;
+}
+
+function notOpen(path: string, why: string): AppError {
+  return new AppError('FILE_NOT_OPEN', `microVMs run as users of their own, and of ${path} ${why}`, { details: { path } });
 }
 
 function fileError(error: unknown, path: string, missing: ErrorCode): AppError {

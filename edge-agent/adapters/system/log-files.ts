@@ -1,17 +1,18 @@
 /** The LogFiles port on the file system; notifications come from inotify on the directory, which outlives the file. */
-import { watch } from 'node:fs';
-import { open, stat } from 'node:fs/promises';
+import { constants, watch } from 'node:fs';
+import { lstat, open } from 'node:fs/promises';
 import { basename, dirname } from 'node:path';
 import type { LogFiles } from '../../ports/log-files.ts';
 
 function isMissing(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && error.code === 'ENOENT';
+  return error instanceof Error && 'code' in error && (error.code === 'ENOENT' || error.code === 'ELOOP');
 }
 
 export const systemLogFiles: LogFiles = {
   async size(path) {
     try {
-      return (await stat(path)).size;
+      const found = await lstat(path);
+      return found.isFile() ? found.size : null;
     } catch (error) {
       if (isMissing(error)) return null;
       throw error;
@@ -20,7 +21,8 @@ export const systemLogFiles: LogFiles = {
   async read(path, offset, max) {
     let file;
     try {
-      file = await open(path, 'r');
+      // The folder belongs to a VMM: a link there could lead to anything that the agent may read, a pipe could hold it up.
+      file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
       const { buffer, bytesRead } = await file.read(Buffer.alloc(max), 0, max, offset);
       return buffer.subarray(0, bytesRead);
     } catch (error) {

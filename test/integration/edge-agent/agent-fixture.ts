@@ -5,7 +5,7 @@
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, realpathSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { makeEpoch } from '#api/model/epoch.ts';
@@ -15,6 +15,7 @@ import { openJournal, openJournalForReading } from '#edge-agent/adapters/journal
 import { initialRun, type MicroVMRecord } from '#edge-agent/domain/microvm-record.ts';
 import { buildGuest } from '#hack/build-guest.ts';
 import { buildSimulator } from '#hack/build-simulator.ts';
+import { removeControlGroups } from '#test/harness/control-groups.ts';
 
 const repositoryRoot = join(import.meta.dirname, '..', '..', '..');
 const waitMs = 30_000;
@@ -50,10 +51,13 @@ export interface RunningAgent {
 
 export const newMicroVM = (): MicroVMId => microVMId(randomUUID());
 
-export async function createAgentFixture(): Promise<AgentFixture> {
-  const hypervisor = await buildSimulator();
-  const { guest64: guestPath } = await buildGuest();
+/** @param real another VMM than the simulated one, and the guest for it */
+export async function createAgentFixture(real?: { readonly hypervisor: string; readonly guest: string }): Promise<AgentFixture> {
+  const hypervisor = realpathSync(real?.hypervisor ?? (await buildSimulator()));
+  const guestPath = real?.guest ?? (await buildGuest()).guest64;
   const root = mkdtempSync(join(tmpdir(), 'nkudo-agent-'));
+  // Kernels and disks of tests lie here, and VMMs with users of their own open them.
+  chmodSync(root, 0o711);
   const stateDirectory = join(root, 'state');
   mkdirSync(stateDirectory, { mode: 0o700 });
   const journalPath = join(stateDirectory, 'journal.db');
@@ -190,6 +194,7 @@ export async function createAgentFixture(): Promise<AgentFixture> {
     async close() {
       for (const child of agents) if (child.exitCode === null && child.signalCode === null) child.kill('SIGKILL');
       for (const pid of allVmms(stateDirectory)) process.kill(pid, 'SIGKILL');
+      await removeControlGroups(stateDirectory);
       rmSync(root, { recursive: true, force: true, maxRetries: 5 });
     },
   };
@@ -206,9 +211,4 @@ function allVmms(stateDirectory: string): number[] {
       }
     })
     .map(Number);
-}
-
-/** Sends keys to the simulated guest's faults file, see the simulator's README. */
-export function writeFaults(fixture: AgentFixture, microvmId: MicroVMId, faults: readonly object[]): void {
-  writeFileSync(join(fixture.directory(microvmId), 'mock-ch-faults.json'), JSON.stringify(faults));
 }

@@ -14,6 +14,7 @@ import { hostId, operationId, planId, type MicroVMId } from '#api/model/ids.ts';
 import type { DesiredMicroVM, DiskSpec, SecretValue } from '#api/model/microvm.ts';
 import type { Operation } from '#api/model/plan.ts';
 import { edgeFaultPoints, secretFaultPoints, type EdgeFaultPoint } from '#edge-agent/fault-points.ts';
+import { controlGroupsOf } from '#test/harness/control-groups.ts';
 import { fakeHostId, startFakeControlPlane, type FakeControlPlane } from '#test/fakes/control-plane.ts';
 import { createAgentFixture, newMicroVM, type AgentFixture, type RunningAgent } from './agent-fixture.ts';
 
@@ -89,7 +90,7 @@ async function carryOut(sent: Operation, point: EdgeFaultPoint | null, secrets: 
 const allFaultPoints = [...secretFaultPoints, ...edgeFaultPoints];
 /** So that the step for Secrets has something to do, also when the first operation is repeated. */
 const secretsOf = (id: MicroVMId) => ({ secrets: [{ name: 'guest', key: 'user-data', resourceVersion: '1' }], values: [{ name: 'guest', key: 'user-data', reveal: () => Buffer.from(`value of ${id}`) }] });
-const onCreate = ['secrets.keep', 'journal.accept', 'receipt.send', 'journal.intent', 'vmdir.prepare', 'vmdir.identity', 'disk.ensure', 'net.ensure', 'vmm.spawn', 'vmm.create', 'vmm.boot', 'journal.result', 'report.send'];
+const onCreate = ['secrets.keep', 'journal.accept', 'receipt.send', 'journal.intent', 'vmdir.prepare', 'vmdir.identity', 'disk.ensure', 'net.ensure', 'vmm.confine', 'vmm.spawn', 'vmm.create', 'vmm.boot', 'journal.result', 'report.send'];
 const onDelete = ['journal.accept', 'receipt.send', 'journal.intent', 'vmm.powerButton', 'vmm.shutdown', 'net.remove', 'vmdir.remove', 'secrets.remove', 'journal.forget', 'report.send'];
 const on = (steps: readonly string[]): EdgeFaultPoint[] => allFaultPoints.filter((point) => steps.includes(point.slice(0, point.lastIndexOf(':'))));
 
@@ -111,7 +112,7 @@ describe('the agent, killed', () => {
     const serial = plane.logs;
     await fixture.until('the first line of the guest', () => [...serial].some(([key, text]) => key.startsWith(id) && text.includes('NKUDO-GUEST-READY')));
     await carryOut(operation(id, null, 2), null);
-    expect([fixture.vmmPids(id), existsSync(fixture.directory(id)), keptText(id)]).toEqual([[], false, '']);
+    expect([fixture.vmmPids(id), existsSync(fixture.directory(id)), keptText(id), controlGroupsOf(id)]).toEqual([[], false, '', []]);
   });
 
   test.each(on(onDelete))('at %s of a delete, leaves nothing', async (point) => {
@@ -123,7 +124,7 @@ describe('the agent, killed', () => {
     const { secrets, values } = secretsOf(id);
     await carryOut(operation(id, { ...desired, secrets }, 1), null, values);
     await carryOut(operation(id, null, 2), point);
-    expect([fixture.vmmPids(id), existsSync(fixture.directory(id)), keptText(id)]).toEqual([[], false, '']);
+    expect([fixture.vmmPids(id), existsSync(fixture.directory(id)), keptText(id), controlGroupsOf(id)]).toEqual([[], false, '', []]);
     expect(fixture.record(id).isTombstone).toBe(true);
   });
 

@@ -38,7 +38,7 @@ describe.skipIf(obstacle !== null)('networks of guests', () => {
   let pristine: string;
 
   const create = (host: HostNetwork = lab.host): GuestNetworks =>
-    createGuestNetworks({ host, owner: 'test', runtimeDirectory: lab.runtimeDirectory, vmmUserId: 0, meshInterface: 'wt0', nameServers: ['198.51.100.53'], mayEnableForwarding: true });
+    createGuestNetworks({ host, owner: 'test', runtimeDirectory: lab.runtimeDirectory, vmmUserIdOf: () => 0, meshInterface: 'wt0', nameServers: ['198.51.100.53'], mayEnableForwarding: true });
 
   beforeAll(async () => {
     lab = await openLab();

@@ -53,7 +53,7 @@ describe.skipIf(obstacle !== null)('a real VMM on a tap of the adapter', () => {
     const inside = join(base, 'vmm-inside');
     writeFileSync(inside, `#!/bin/sh\nexec ip netns exec ${lab.namespaces.host} cloud-hypervisor "$@"\n`, { mode: 0o755 });
     hypervisor = createCloudHypervisor({ binaryPath: inside, environment: { PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin` } });
-    networks = createGuestNetworks({ host: lab.host, owner: 'test', runtimeDirectory: lab.runtimeDirectory, vmmUserId: 0, meshInterface: 'wt0', nameServers: [], mayEnableForwarding: true });
+    networks = createGuestNetworks({ host: lab.host, owner: 'test', runtimeDirectory: lab.runtimeDirectory, vmmUserIdOf: () => 0, meshInterface: 'wt0', nameServers: [], mayEnableForwarding: true });
     spec = { cpuCount: 1, cpuMax: 1, memoryBytes: 64 * 2 ** 20, boot: { kind: 'kernel', path: guest64, cmdline: 'idle' }, disks: [], networks: [{ name: 'lan', tap, mac: network.mac }], serialLog: true };
   });
   afterAll(async () => {

@@ -59,7 +59,7 @@ test('[E10] a name that is nearly right is answered with the right one', async (
 test('[E10] vm logs follows the console in a terminal until Ctrl-C, without an agent', async () => {
   const { id, agent } = await runOne();
   await agent.kill('SIGKILL');
-  const file = join(fixture.directory(id), 'serial.log');
+  const file = join(fixture.directory(id), 'run', 'serial.log');
   appendFileSync(file, 'first line\n');
   const following = terminal(['vm', 'logs', 'guest', '--follow']);
   await following.shows('first line');
@@ -110,8 +110,8 @@ test('[E10] a support bundle holds no key, token, spec or console output', async
   await fixture.until('the end of the VMM', () => !fixture.isDirectoryInUse(id));
   mkdirSync(join(fixture.stateDirectory, 'identity'), { mode: 0o700, recursive: true });
   writeFileSync(join(fixture.stateDirectory, 'identity', 'host.key'), `-----BEGIN PRIVATE KEY-----\n${canary}3\n-----END PRIVATE KEY-----\n`);
-  appendFileSync(join(fixture.directory(id), 'serial.log'), `${canary}4\n`);
-  const vmmLog = join(fixture.directory(id), 'vmm.log');
+  appendFileSync(join(fixture.directory(id), 'run', 'serial.log'), `${canary}4\n`);
+  const vmmLog = join(fixture.directory(id), 'run', 'vmm.log');
   const keyLine = `${canary}${'A'.repeat(54)}`;
   const leaks = [keyLine, `Authorization: Basic ${canary}0`, `Authorization: Bearer ${canary}5`, `nkudo1.${canary}6`, `{"token": "${canary}7"}`, `https://user:${canary}8@example/`, `NB_SETUP_KEY=${canary}9`, `-----BEGIN EC PRIVATE KEY-----\n${canary}10`];
   appendFileSync(vmmLog, `the VMM said this\n${leaks.join('\n')}\n`);
