@@ -3,7 +3,7 @@
  * start in the name of an Ephemeral one. A disk appears under its name only when it is whole, right and
  * durable, so a crash leaves at most a hidden file that the next start replaces.
  */
-import { link, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { lchown, link, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AppError } from '#api/model/error-codes.ts';
 import type { MicroVMId } from '#api/model/ids.ts';
@@ -118,6 +118,8 @@ export function createGuestDisks({ stateDirectory, directories, cache, path: pro
         const [name = '', format = '', ...more] = file.split('.');
         if (more.length > 0 || !retained.has(name) || !isFormat(format)) continue;
         ensureDirectory(target);
+        // The user of the VMM goes to another microVM when the directory is gone, and must not find a file of its own there.
+        await lchown(join(folder, file), process.geteuid?.() ?? 0, process.getegid?.() ?? 0);
         await rename(join(folder, file), join(target, file));
         syncDirectory(target);
       }
