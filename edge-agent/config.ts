@@ -14,7 +14,12 @@ import { noGroup, parseUserRange, type UserRange } from './domain/user-range.ts'
 import { logLevels, type LogLevel, type SettingKey } from './config/settings.ts';
 
 /** Set by the bundler of a release. */
-export const agentVersion = '0.1.0';
+declare const NKUDO_EDGE_VERSION: string | undefined;
+declare const NKUDO_EDGE_RELEASE_KEYS: string | undefined;
+
+export const agentVersion = typeof NKUDO_EDGE_VERSION === 'string' ? NKUDO_EDGE_VERSION : '0.1.0';
+/** Public keys, PEM, one after another; those of the host come to them. */
+export const bakedReleaseKeysPem = typeof NKUDO_EDGE_RELEASE_KEYS === 'string' ? NKUDO_EDGE_RELEASE_KEYS : '';
 
 export interface RunConfig {
   readonly stateDirectory: string;
@@ -31,7 +36,33 @@ export interface RunConfig {
   readonly network: NetworkConfig;
   readonly isolation: IsolationConfig;
   readonly images: ImagesConfig;
+  readonly updates: UpdatesConfig;
   readonly faultSocket: string | undefined;
+}
+
+/** What the launcher makes of the end of an agent; any other code before it was ready counts against its version. */
+export const launcherExitCodes = { startAgain: 75, notOfThisVersion: 78 } as const;
+
+/** What the agent needs to change its own version. */
+export interface UpdatesConfig {
+  readonly launcher: LauncherEnvironment;
+  readonly keysDirectory: string;
+  /** In which a new version must be ready. */
+  readonly deadlineSeconds: number;
+}
+
+/** What the launcher says to the program that it starts. */
+export interface LauncherEnvironment {
+  /** Of the slots; undefined: no launcher started this process. */
+  readonly directory: string | undefined;
+  /** Where the packaged version lies. */
+  readonly packageDirectory: string;
+  /** Names this start; undefined for commands. */
+  readonly startId: string | undefined;
+}
+
+export function readLauncherEnvironment(environment: Readonly<Record<string, string | undefined>>): LauncherEnvironment {
+  return { directory: environment['NKUDO_EDGE_AGENT_DIR'], packageDirectory: environment['NKUDO_EDGE_LIB'] ?? '/usr/lib/nkudo-edge', startId: environment['NKUDO_EDGE_START_ID'] };
 }
 
 export interface ImagesConfig {
@@ -129,6 +160,11 @@ export function deriveRunConfig(effective: EffectiveConfig, environment: Readonl
       plainHttpRegistries: list('imagesPlainHttpRegistries'),
       path: environment['PATH'],
       proxies: pickEnvironment(environment, (name) => proxyVariables.has(name.toUpperCase())),
+    }),
+    updates: Object.freeze({
+      launcher: readLauncherEnvironment(environment),
+      keysDirectory: text('releaseKeysDir'),
+      deadlineSeconds: Math.ceil(number('updateDeadlineMs') / 1_000),
     }),
     faultSocket: environment['NKUDO_FAULT_SOCKET'],
   });

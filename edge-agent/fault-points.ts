@@ -59,7 +59,19 @@ export const siteFaultSteps = [
   /** Orders that the control plane has are forgotten. */
   'journal.siteTold',
 ] as const;
-export type EdgeFaultStep = (typeof edgeFaultSteps)[number] | (typeof secretFaultSteps)[number] | (typeof meshFaultSteps)[number] | (typeof siteFaultSteps)[number];
+
+/** The same for a change of the agent's own version. */
+export const versionFaultSteps = [
+  /** The order becomes durable. */
+  'journal.agentOrder',
+  /** The attempt becomes durable, before anything is fetched; or how it ended, after it did. */
+  'journal.agentAttempt',
+  /** The files of a version come into the free slot. */
+  'agent.stage',
+  /** The launcher is told to try another version at the next start. */
+  'agent.select',
+] as const;
+export type EdgeFaultStep = (typeof edgeFaultSteps)[number] | (typeof secretFaultSteps)[number] | (typeof meshFaultSteps)[number] | (typeof siteFaultSteps)[number] | (typeof versionFaultSteps)[number];
 export type EdgeFaultPoint = PointOf<EdgeFaultStep>;
 export type EdgeFaultPoints = FaultPoints<EdgeFaultPoint>;
 
@@ -67,6 +79,7 @@ export const edgeFaultPoints: readonly EdgeFaultPoint[] = pointsOf(edgeFaultStep
 export const secretFaultPoints: readonly EdgeFaultPoint[] = pointsOf(secretFaultSteps);
 export const meshFaultPoints: readonly EdgeFaultPoint[] = pointsOf(meshFaultSteps);
 export const siteFaultPoints: readonly EdgeFaultPoint[] = pointsOf(siteFaultSteps);
+export const versionFaultPoints: readonly EdgeFaultPoint[] = pointsOf(versionFaultSteps);
 
 /** Runs an effect between its two points. */
 export async function around<Value>(faults: EdgeFaultPoints, step: EdgeFaultStep, effect: () => Value | Promise<Value>): Promise<Value> {

@@ -5,7 +5,7 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { isAppError } from '#api/model/error-codes.ts';
 import type { SiteOrderKind } from '#api/model/site-orders.ts';
-import { agentVersion, deriveRunConfig } from './config.ts';
+import { agentVersion, deriveRunConfig, launcherExitCodes } from './config.ts';
 import { loadConfig } from './config/load.ts';
 import type { EffectiveConfig } from './config/resolve.ts';
 import { configFileByDefault, settings, type SettingKey } from './config/settings.ts';
@@ -89,7 +89,8 @@ program
   .addOption(settingOption('allowPaths'))
   .action(async (flags: SettingFlags) => {
     const { runAgent } = await import('./commands/run.ts');
-    await runAgent(deriveRunConfig(await configOf(flags), process.env));
+    const end = await runAgent(deriveRunConfig(await configOf(flags), process.env));
+    if (end === 'restart') process.exitCode = launcherExitCodes.startAgain;
   });
 
 program
@@ -176,6 +177,44 @@ program
     print(await writeSupportBundle(await configOf(flags), flags.file));
   });
 
+program
+  .command('update')
+  .description('run another version of the agent: from a signed release, or the one before; without either, show the versions here')
+  .addOption(configOption())
+  .addOption(stateDirOption())
+  .option('--from <manifest>', 'file or URL of the manifest of a release; its signature and its files lie beside it')
+  .option('--rollback', 'go back to the version that ran before')
+  .option('--needs-connection', 'the new version must also reach the control plane to be kept')
+  .option('--no-wait', 'do not wait until the new version is ready or was given up')
+  .addOption(outputOption())
+  .action(async (flags: OutputFlags & { from?: string; rollback?: boolean; needsConnection?: boolean; wait: boolean }) => {
+    const { update } = await import('./commands/update.ts');
+    const config = await configOf(flags);
+    print(await update({ updates: deriveRunConfig(config, process.env).updates, from: flags.from, rollback: flags.rollback === true, needsConnection: flags.needsConnection === true, wait: flags.wait, output: flags.output, environment: process.env }));
+  });
+
+program
+  .command('verify')
+  .description('check who signed a file, offline: by the manifest of its release, or by a signature of its own beside it')
+  .argument('<file>', 'the file')
+  .addOption(configOption())
+  .option('--manifest <file>', 'manifest of the release that the file is of; its signature lies beside it')
+  .option('--signature <file>', 'signature of the file; default: <file>.sigstore.json')
+  .option('--key <file>', 'trust the public keys of this file only, not those of the program and of the host')
+  .action(async (file: string, flags: SettingFlags & { manifest?: string; signature?: string; key?: string }) => {
+    const { verifyFile } = await import('./commands/verify.ts');
+    print(await verifyFile({ file, manifest: flags.manifest, signature: flags.signature, key: flags.key, keysDirectory: String((await configOf(flags)).releaseKeysDir.value) }));
+  });
+
+program
+  .command('install')
+  .description('put this program, its launcher and its systemd unit where they belong; for hosts without the package')
+  .option('--root <directory>', 'below another directory than /', '/')
+  .action(async (flags: { root: string }) => {
+    const { install } = await import('./commands/install.ts');
+    print(await install(flags.root));
+  });
+
 const vm = program.command('vm').description('microVMs of this host');
 
 /** An order to the running agent. */
@@ -255,12 +294,13 @@ function print(text: string): void {
   process.stdout.write(`${text}\n`);
 }
 
-try {
-  await program.parseAsync();
-} catch (error) {
+// No await at the top: the single executable is one CommonJS file.
+program.parseAsync().catch((error: unknown) => {
   if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? exitCodes.done : exitCodes.wrongCommand;
   else if (isAppError(error)) {
     process.stderr.write(`nkudo-edge: ${error.code}: ${error.message}\n  what to do: ${error.remedy}\n`);
-    process.exitCode = error.code === 'INVALID_REQUEST' ? exitCodes.wrongCommand : error.code === 'AGENT_NOT_RUNNING' ? exitCodes.notRunning : exitCodes.failed;
+    const code = error.code === 'INVALID_REQUEST' ? exitCodes.wrongCommand : error.code === 'AGENT_NOT_RUNNING' ? exitCodes.notRunning : exitCodes.failed;
+    // Another version of the agent would have found the same.
+    process.exitCode = process.env['NKUDO_EDGE_START_ID'] === undefined ? code : launcherExitCodes.notOfThisVersion;
   } else throw error;
-}
+});

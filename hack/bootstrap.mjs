@@ -29,6 +29,7 @@ const needsOfTask = {
   'test:integration': ['c', 'go', 'network'],
   'test:e2e': ['c', 'go'],
   'test:long': ['c', 'go'],
+  'build:edge': ['c'],
 };
 
 function say(line) {

@@ -26,6 +26,7 @@ const tasks: Readonly<Record<string, Task>> = {
   check: { summary: 'types, lint, import rules and unit tests', run: check },
   generate: { summary: 'write everything that is generated', run: generate },
   'db:seed': { summary: 'fill a database with a believable fleet; without NKUDO_DATABASE_URL one of its own', run: (args) => runScript('hack/db-seed.ts', args) },
+  'build:edge': { summary: 'nkudo-edge as one executable file, in dist/; --help tells the options', run: (args) => runScript('hack/build-edge.ts', args) },
   bench: { summary: 'small measurements of what the design gives a budget for; arguments select', run: (args) => runScript('hack/bench/run.ts', args) },
   verify: { summary: 'fail when a generated file is stale', run: () => runScript('hack/verify.ts', []) },
   help: { summary: 'this list', run: help },

@@ -124,6 +124,16 @@ export const errorCatalogue = {
   GUARD_FAILED: entry('GuardFailed', 'INTERNAL', 'backoff', 'the guard that ends microVMs whose lease ran out can not be started', 'look for sh, flock and sleep on the host, and at the log of the agent'),
   JOURNAL_FAILED: entry('JournalFailed', 'UNAVAILABLE', 'backoff', 'the journal of the agent can not be written', 'free space on the file system of the state directory'),
   STATE_DIR_LOCKED: entry('StateDirLocked', 'FAILED_PRECONDITION', 'never', 'another agent uses the state directory', 'stop the other agent or choose another --state-dir'),
+  // Releases of the agent
+  RELEASE_INVALID: entry('ReleaseInvalid', 'INVALID_ARGUMENT', 'never', 'the manifest of a release, or its signature file, can not be read', 'use the files of the release as they are'),
+  RELEASE_UNSIGNED: entry('ReleaseUnsigned', 'PERMISSION_DENIED', 'never', 'no key that this host trusts signed the release, or what was signed is something else', 'get the release from where its maker puts it; a key of your own belongs into the directory that releaseKeysDir names'),
+  RELEASE_DIGEST_MISMATCH: entry('ReleaseDigestMismatch', 'FAILED_PRECONDITION', 'after', 'a file is not the one that the signed manifest of its release names', 'get the file again; the wrong one was thrown away'),
+  RELEASE_EXPIRED: entry('ReleaseExpired', 'FAILED_PRECONDITION', 'never', 'the manifest of a release is past its date', 'use a newer release, or correct the clock of the host'),
+  RELEASE_OLDER: entry('ReleaseOlder', 'FAILED_PRECONDITION', 'never', 'a release is older than the version that runs, and neither ran last on this host nor may replace it by its manifest', 'go back one version with nkudo-edge update --rollback, or have a manifest signed that names the newer version in mayReplace'),
+  RELEASE_UNSUITABLE: entry('ReleaseUnsuitable', 'FAILED_PRECONDITION', 'never', 'a release has no file for this kind of machine', 'use a release that has one'),
+  RELEASE_UNAVAILABLE: entry('ReleaseUnavailable', 'UNAVAILABLE', 'backoff', 'the files of a release can not be fetched', 'nothing: it is tried again; look at the server, the link and the proxy of the agent'),
+  UPDATE_UNSUPPORTED: entry('UpdateUnsupported', 'FAILED_PRECONDITION', 'never', 'this agent can not change its version: no launcher started it, or another change is under way', 'install the agent with its package or nkudo-edge install, and start it through its unit'),
+  UPDATE_FAILED: entry('UpdateFailed', 'FAILED_PRECONDITION', 'never', 'a new version of the agent did not get ready, and the one before it runs again', 'see the log of the new version; order it again once the cause is gone'),
   ORPHANED_VM: entry('OrphanedVM', 'FAILED_PRECONDITION', 'never', 'a microVM runs on the host that no journal or directory explains', 'stop it by hand, or adopt it'),
 } as const satisfies Record<string, ErrorEntry>;
 

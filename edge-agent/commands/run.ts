@@ -5,10 +5,12 @@
  */
 import { X509Certificate } from 'node:crypto';
 import { existsSync } from 'node:fs';
+import { machine } from 'node:os';
 import { join } from 'node:path';
 import { pino, type Logger as PinoLogger } from 'pino';
 import { createFaultPoints } from '#api/fault-points/fault-points.ts';
 import { AppError } from '#api/model/error-codes.ts';
+import { createAgentSlots } from '../adapters/agent-slots/agent-slots.ts';
 import { createCloudHypervisor } from '../adapters/cloud-hypervisor/cloud-hypervisor.ts';
 import { makeCertificateRequest } from '../adapters/control-plane-grpc/certificate-request.ts';
 import { controlSocketPath } from '../adapters/control-socket/protocol.ts';
@@ -28,16 +30,20 @@ import { createNetbird } from '../adapters/netbird/netbird.ts';
 import { createHostIsolation } from '../adapters/isolation/host-isolation.ts';
 import { createGuestNetworks } from '../adapters/network/guest-networks.ts';
 import { createHostNetwork } from '../adapters/network/host-network.ts';
+import { loadReleaseKeys } from '../adapters/releases/release-keys.ts';
+import { createReleases } from '../adapters/releases/releases.ts';
 import { createSystemClock, systemEntropy as entropy } from '../adapters/system/clock.ts';
 import { ensureDirectory } from '../adapters/system/durable-file.ts';
 import { createHostFiles } from '../adapters/system/host-files.ts';
 import { systemLogFiles } from '../adapters/system/log-files.ts';
+import { giveBackMemory } from '../adapters/system/memory.ts';
 import { lockStateDirectory } from '../adapters/system/state-lock.ts';
 import { createVmDirectories } from '../adapters/vm-directories/vm-directories.ts';
 import { agentVersion, guardDirectory, type RunConfig } from '../config.ts';
 import { pinnedImages } from '../domain/images.ts';
-import { edgeFaultPoints, meshFaultPoints, secretFaultPoints, siteFaultPoints, type EdgeFaultPoint } from '../fault-points.ts';
+import { edgeFaultPoints, meshFaultPoints, secretFaultPoints, siteFaultPoints, versionFaultPoints, type EdgeFaultPoint } from '../fault-points.ts';
 import type { Journal } from '../ports/journal.ts';
+import { createAgentVersionKeeper } from '../supervisor/agent-version.ts';
 import { createCertificateRenewal } from '../supervisor/certificate-renewal.ts';
 import { createLeaseKeeper } from '../supervisor/lease-keeper.ts';
 import { createLinkLoop } from '../supervisor/link-loop.ts';
@@ -52,8 +58,8 @@ import { createTrustedTime } from '../supervisor/trusted-time.ts';
 
 export const journalFile = 'journal.db';
 
-/** Resolves when the agent has stopped after SIGTERM or SIGINT. @throws STATE_DIR_LOCKED, JOURNAL_FAILED, UNAUTHENTICATED */
-export async function runAgent(config: RunConfig): Promise<void> {
+/** Resolves when the agent has stopped: by a signal, or for another version of itself. @throws STATE_DIR_LOCKED, JOURNAL_FAILED, UNAUTHENTICATED */
+export async function runAgent(config: RunConfig): Promise<'stopped' | 'restart'> {
   const logger = pino({ level: config.logLevel, base: { program: 'nkudo-edge', pid: process.pid } });
   if (!existsSync(config.stateDirectory)) {
     throw new AppError('UNAUTHENTICATED', `this host is not enrolled: there is no state directory ${config.stateDirectory}`, {
@@ -66,7 +72,7 @@ export async function runAgent(config: RunConfig): Promise<void> {
   const clock = createSystemClock();
   const store = createIdentityFiles(config.stateDirectory);
   const journal = openJournal(join(config.stateDirectory, journalFile));
-  const faults = createFaultPoints<EdgeFaultPoint>({ socketPath: config.faultSocket, processName: 'edge', known: [...edgeFaultPoints, ...secretFaultPoints, ...meshFaultPoints, ...siteFaultPoints] });
+  const faults = createFaultPoints<EdgeFaultPoint>({ socketPath: config.faultSocket, processName: 'edge', known: [...edgeFaultPoints, ...secretFaultPoints, ...meshFaultPoints, ...siteFaultPoints, ...versionFaultPoints] });
   const hypervisor = createCloudHypervisor({ binaryPath: config.hypervisorPath, environment: config.vmmEnvironment, landlock: 'try' });
   const directories = createVmDirectories(config.stateDirectory);
   const isolation = createHostIsolation({ ...config.isolation, stateDirectory: config.stateDirectory });
@@ -183,6 +189,23 @@ export async function runAgent(config: RunConfig): Promise<void> {
     logger,
     onFatal,
   });
+  const ending = Promise.withResolvers<string>();
+  const versions = createAgentSlots(config.updates.launcher);
+  const keeper = createAgentVersionKeeper({
+    releases: createReleases({ keys: () => loadReleaseKeys(config.updates.keysDirectory), openTransfer: createHttpTransfer(config.images.proxies), clock, entropy }),
+    versions,
+    runningVersion: agentVersion,
+    architecture: machine(),
+    nowMs: () => time.now(),
+    deadlineSeconds: config.updates.deadlineSeconds,
+    restart: () => ending.resolve('restart'),
+    journal,
+    clock,
+    entropy,
+    faults,
+    logger,
+    onFatal,
+  });
   const link = createLinkLoop({
     leases,
     controlPlane: createControlPlaneGrpc(() => time.newestMs()),
@@ -198,12 +221,16 @@ export async function runAgent(config: RunConfig): Promise<void> {
       if (isNew) replaceIdentity({ ...(endpoints.length > 0 ? { endpoints } : {}), ...(trustBundlePem === '' ? {} : { trustBundlePem }) });
     },
     onMeshOrder: ({ order, revealKey }) => mesh.ordered(order, revealKey),
+    onAgentOrder: ({ order }) => keeper.ordered(order),
     onSession(session) {
+      // Also the sign for a launcher that tries this version.
+      if (session !== undefined) versions.ready();
       if (session !== undefined) reporter.repeatAll();
       sender.use(session);
       shipper.use(session);
       renewal.use(session);
       mesh.use(session);
+      keeper.use(session);
     },
     clock,
     entropy,
@@ -220,11 +247,17 @@ export async function runAgent(config: RunConfig): Promise<void> {
   if (identity === null) logger.warn({}, 'this host is not enrolled: it keeps its microVMs and talks to nobody');
   else link.start();
   mesh.start();
+  keeper.start();
+  if (versions.state().trialNeeds !== 'session') versions.ready();
   logger.info({ version: agentVersion }, 'running');
+  clock.after(giveBackAfterMs, giveBackMemory);
 
-  const signal = await nextSignal();
+  const ignore = onSignals(ending.resolve, () => versions.state().trialVersion !== null, logger);
+  const signal = await ending.promise;
+  ignore();
   logger.info({ signal }, 'stopping; the microVMs go on');
   await control.close();
+  await keeper.stop();
   await link.stop();
   shipper.stop();
   await mesh.stop();
@@ -233,7 +266,11 @@ export async function runAgent(config: RunConfig): Promise<void> {
   leases.close();
   journal.close();
   lock.release();
+  return signal === 'restart' ? 'restart' : 'stopped';
 }
+
+/** When the garbage of the start is thrown away, milliseconds: by then the first session stands. */
+const giveBackAfterMs = 10_000;
 
 /** How often facts are compared with those that were sent; nothing is said when they are the same. */
 const factsIntervalMs = 600_000;
@@ -255,17 +292,13 @@ export function newestTimeMs(journal: Pick<Journal, 'loadFact'>, chainPem: strin
   return Math.max(Number.isFinite(heard) ? heard : 0, chainPem === undefined ? 0 : new X509Certificate(chainPem).validFromDate.getTime());
 }
 
-function nextSignal(): Promise<NodeJS.Signals> {
+/** SIGTERM and SIGINT end the agent; so does SIGHUP, of a command at the site, when another version is to be tried. */
+function onSignals(end: (why: string) => void, isOnTrial: () => boolean, logger: PinoLogger): () => void {
   // A timer keeps the loop alive also when there is nothing to wait for.
   const keepAlive = setInterval(() => {}, 2 ** 30);
-  return new Promise((resolve) => {
-    for (const name of ['SIGTERM', 'SIGINT'] as const) {
-      process.once(name, () => {
-        clearInterval(keepAlive);
-        resolve(name);
-      });
-    }
-  });
+  for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, () => end(name));
+  process.on('SIGHUP', () => (isOnTrial() ? end('restart') : logger.info({}, 'no other version is to be tried, so the agent goes on')));
+  return () => clearInterval(keepAlive);
 }
 
 /** After a journal that can't be written, or a fault of our own, only a new look helps: the service manager starts us again. */

@@ -62,11 +62,13 @@ export const settings = [
   // In the part of the numbers that systemd leaves to nobody: neither people, services, containers nor sub-users have one there.
   { key: 'vmmUsers', variable: 'NKUDO_EDGE_VMM_USERS', kind: { is: 'users' }, byDefault: '1900000000-1900065535', meaning: 'numbers of the users that VMMs run as, one for each microVM; agent: all run as the agent' },
   { key: 'vmmGroup', variable: 'NKUDO_EDGE_VMM_GROUP', kind: { is: 'group' }, byDefault: 'none', meaning: 'group that all VMMs have, for kernels and disks below allowPaths that not everybody may read' },
+  { key: 'releaseKeysDir', variable: 'NKUDO_EDGE_RELEASE_KEYS_DIR', kind: { is: 'directory' }, byDefault: '/etc/nkudo-edge/release-keys.d', meaning: 'directory with more public keys (*.pub) whose signatures on releases of the agent are accepted' },
+  { key: 'updateDeadlineMs', variable: 'NKUDO_EDGE_UPDATE_DEADLINE_MS', kind: duration, byDefault: 180_000, meaning: 'time in which a new version of the agent must be ready, before the one that ran before is started again' },
 ] as const satisfies readonly Setting[];
 
 export type SettingKey = (typeof settings)[number]['key'];
 
 export const configVariable = 'NKUDO_EDGE_CONFIG';
 export const configFileByDefault = '/etc/nkudo-edge/config.yaml';
-/** Of the same family of names, and not of this program. */
-export const variablesOfOthers: readonly string[] = ['NKUDO_EDGE_LISTEN'];
+/** Of the same family of names, and no settings: the control plane's, and what launcher and agent tell each other. */
+export const variablesOfOthers: readonly string[] = ['NKUDO_EDGE_LISTEN', 'NKUDO_EDGE_LIB', 'NKUDO_EDGE_AGENT_DIR', 'NKUDO_EDGE_START_ID'];

@@ -5,6 +5,7 @@
 import type { HostFacts } from '#api/model/host.ts';
 import type { ErrorCode } from '#api/model/error-codes.ts';
 import type { MeshOrder, MeshReport } from '#api/model/mesh.ts';
+import type { AgentOrder, AgentReport } from '#api/model/release.ts';
 import type { MicroVMId, OperationId, SessionId } from '#api/model/ids.ts';
 import type { MicroVMObservation, SecretValue } from '#api/model/microvm.ts';
 import type { ExecutionReport, Operation } from '#api/model/plan.ts';
@@ -39,7 +40,8 @@ export type AgentMessage =
   | { readonly kind: 'beat'; readonly sequence: number; readonly asking?: { readonly holdsLease: boolean } }
   | { readonly kind: 'receipt'; readonly receipt: Receipt }
   | { readonly kind: 'facts'; readonly facts: HostFacts }
-  | { readonly kind: 'mesh'; readonly report: MeshReport };
+  | { readonly kind: 'mesh'; readonly report: MeshReport }
+  | { readonly kind: 'agent'; readonly report: AgentReport };
 
 export type { GoodbyeReason } from '../domain/link-delay.ts';
 
@@ -55,6 +57,8 @@ export type ControlMessage =
   | { readonly kind: 'unreadable'; readonly operationId: OperationId | null; readonly message: string }
   /** `revealKey` gives the secret setup key that came along; null: none did. */
   | { readonly kind: 'mesh'; readonly order: MeshOrder; readonly revealKey: (() => string) | null }
+  /** Which version of the agent is to run. */
+  | { readonly kind: 'agent'; readonly order: AgentOrder }
   | { readonly kind: 'cancel'; readonly operationId: OperationId }
   | { readonly kind: 'goodbye'; readonly reason: GoodbyeReason; readonly retryAfterMs: number; readonly message: string };
 

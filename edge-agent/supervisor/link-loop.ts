@@ -34,6 +34,8 @@ export interface LinkLoopDeps {
   readonly onWelcome: (welcome: ControlMessage & { kind: 'welcome' }) => void;
   /** Takes an order about the mesh; never waits for it. */
   readonly onMeshOrder: (message: ControlMessage & { kind: 'mesh' }) => void;
+  /** Takes an order for the agent's own version; never waits for it. */
+  readonly onAgentOrder: (message: ControlMessage & { kind: 'agent' }) => void;
   /** Told of each session when it is online, and of its end. */
   readonly onSession: (session: ControlSession | undefined) => void;
   readonly leases: LeaseKeeper;
@@ -214,6 +216,8 @@ export function createLinkLoop(deps: LinkLoopDeps): LinkLoop {
         return answer(await deps.registry.cancel(message.operationId), target);
       case 'mesh':
         return deps.onMeshOrder(message);
+      case 'agent':
+        return deps.onAgentOrder(message);
       case 'unreadable':
         logger.error({ operationId: message.operationId, error: message.message }, 'a message of the control plane can not be read');
         if (message.operationId === null) return;

@@ -2,6 +2,7 @@
 import type { ChannelCredentials } from '@grpc/grpc-js';
 import { decodeOperation, decodeSecretValues, dispositionMap, encodeExecution, encodeHostFacts, encodeObservation, logSourceMap } from '#api/codec/edge-codec.ts';
 import { decodeMeshOrder, encodeMeshReport } from '#api/codec/mesh-codec.ts';
+import { decodeAgentOrder, encodeAgentReport } from '#api/codec/release-order-codec.ts';
 import { decodeTimestamp, encodeTimestamp } from '#api/codec/timestamp.ts';
 import {
   EdgeServiceClient,
@@ -81,6 +82,8 @@ function encodeMessage(message: AgentMessage): HeartbeatRequest {
       return { message: { $case: 'facts', value: encodeHostFacts(message.facts) } };
     case 'mesh':
       return { message: { $case: 'mesh', value: encodeMeshReport(message.report) } };
+    case 'agent':
+      return { message: { $case: 'agent', value: encodeAgentReport(message.report) } };
     case 'receipt': {
       const { operationId: id, disposition, error } = message.receipt;
       return {
@@ -133,6 +136,13 @@ function decodeMessage({ message }: HeartbeatResponse, self: HostId): ControlMes
     case 'mesh':
       try {
         return { kind: 'mesh', ...decodeMeshOrder(message.value) };
+      } catch (error) {
+        if (!isAppError(error)) throw error;
+        return { kind: 'unreadable', operationId: null, message: error.message };
+      }
+    case 'agent':
+      try {
+        return { kind: 'agent', order: decodeAgentOrder(message.value) };
       } catch (error) {
         if (!isAppError(error)) throw error;
         return { kind: 'unreadable', operationId: null, message: error.message };

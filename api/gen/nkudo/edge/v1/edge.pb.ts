@@ -220,6 +220,9 @@ export interface HeartbeatRequest {
     | //
     /** What the host sees of its membership in the mesh, when it changed or when a key is wanted. */
     { $case: "mesh"; value: MeshReport }
+    | //
+    /** How far an order to change the agent's version is, when it changed. */
+    { $case: "agent"; value: AgentReport }
     | undefined;
 }
 
@@ -380,7 +383,115 @@ export interface HeartbeatResponse {
     | //
     /** Orders membership in the mesh, or its end. */
     { $case: "mesh"; value: MeshOrder }
+    | //
+    /** Orders the version of the agent. */
+    { $case: "agent"; value: AgentOrder }
     | undefined;
+}
+
+/**
+ * Which version of the agent a host is to run. The host fetches it by itself, and believes only what a key signed that
+ * it trusts: an order can at most name a release.
+ */
+export interface AgentOrder {
+  /** Version to run, such as 0.4.1. */
+  version: string;
+  /** URL of the manifest of its release; the signature and the files lie beside it. */
+  manifestUrl: string;
+  /** Rises with every change, from 1. The same revision is never tried again after it failed. */
+  revision: number;
+}
+
+/** How far a host is with the newest order. */
+export interface AgentReport {
+  /** Where it is. */
+  phase: AgentReport_Phase;
+  /** Version that runs. */
+  runningVersion: string;
+  /** Version that ran before and is kept; empty when there is none. */
+  previousVersion: string;
+  /** The order that this is about. */
+  orderRevision: number;
+  /** Code of the catalogue; empty when nothing is wrong. */
+  errorCode: string;
+  /** Sentence for a person; at most 1024 characters; may be empty. */
+  problem: string;
+}
+
+/** Where it is. */
+export const AgentReport_Phase = {
+  /** UNSPECIFIED - Never sent. */
+  UNSPECIFIED: 0,
+  /** CURRENT - The ordered version runs. */
+  CURRENT: 1,
+  /** FETCHING - It is being fetched and checked, or that is tried again: see error_code. */
+  FETCHING: 2,
+  /** STARTING - It is here, and the agent starts anew with it. */
+  STARTING: 3,
+  /** REFUSED - The host will not run it: see error_code. Nothing changed. */
+  REFUSED: 4,
+  /** ROLLED_BACK - It was started and did not get ready; the version before runs again. */
+  ROLLED_BACK: 5,
+  UNRECOGNIZED: -1,
+} as const;
+
+export type AgentReport_Phase = typeof AgentReport_Phase[keyof typeof AgentReport_Phase];
+
+export namespace AgentReport_Phase {
+  export type UNSPECIFIED = typeof AgentReport_Phase.UNSPECIFIED;
+  export type CURRENT = typeof AgentReport_Phase.CURRENT;
+  export type FETCHING = typeof AgentReport_Phase.FETCHING;
+  export type STARTING = typeof AgentReport_Phase.STARTING;
+  export type REFUSED = typeof AgentReport_Phase.REFUSED;
+  export type ROLLED_BACK = typeof AgentReport_Phase.ROLLED_BACK;
+  export type UNRECOGNIZED = typeof AgentReport_Phase.UNRECOGNIZED;
+}
+
+export function agentReport_PhaseFromJSON(object: any): AgentReport_Phase {
+  switch (object) {
+    case 0:
+    case "PHASE_UNSPECIFIED":
+      return AgentReport_Phase.UNSPECIFIED;
+    case 1:
+    case "PHASE_CURRENT":
+      return AgentReport_Phase.CURRENT;
+    case 2:
+    case "PHASE_FETCHING":
+      return AgentReport_Phase.FETCHING;
+    case 3:
+    case "PHASE_STARTING":
+      return AgentReport_Phase.STARTING;
+    case 4:
+    case "PHASE_REFUSED":
+      return AgentReport_Phase.REFUSED;
+    case 5:
+    case "PHASE_ROLLED_BACK":
+      return AgentReport_Phase.ROLLED_BACK;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return AgentReport_Phase.UNRECOGNIZED;
+  }
+}
+
+export function agentReport_PhaseToJSON(object: AgentReport_Phase): string {
+  switch (object) {
+    case AgentReport_Phase.UNSPECIFIED:
+      return "PHASE_UNSPECIFIED";
+    case AgentReport_Phase.CURRENT:
+      return "PHASE_CURRENT";
+    case AgentReport_Phase.FETCHING:
+      return "PHASE_FETCHING";
+    case AgentReport_Phase.STARTING:
+      return "PHASE_STARTING";
+    case AgentReport_Phase.REFUSED:
+      return "PHASE_REFUSED";
+    case AgentReport_Phase.ROLLED_BACK:
+      return "PHASE_ROLLED_BACK";
+    case AgentReport_Phase.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
 }
 
 /** Accepts a session. */
@@ -3179,6 +3290,9 @@ export const HeartbeatRequest: MessageFns<HeartbeatRequest> = {
       case "mesh":
         MeshReport.encode(message.message.value, writer.uint32(42).fork()).join();
         break;
+      case "agent":
+        AgentReport.encode(message.message.value, writer.uint32(50).fork()).join();
+        break;
     }
     return writer;
   },
@@ -3236,6 +3350,14 @@ export const HeartbeatRequest: MessageFns<HeartbeatRequest> = {
             message.message = { $case: "mesh", value: MeshReport.decode(reader, reader.uint32()) };
             continue;
           }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.message = { $case: "agent", value: AgentReport.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3260,6 +3382,8 @@ export const HeartbeatRequest: MessageFns<HeartbeatRequest> = {
         ? { $case: "facts", value: HostFacts.fromJSON(object.facts) }
         : isSet(object.mesh)
         ? { $case: "mesh", value: MeshReport.fromJSON(object.mesh) }
+        : isSet(object.agent)
+        ? { $case: "agent", value: AgentReport.fromJSON(object.agent) }
         : undefined,
     };
   },
@@ -3276,6 +3400,8 @@ export const HeartbeatRequest: MessageFns<HeartbeatRequest> = {
       obj.facts = HostFacts.toJSON(message.message.value);
     } else if (message.message?.$case === "mesh") {
       obj.mesh = MeshReport.toJSON(message.message.value);
+    } else if (message.message?.$case === "agent") {
+      obj.agent = AgentReport.toJSON(message.message.value);
     }
     return obj;
   },
@@ -3313,6 +3439,12 @@ export const HeartbeatRequest: MessageFns<HeartbeatRequest> = {
       case "mesh": {
         if (object.message?.value !== undefined && object.message?.value !== null) {
           message.message = { $case: "mesh", value: MeshReport.fromPartial(object.message.value) };
+        }
+        break;
+      }
+      case "agent": {
+        if (object.message?.value !== undefined && object.message?.value !== null) {
+          message.message = { $case: "agent", value: AgentReport.fromPartial(object.message.value) };
         }
         break;
       }
@@ -3878,6 +4010,9 @@ export const HeartbeatResponse: MessageFns<HeartbeatResponse> = {
       case "mesh":
         MeshOrder.encode(message.message.value, writer.uint32(50).fork()).join();
         break;
+      case "agent":
+        AgentOrder.encode(message.message.value, writer.uint32(58).fork()).join();
+        break;
     }
     return writer;
   },
@@ -3943,6 +4078,14 @@ export const HeartbeatResponse: MessageFns<HeartbeatResponse> = {
             message.message = { $case: "mesh", value: MeshOrder.decode(reader, reader.uint32()) };
             continue;
           }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.message = { $case: "agent", value: AgentOrder.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3969,6 +4112,8 @@ export const HeartbeatResponse: MessageFns<HeartbeatResponse> = {
         ? { $case: "goodbye", value: Goodbye.fromJSON(object.goodbye) }
         : isSet(object.mesh)
         ? { $case: "mesh", value: MeshOrder.fromJSON(object.mesh) }
+        : isSet(object.agent)
+        ? { $case: "agent", value: AgentOrder.fromJSON(object.agent) }
         : undefined,
     };
   },
@@ -3987,6 +4132,8 @@ export const HeartbeatResponse: MessageFns<HeartbeatResponse> = {
       obj.goodbye = Goodbye.toJSON(message.message.value);
     } else if (message.message?.$case === "mesh") {
       obj.mesh = MeshOrder.toJSON(message.message.value);
+    } else if (message.message?.$case === "agent") {
+      obj.agent = AgentOrder.toJSON(message.message.value);
     }
     return obj;
   },
@@ -4033,7 +4180,283 @@ export const HeartbeatResponse: MessageFns<HeartbeatResponse> = {
         }
         break;
       }
+      case "agent": {
+        if (object.message?.value !== undefined && object.message?.value !== null) {
+          message.message = { $case: "agent", value: AgentOrder.fromPartial(object.message.value) };
+        }
+        break;
+      }
     }
+    return message;
+  },
+};
+
+function createBaseAgentOrder(): AgentOrder {
+  return { version: "", manifestUrl: "", revision: 0 };
+}
+
+export const AgentOrder: MessageFns<AgentOrder> = {
+  encode(message: AgentOrder, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.version !== "") {
+      writer.uint32(10).string(message.version);
+    }
+    if (message.manifestUrl !== "") {
+      writer.uint32(18).string(message.manifestUrl);
+    }
+    if (message.revision !== 0) {
+      writer.uint32(24).uint64(message.revision);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): AgentOrder {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseAgentOrder();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.version = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.manifestUrl = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.revision = longToNumber(reader.uint64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): AgentOrder {
+    return {
+      version: isSet(object.version) ? globalThis.String(object.version) : "",
+      manifestUrl: isSet(object.manifestUrl)
+        ? globalThis.String(object.manifestUrl)
+        : isSet(object.manifest_url)
+        ? globalThis.String(object.manifest_url)
+        : "",
+      revision: isSet(object.revision) ? globalThis.Number(object.revision) : 0,
+    };
+  },
+
+  toJSON(message: AgentOrder): unknown {
+    const obj: any = {};
+    if (message.version !== "") {
+      obj.version = message.version;
+    }
+    if (message.manifestUrl !== "") {
+      obj.manifestUrl = message.manifestUrl;
+    }
+    if (message.revision !== 0) {
+      obj.revision = Math.round(message.revision);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<AgentOrder>): AgentOrder {
+    return AgentOrder.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<AgentOrder>): AgentOrder {
+    const message = createBaseAgentOrder();
+    message.version = object.version ?? "";
+    message.manifestUrl = object.manifestUrl ?? "";
+    message.revision = object.revision ?? 0;
+    return message;
+  },
+};
+
+function createBaseAgentReport(): AgentReport {
+  return { phase: 0, runningVersion: "", previousVersion: "", orderRevision: 0, errorCode: "", problem: "" };
+}
+
+export const AgentReport: MessageFns<AgentReport> = {
+  encode(message: AgentReport, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.phase !== 0) {
+      writer.uint32(8).int32(message.phase);
+    }
+    if (message.runningVersion !== "") {
+      writer.uint32(18).string(message.runningVersion);
+    }
+    if (message.previousVersion !== "") {
+      writer.uint32(26).string(message.previousVersion);
+    }
+    if (message.orderRevision !== 0) {
+      writer.uint32(32).uint64(message.orderRevision);
+    }
+    if (message.errorCode !== "") {
+      writer.uint32(42).string(message.errorCode);
+    }
+    if (message.problem !== "") {
+      writer.uint32(50).string(message.problem);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): AgentReport {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseAgentReport();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.phase = reader.int32() as any;
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.runningVersion = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.previousVersion = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.orderRevision = longToNumber(reader.uint64());
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.errorCode = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.problem = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): AgentReport {
+    return {
+      phase: isSet(object.phase) ? agentReport_PhaseFromJSON(object.phase) : 0,
+      runningVersion: isSet(object.runningVersion)
+        ? globalThis.String(object.runningVersion)
+        : isSet(object.running_version)
+        ? globalThis.String(object.running_version)
+        : "",
+      previousVersion: isSet(object.previousVersion)
+        ? globalThis.String(object.previousVersion)
+        : isSet(object.previous_version)
+        ? globalThis.String(object.previous_version)
+        : "",
+      orderRevision: isSet(object.orderRevision)
+        ? globalThis.Number(object.orderRevision)
+        : isSet(object.order_revision)
+        ? globalThis.Number(object.order_revision)
+        : 0,
+      errorCode: isSet(object.errorCode)
+        ? globalThis.String(object.errorCode)
+        : isSet(object.error_code)
+        ? globalThis.String(object.error_code)
+        : "",
+      problem: isSet(object.problem) ? globalThis.String(object.problem) : "",
+    };
+  },
+
+  toJSON(message: AgentReport): unknown {
+    const obj: any = {};
+    if (message.phase !== 0) {
+      obj.phase = agentReport_PhaseToJSON(message.phase);
+    }
+    if (message.runningVersion !== "") {
+      obj.runningVersion = message.runningVersion;
+    }
+    if (message.previousVersion !== "") {
+      obj.previousVersion = message.previousVersion;
+    }
+    if (message.orderRevision !== 0) {
+      obj.orderRevision = Math.round(message.orderRevision);
+    }
+    if (message.errorCode !== "") {
+      obj.errorCode = message.errorCode;
+    }
+    if (message.problem !== "") {
+      obj.problem = message.problem;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<AgentReport>): AgentReport {
+    return AgentReport.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<AgentReport>): AgentReport {
+    const message = createBaseAgentReport();
+    message.phase = object.phase ?? 0;
+    message.runningVersion = object.runningVersion ?? "";
+    message.previousVersion = object.previousVersion ?? "";
+    message.orderRevision = object.orderRevision ?? 0;
+    message.errorCode = object.errorCode ?? "";
+    message.problem = object.problem ?? "";
     return message;
   },
 };

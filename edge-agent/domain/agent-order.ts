@@ -1,0 +1,49 @@
+/**
+ * What the agent remembers of the order for its own version, and what it does next. An order is tried until it is
+ * refused or its version did not get ready; then it is over, and only a newer one is tried.
+ */
+import { isAgentOrder, type AgentOrder, type AgentReport } from '#api/model/release.ts';
+
+export const agentOrderFact = 'agentOrder';
+
+export interface AgentOrderRecord {
+  readonly order: AgentOrder;
+  /** The version was handed to the launcher: when another one runs, it did not get ready. */
+  readonly isSelected: boolean;
+  /** How it was refused; null: it was not. */
+  readonly refusal: { readonly code: string; readonly message: string } | null;
+}
+
+export interface AgentLook {
+  readonly runningVersion: string;
+  readonly previousVersion: string | null;
+  /** Why the launcher gave up the version of the order; null: it did not. */
+  readonly failedReason: string | null;
+}
+
+export type AgentDecision = { readonly action: 'none' | 'install'; readonly report: AgentReport };
+
+export function decideAgent({ order, isSelected, refusal }: AgentOrderRecord, look: AgentLook): AgentDecision {
+  const report = { phase: 'Current', runningVersion: look.runningVersion, previousVersion: look.previousVersion ?? '', orderRevision: order.revision, errorCode: '', problem: '' } as const;
+  if (look.runningVersion === order.version) return { action: 'none', report };
+  if (refusal !== null) return { action: 'none', report: { ...report, phase: 'Refused', errorCode: refusal.code, problem: refusal.message } };
+  if (isSelected) return { action: 'none', report: { ...report, phase: 'RolledBack', errorCode: 'UPDATE_FAILED', problem: `${order.version} ${look.failedReason ?? 'did not get ready'}` } };
+  return { action: 'install', report: { ...report, phase: 'Fetching' } };
+}
+
+/** A record that can't be read counts as none: the control plane says it again. */
+export function parseAgentOrderRecord(text: string | undefined): AgentOrderRecord | null {
+  if (text === undefined) return null;
+  try {
+    const { order, isSelected, refusal } = JSON.parse(text) as Partial<AgentOrderRecord>; // Each field is checked below.
+    if (!isAgentOrder(order) || typeof isSelected !== 'boolean') return null;
+    const isRefusal = typeof refusal === 'object' && refusal !== null && typeof refusal.code === 'string' && typeof refusal.message === 'string';
+    return { order, isSelected, refusal: isRefusal ? refusal : null };
+  } catch {
+    return null;
+  }
+}
+
+export function encodeAgentOrderRecord(record: AgentOrderRecord): string {
+  return JSON.stringify(record);
+}

@@ -1,0 +1,155 @@
+/**
+ * Builds `nkudo-edge` as one executable file: the bundled agent inside a stripped Node (a "single executable
+ * application"). Owns the options of bundler and runtime, and that two builds of one tree are equal byte for byte.
+ * Packages, manifests and signatures of a release are made elsewhere.
+ */
+import { build } from 'esbuild';
+import { spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { chmod, copyFile, mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { buildOnce, contentKey, repositoryRoot } from './build-cache.ts';
+import { runTool } from './compile-cache.ts';
+
+export type EdgeArchitecture = 'x64' | 'arm64';
+
+export interface EdgeBuildOptions {
+  /** What the program says of itself; default: that of package.json. */
+  readonly version?: string;
+  readonly architecture?: EdgeArchitecture;
+  /** Public keys (PEM, one after another) whose signatures the program accepts on releases, beside those on the host. */
+  readonly releaseKeysPem?: string;
+  /** Statements put before the program; for tests of versions that fail. */
+  readonly preamble?: string;
+}
+
+export interface BuiltEdge {
+  readonly path: string;
+  readonly bytes: number;
+  readonly sha256: string;
+  /** Symbols of the runtime were removed; false where no tool for that architecture was found. */
+  readonly isStripped: boolean;
+}
+
+/**
+ * What the runtime is told, also instead of NODE_OPTIONS, which it ignores. A small young generation and no mid-tier
+ * compiler save 4 MB of resident memory and cost an idle agent nothing: docs/adr/0013-one-executable-file.md.
+ */
+const runtimeOptions = ['--max-semi-space-size=1', '--no-maglev'];
+/** Source: https://nodejs.org/docs/latest-v24.x/api/single-executable-applications.html */
+const fuse = 'NODE_SEA_FUSE_fce680ab2cc467b6e072b8b5df1996b2';
+const resource = 'NODE_SEA_BLOB';
+const name = 'nkudo-edge';
+/** What `nkudo-edge install` writes, by the name under which the program finds it. */
+const assets = { launcher: 'launcher.sh', unit: 'nkudo-edge.service' } as const;
+const stripTools = { x64: ['strip', 'x86_64-linux-gnu-strip', 'llvm-strip'], arm64: ['aarch64-linux-gnu-strip', 'llvm-strip'] } as const;
+
+/** Builds the program for this machine unless it is there already (about 5 s). Needs binutils. */
+export async function buildEdge(options: EdgeBuildOptions = {}): Promise<BuiltEdge> {
+  const architecture = options.architecture ?? (process.arch === 'arm64' ? 'arm64' : 'x64');
+  const program = await bundle(options);
+  const runtime = await nodeFor(architecture);
+  const strip = stripTools[architecture].find(isThere) ?? null;
+  const directory = await buildOnce({
+    kind: 'edge-executable',
+    key: contentKey([program, ...(await Promise.all(Object.values(assets).map((file) => readFile(join(repositoryRoot, 'edge-agent', 'packaging', file))))), JSON.stringify([runtime.version, architecture, runtimeOptions, strip !== null])]),
+    build: (staging) => assemble(staging, program, { runtime: runtime.path, strip }),
+  });
+  const path = join(directory, name);
+  const content = await readFile(path);
+  return { path, bytes: content.length, sha256: createHash('sha256').update(content).digest('hex'), isStripped: strip !== null };
+}
+
+/** One CommonJS file; names are kept, so that a stack trace from a site can be read. */
+async function bundle({ version, releaseKeysPem = '', preamble }: EdgeBuildOptions): Promise<Uint8Array> {
+  const result = await build({
+    absWorkingDir: repositoryRoot,
+    entryPoints: ['edge-agent/main.ts'],
+    bundle: true,
+    platform: 'node',
+    format: 'cjs',
+    target: 'node24',
+    minifyWhitespace: true,
+    minifySyntax: true,
+    legalComments: 'none',
+    define: {
+      NKUDO_EDGE_RELEASE_KEYS: JSON.stringify(releaseKeysPem),
+      ...(version === undefined ? {} : { NKUDO_EDGE_VERSION: JSON.stringify(version) }),
+    },
+    ...(preamble === undefined ? {} : { banner: { js: preamble } }),
+    write: false,
+    logLevel: 'silent',
+  });
+  const [file] = result.outputFiles;
+  if (file === undefined) throw new Error('the bundler wrote nothing');
+  return file.contents;
+}
+
+async function assemble(staging: string, program: Uint8Array, { runtime, strip }: { readonly runtime: string; readonly strip: string | null }): Promise<void> {
+  const main = `${name}.cjs`;
+  await writeFile(join(staging, main), program);
+  for (const file of Object.values(assets)) await copyFile(join(repositoryRoot, 'edge-agent', 'packaging', file), join(staging, file));
+  // Paths become part of the result, so they are relative.
+  const config = { main, output: 'sea.blob', disableExperimentalSEAWarning: true, useCodeCache: false, useSnapshot: false, execArgv: runtimeOptions, execArgvExtension: 'none', assets };
+  await writeFile(join(staging, 'sea.json'), JSON.stringify(config));
+  await runTool(process.execPath, ['--experimental-sea-config', 'sea.json'], { cwd: staging });
+  const path = join(staging, name);
+  await copyFile(runtime, path);
+  await chmod(path, 0o755);
+  // Before the program goes in: a stripped result does not start.
+  if (strip !== null) await runTool(strip, [path], { cwd: staging });
+  const injector = join(repositoryRoot, 'node_modules', 'postject', 'dist', 'cli.js');
+  await runTool(process.execPath, [injector, name, resource, 'sea.blob', '--sentinel-fuse', fuse], { cwd: staging });
+  await chmod(path, 0o755);
+}
+
+/** The pinned runtime: that of this machine is installed; another one comes from the same lock file. */
+async function nodeFor(architecture: EdgeArchitecture): Promise<{ readonly path: string; readonly version: string }> {
+  const wanted = `node_modules/node-linux-${architecture}`;
+  const lock = JSON.parse(await readFile(join(repositoryRoot, 'package-lock.json'), 'utf8')) as { packages: Record<string, { version: string; integrity: string }> }; // Written by npm.
+  const locked = lock.packages[wanted];
+  if (locked === undefined) throw new Error(`package-lock.json has no ${wanted}`);
+  const installed = join(repositoryRoot, wanted, 'bin', 'node');
+  if (await isFile(installed)) return { path: installed, version: locked.version };
+  const directory = await buildOnce({
+    kind: 'node-runtime',
+    key: contentKey([wanted, locked.version, locked.integrity]),
+    build: async (staging) => {
+      const packed = spawnSync('npm', ['pack', '--silent', `node-linux-${architecture}@${locked.version}`], { cwd: staging, encoding: 'utf8' });
+      if (packed.status !== 0) throw new Error(`npm pack of the runtime for ${architecture} ended with ${String(packed.status)}: ${packed.stderr}`);
+      const archive = join(staging, packed.stdout.trim());
+      const digest = `sha512-${createHash('sha512').update(await readFile(archive)).digest('base64')}`;
+      if (digest !== locked.integrity) throw new Error(`the runtime for ${architecture} is not the one of package-lock.json`);
+      await runTool('tar', ['-xzf', archive, 'package/bin/node'], { cwd: staging });
+    },
+  });
+  return { path: join(directory, 'package', 'bin', 'node'), version: locked.version };
+}
+
+const isFile = (path: string): Promise<boolean> => stat(path).then((found) => found.isFile(), () => false);
+const isThere = (program: string): boolean => spawnSync('sh', ['-c', `command -v ${program}`], { stdio: 'ignore' }).status === 0;
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({
+    options: { help: { type: 'boolean' }, version: { type: 'string' }, arch: { type: 'string' }, out: { type: 'string' }, 'release-key': { type: 'string', multiple: true } },
+  });
+  if (values.help === true) {
+    process.stdout.write('npm run build:edge -- [--version 1.2.3] [--arch x64|arm64] [--release-key FILE.pub]... [--out dist/nkudo-edge]\n');
+    return;
+  }
+  if (values.arch !== undefined && values.arch !== 'x64' && values.arch !== 'arm64') throw new Error('--arch is x64 or arm64');
+  const keys = await Promise.all((values['release-key'] ?? []).map((file) => readFile(file, 'utf8')));
+  const built = await buildEdge({
+    releaseKeysPem: keys.join('\n'),
+    ...(values.version === undefined ? {} : { version: values.version }),
+    ...(values.arch === undefined ? {} : { architecture: values.arch }),
+  });
+  const target = values.out ?? join(repositoryRoot, 'dist', values.arch === undefined || values.arch === process.arch ? name : `${name}-${values.arch}`);
+  await mkdir(join(target, '..'), { recursive: true });
+  await copyFile(built.path, `${target}.new`);
+  await rename(`${target}.new`, target);
+  process.stdout.write(`${target}\n  ${(built.bytes / 1e6).toFixed(1)} MB${built.isStripped ? '' : ', with symbols: no strip for that architecture here'}, sha256 ${built.sha256}\n`);
+}
+
+if (import.meta.main) await main();
