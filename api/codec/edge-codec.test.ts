@@ -55,7 +55,7 @@ const imageDisk = fc.record(
   { requiredKeys: ['name', 'path', 'readOnly', 'managed'] },
 );
 const ociImage = fc.record({ registry: fc.stringMatching(/^[a-z]{1,10}\.[a-z]{1,10}(:[1-9][0-9]{0,3})?$/), repository: fc.stringMatching(/^[a-z]{1,10}\/[a-z]{1,10}$/), sha256: fc.stringMatching(/^[0-9a-f]{64}$/) });
-const ociDisk = fc.record({ name: diskName, path: fc.constant(''), readOnly: fc.boolean(), managed: fc.record({ persistence, isRetained: fc.boolean(), oci: ociImage }) });
+const ociDisk = fc.record({ name: diskName, path: fc.constant(''), readOnly: fc.boolean(), managed: fc.record({ persistence, isRetained: fc.boolean(), oci: ociImage, secretName: diskName }, { requiredKeys: ['persistence', 'isRetained', 'oci'] }) });
 const blankDisk = fc.record({ name: diskName, path: fc.constant(''), readOnly: fc.boolean(), sizeBytes, managed: fc.record({ persistence, isRetained: fc.boolean() }) });
 
 const desiredFields = {

@@ -308,8 +308,8 @@ function encodeDisk({ name, path, readOnly, managed, sizeBytes }: DiskSpec): Dis
   };
 }
 
-function encodeManaged({ persistence, isRetained, image, oci }: ManagedDisk): ManagedDiskMessage {
-  return { ephemeral: persistence === 'Ephemeral', retain: isRetained, image: image === undefined ? undefined : { ...image }, oci: oci === undefined ? undefined : { ...oci } };
+function encodeManaged({ persistence, isRetained, image, oci, secretName }: ManagedDisk): ManagedDiskMessage {
+  return { secretName, ephemeral: persistence === 'Ephemeral', retain: isRetained, image: image === undefined ? undefined : { ...image }, oci: oci === undefined ? undefined : { ...oci } };
 }
 
 /** A managed disk has no path: the host chooses it, and no message can point it elsewhere. */
@@ -340,6 +340,7 @@ function decodeDisk(field: string, disk: DiskMessage): DiskSpec {
             },
           }),
       ...(oci === undefined ? {} : { oci: decodeOciImage(`${field}.managed.oci`, oci) }),
+      ...(managed.secretName === undefined ? {} : { secretName: text(`${field}.managed.secret_name`, managed.secretName, { max: 253 }) }),
     },
   };
 }

@@ -51,7 +51,12 @@ export interface ManagedDisk {
   /** At most one of `image` and `oci`; without either it is empty at first. */
   readonly image?: HttpImage;
   readonly oci?: OciImage;
+  /** Secret with the credentials for its image, see `credentialKeys`; absent: none. */
+  readonly secretName?: string;
 }
+
+/** Keys of the Secret that credentials for an image are in: those of the types kubernetes.io/basic-auth and kubernetes.io/dockerconfigjson. */
+export const credentialKeys = { http: ['username', 'password'], oci: ['.dockerconfigjson'] } as const;
 
 /** An image in an OCI registry: a disk image as an artifact or in a container image, or a container image as a root disk. */
 export interface OciImage {

@@ -108,6 +108,7 @@ function deriveDisk(disk: MicroVMDisk): DiskSpec {
   const { name, path, http, oci, blank, digest, size, persistence, deletePolicy, readOnly = false } = disk;
   if (path !== undefined) return { name, path, readOnly };
   if (http === undefined && oci === undefined && blank === undefined) throw refused(`disks[${name}] has none of path, http, oci and blank`);
+  const secret = http?.secretRef ?? oci?.pullSecretRef;
   // Nothing that holds a guest's data has a default that could lose it.
   if (persistence === undefined) throw refused(`disks[${name}] has no persistence`);
   if (blank !== undefined && size === undefined) throw refused(`disks[${name}] is blank and has no size`);
@@ -122,6 +123,7 @@ function deriveDisk(disk: MicroVMDisk): DiskSpec {
       isRetained: deletePolicy === 'Retain',
       ...(http === undefined || digest === undefined ? {} : { image: { url: http.url, sha256: digest.replace(/^sha256:/, '') } }),
       ...(oci === undefined ? {} : { oci: deriveOciImage(`disks[${name}]`, oci.image, digest) }),
+      ...(secret === undefined ? {} : { secretName: secret.name }),
     },
   };
 }

@@ -388,7 +388,7 @@ export interface MicroVMDiskOci {
   pullSecretRef?: MicroVMDiskOciPullSecretRef;
 }
 /**
- * Reserved. Secret with the credentials; it carries the label nkudo.dev/guest: "true".
+ * Secret with the credentials, of the type kubernetes.io/dockerconfigjson; it carries the label nkudo.dev/guest: "true".
  */
 export interface MicroVMDiskOciPullSecretRef {
   /**
@@ -407,7 +407,7 @@ export interface MicroVMDiskHttp {
   secretRef?: MicroVMDiskHttpSecretRef;
 }
 /**
- * Secret with the credentials; it carries the label nkudo.dev/guest: "true".
+ * Secret with the keys username and password (kubernetes.io/basic-auth); it carries the label nkudo.dev/guest: "true". Needs https.
  */
 export interface MicroVMDiskHttpSecretRef {
   /**

@@ -80,6 +80,7 @@ export async function runAgent(config: RunConfig): Promise<'stopped' | 'restart'
   for (const problem of isolationFacts.problems) logger.warn({ error: problem }, 'microVMs are not wholly confined');
   const files = createHostFiles({ ...config, vmmGroupIds: isolationFacts.users ? isolation.groupIds() : null });
   const networks = createGuestNetworks({ ...config.network, vmmUserIdOf: (id) => isolation.userOf(id)?.userId ?? process.getuid?.() ?? 0, host: createHostNetwork(config.network.path) });
+  const keptSecrets = createKeptSecrets(config.stateDirectory);
   const openTransfer = createHttpTransfer(config.images.proxies);
   const blobs = createBlobStore({
     ...config.images,
@@ -94,7 +95,7 @@ export async function runAgent(config: RunConfig): Promise<'stopped' | 'restart'
   });
   const oci = createOciImages({ ...config.images, stateDirectory: config.stateDirectory, store: blobs, openTransfer, architecture: process.arch, logger });
   const cache = createImageCache({ store: blobs, oci, openTransfer, logger });
-  const disks = createGuestDisks({ stateDirectory: config.stateDirectory, directories, cache, path: config.images.path });
+  const disks = createGuestDisks({ stateDirectory: config.stateDirectory, directories, cache, path: config.images.path, secrets: (id) => keptSecrets.load(id) });
   const facts = createHostFacts({ hypervisor, agentVersion, isolation: isolationFacts });
 
   const reporter = createObservationReporter({ journal, clock });
@@ -124,7 +125,7 @@ export async function runAgent(config: RunConfig): Promise<'stopped' | 'restart'
     networks,
     isolation,
     disks,
-    secrets: createKeptSecrets(config.stateDirectory),
+    secrets: keptSecrets,
     hostMemoryBytes: config.hostMemoryBytes,
     clock,
     entropy,

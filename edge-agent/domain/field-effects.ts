@@ -55,6 +55,7 @@ export const fieldEffects = [
   { field: 'disks.managed.oci.registry', spec: 'disks[].oci.image', config: ['DiskConfig.path'], change: 'restart', effect: 'where the content is fetched from' },
   { field: 'disks.managed.oci.repository', spec: 'disks[].oci.image', config: ['DiskConfig.path'], change: 'restart', effect: 'where the content is fetched from' },
   { field: 'disks.managed.oci.sha256', spec: 'disks[].oci.image, digest', config: ['DiskConfig.path', 'DiskConfig.image_type'], change: 'restart', effect: 'other content is never used; the files of a container image become an ext4 file system' },
+  { field: 'disks.managed.secret_name', spec: 'disks[].http.secretRef, oci.pullSecretRef', config: [], change: 'start', effect: 'credentials for the server of the image' },
   { field: 'disks.size_bytes', spec: 'disks[].size', config: ['DiskConfig.path'], change: 'restart', effect: 'the file is grown to it' },
   { field: 'networks.name', spec: 'networks[].name', config: ['NetConfig.id', 'NetConfig.tap'], change: 'restart', effect: 'the device is net-<name>, the tap is named after microVM and network' },
   { field: 'networks.kind', spec: 'networks[].nat, bridge, mesh', config: ['NetConfig.tap'], change: 'restart', effect: 'the bridge that the tap is a port of, and its rules; macvtap is refused with NETWORK_UNSUPPORTED' },

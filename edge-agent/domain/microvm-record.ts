@@ -181,8 +181,8 @@ export function machineKey(desired: DesiredMicroVM): string {
   const { cpuCount, memoryBytes, boot, disks, networks = [], serialLog } = desired;
   // Ports of the host change under a running guest; its cards and addresses do not.
   const cards = networks.map(({ ports: _ports, ...card }) => card);
-  // What becomes of a disk in the end is nothing that a guest sees.
-  const devices = disks.map(({ managed, ...disk }) => (managed === undefined ? disk : { ...disk, managed: omit(managed, 'isRetained') }));
+  // What becomes of a disk in the end, and who may fetch its image, is nothing that a guest sees.
+  const devices = disks.map(({ managed, ...disk }) => (managed === undefined ? disk : { ...disk, managed: omit(managed, 'isRetained', 'secretName') }));
   return JSON.stringify([cpuCount, memoryBytes, boot, devices, serialLog, ...(cards.length === 0 ? [] : [cards])], sortedKeys);
 }
 

@@ -7,7 +7,8 @@ import { lchown, link, readdir, readFile, rename, rm, writeFile } from 'node:fs/
 import { join } from 'node:path';
 import { AppError } from '#api/model/error-codes.ts';
 import type { MicroVMId } from '#api/model/ids.ts';
-import type { DiskSpec } from '#api/model/microvm.ts';
+import type { DiskSpec, SecretValue } from '#api/model/microvm.ts';
+import { credentialsOf, type Credentials } from '../../domain/image-credentials.ts';
 import { isManaged, readImageFormat, type ImageFormat } from '../../domain/images.ts';
 import type { EnsuredDisks, GuestDisks, MadeDisk } from '../../ports/images.ts';
 import type { VmDirectories } from '../../ports/vm-directories.ts';
@@ -22,6 +23,8 @@ export interface GuestDisksOptions {
   readonly cache: ImageCache;
   /** Where the programs that make file systems larger are looked for. */
   readonly path: string | undefined;
+  /** The values of Secrets that the host has of a microVM. */
+  readonly secrets: (id: MicroVMId) => readonly SecretValue[];
 }
 
 type Source = FoundImage & { readonly kind: 'cached' };
@@ -38,7 +41,7 @@ interface Making {
   readonly signal: AbortSignal;
 }
 
-export function createGuestDisks({ stateDirectory, directories, cache, path: programs }: GuestDisksOptions): GuestDisks {
+export function createGuestDisks({ stateDirectory, directories, cache, path: programs, secrets }: GuestDisksOptions): GuestDisks {
   const folderOf = (id: MicroVMId): string => join(directories.path(id), 'disks');
 
   async function ensure(vm: Parameters<GuestDisks['ensure']>[0], onNews: () => void, signal: AbortSignal): Promise<EnsuredDisks> {
@@ -52,7 +55,9 @@ export function createGuestDisks({ stateDirectory, directories, cache, path: pro
     for (const disk of disks) {
       const image = imageOf(disk);
       if (image === undefined || (await hasKeptDisk(making.folder, disk))) continue;
-      const found = await cache.find(image, desired.images, microvmId, onNews);
+      const { managed } = disk;
+      const credentials = (): Credentials | undefined => (managed === undefined ? undefined : credentialsOf(managed, secrets(microvmId)));
+      const found = await cache.find({ ...image, credentials }, desired.images, microvmId, onNews);
       if (found.kind === 'pending') return { kind: 'pending', progress: `disk ${disk.name}: ${found.progress}` };
       sources.set(disk.name, found);
     }

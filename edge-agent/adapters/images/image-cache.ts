@@ -2,15 +2,18 @@
  * Which microVM waits for which image. Each image is fetched once however many wait for it, by the blob
  * store (a URL) or by way of it (an OCI image); this decides who is told what, and how many transfers there are.
  */
+import { createHash } from 'node:crypto';
 import { AppError, isAppError } from '#api/model/error-codes.ts';
 import type { MicroVMId } from '#api/model/ids.ts';
 import type { HttpImage, ImagePolicy, ManagedDisk, OciImage } from '#api/model/microvm.ts';
 import { coarseProgress, isAllowedServer } from '../../domain/images.ts';
+import type { Credentials } from '../../domain/image-credentials.ts';
 import { isAllowedRegistry } from '../../domain/oci.ts';
 import type { Logger } from '../../ports/logger.ts';
 import type { BlobStore } from './blob-store.ts';
 import type { OpenTransfer } from './http-transfer.ts';
 import type { OciImages } from './oci-images.ts';
+import { basic } from './registry.ts';
 
 export interface ImageCacheOptions {
   readonly store: BlobStore;
@@ -35,7 +38,10 @@ export interface ImageCache {
   stop(): Promise<void>;
 }
 
-export type ImageSource = { readonly kind: 'http'; readonly image: HttpImage } | { readonly kind: 'oci'; readonly image: OciImage };
+export type ImageSource = ({ readonly kind: 'http'; readonly image: HttpImage } | { readonly kind: 'oci'; readonly image: OciImage }) & {
+  /** Called when a server is asked. @throws IMAGE_ACCESS_DENIED, SECRET_UNAVAILABLE */
+  readonly credentials?: () => Credentials | undefined;
+};
 
 /** Undefined for a disk that is empty at first. */
 export function sourceOf({ image, oci }: ManagedDisk): ImageSource | undefined {
@@ -44,8 +50,8 @@ export function sourceOf({ image, oci }: ManagedDisk): ImageSource | undefined {
 }
 
 interface Download {
-  readonly key: string;
   readonly source: ImageSource;
+  readonly credentials: Credentials | undefined;
   readonly allowed: readonly string[];
   readonly waiters: Map<MicroVMId, () => void>;
   readonly controller: AbortController;
@@ -69,11 +75,12 @@ export function createImageCache({ store, oci, openTransfer, logger }: ImageCach
     // Also for an image that is there already: what a Site forbids does not depend on what others fetched.
     checkAllowed(source, allowed);
     store.limit(policy?.bytesPerSecond);
-    const key = `${source.kind} ${source.image.sha256}`;
-    const download = downloads.get(key);
-    const cached = download === undefined ? await findCached(source) : null;
+    const cached = await findCached(source);
     if (cached !== null) return cached;
-    const joined = downloads.get(key) ?? begin(key, source, allowed);
+    const credentials = source.credentials?.();
+    // Who has other credentials must not wait for the failure of those who have none; the store sees to it that content comes once.
+    const key = [source.kind, source.image.sha256, ...(credentials === undefined ? [] : [createHash('sha256').update(basic(credentials)).digest('hex')])].join(' ');
+    const joined = downloads.get(key) ?? begin(key, source, credentials, allowed);
     joined.waiters.set(waiter, onNews);
     return { kind: 'pending', progress: joined.progress };
   }
@@ -85,8 +92,8 @@ export function createImageCache({ store, oci, openTransfer, logger }: ImageCach
     return disk === null ? null : { kind: 'cached', path: store.path(disk.sha256), ...disk };
   }
 
-  function begin(key: string, source: ImageSource, allowed: readonly string[]): Download {
-    const download: Download = { key, source, allowed, waiters: new Map(), controller: new AbortController(), progress: coarseProgress(0, undefined), told: '', ended: Promise.resolve() };
+  function begin(key: string, source: ImageSource, credentials: Credentials | undefined, allowed: readonly string[]): Download {
+    const download: Download = { source, credentials, allowed, waiters: new Map(), controller: new AbortController(), progress: coarseProgress(0, undefined), told: '', ended: Promise.resolve() };
     downloads.set(key, download);
     download.ended = inTurn(download)
       .then(
@@ -129,12 +136,12 @@ export function createImageCache({ store, oci, openTransfer, logger }: ImageCach
   }
 
   async function fetchImage(download: Download, signal: AbortSignal): Promise<void> {
-    const { source, allowed } = download;
+    const { source, credentials, allowed } = download;
     if (source.kind === 'oci') {
-      return oci.make({ image: source.image, allowed, signal }, (progress) => tellProgress(download, progress === 'unpacking' ? 'unpacking' : coarseProgress(progress.have, progress.total)));
+      return oci.make({ image: source.image, allowed, signal, ...(credentials === undefined ? {} : { credentials }) }, (progress) => tellProgress(download, progress === 'unpacking' ? 'unpacking' : coarseProgress(progress.have, progress.total)));
     }
     const { url, sha256 } = source.image;
-    await store.fetch({ sha256, source: url, open: (have) => openTransfer({ url, have, allowed, signal }) }, (have, total) => tellProgress(download, coarseProgress(have, total)), signal);
+    await store.fetch({ sha256, source: url, open: (have) => openTransfer({ url, have, allowed, signal, ...(credentials === undefined ? {} : { access: { authorization: () => basic(credentials), answer: () => Promise.resolve(false) } }) }) }, (have, total) => tellProgress(download, coarseProgress(have, total)), signal);
     await store.trim();
   }
 

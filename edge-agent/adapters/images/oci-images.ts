@@ -75,6 +75,11 @@ export function createOciImages(options: OciImagesOptions): OciImages {
     }
   }
 
+  async function find(sha256: string): Promise<OciDisk | null> {
+    const disk = await loadRecord(sha256);
+    return disk !== null && (await store.use(disk.sha256)) ? disk : null;
+  }
+
   async function make(request: RegistryImage, onProgress: (progress: OciProgress) => void): Promise<void> {
     const registry = openRegistry(options, request);
     for (let isSecond = false; ; isSecond = true) {
@@ -108,7 +113,8 @@ export function createOciImages(options: OciImagesOptions): OciImages {
     try {
       await fetchBlobs(blobs, named, registry, onProgress, signal);
       onProgress('unpacking');
-      return await inTurn(() => unpack(manifest, contents, image.sha256, named, signal));
+      // Another transfer, with other credentials, may have made it meanwhile.
+      return await inTurn(async () => (await find(image.sha256)) ?? unpack(manifest, contents, image.sha256, named, signal));
     } finally {
       for (const release of releases) release();
     }
@@ -247,10 +253,7 @@ export function createOciImages(options: OciImagesOptions): OciImages {
 
   return {
     make,
-    async find(sha256) {
-      const disk = await loadRecord(sha256);
-      return disk !== null && (await store.use(disk.sha256)) ? disk : null;
-    },
+    find,
     async disksOf(images) {
       const kept = new Set<string>();
       for (const name of await readdir(records).catch(() => [])) {

@@ -5,14 +5,10 @@
  */
 import { AppError } from '#api/model/error-codes.ts';
 import type { OciImage } from '#api/model/microvm.ts';
+import type { Credentials } from '../../domain/image-credentials.ts';
 import { isAllowedServer } from '../../domain/images.ts';
 import { isAllowedRegistry, manifestTypes, parseChallenge, type Challenge } from '../../domain/oci.ts';
 import type { Access, OpenTransfer, Transfer } from './http-transfer.ts';
-
-export interface Credentials {
-  readonly username: string;
-  readonly password: string;
-}
 
 export interface RegistryOptions {
   readonly openTransfer: OpenTransfer;
@@ -87,7 +83,8 @@ export function openRegistry({ openTransfer, plainHttpRegistries }: RegistryOpti
   };
 }
 
-function basic({ username, password }: Credentials): string {
+/** Value of an Authorization header. */
+export function basic({ username, password }: Credentials): string {
   return `Basic ${Buffer.from(`${username}:${password}`).toString('base64')}`;
 }
 

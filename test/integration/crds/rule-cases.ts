@@ -474,7 +474,6 @@ const microvmCases: RuleCase[] = [
     accepted: microvmSpec({ console: { serial: 'Log' } }),
   }),
   reserved('MicroVM', 'disks[].bootIndex', pathDisk({ bootIndex: 0 }), { accepted: pathDisk({}) }),
-  reserved('MicroVM', 'disks[].oci.pullSecretRef', ociDisk({ pullSecretRef: { name: 'registry' } }), { accepted: ociDisk() }),
   reserved('MicroVM', 'disks[].snapshot', disk({ snapshot: { name: 'monday' } })),
   reserved('MicroVM', 'disks[].rateLimit', pathDisk({ rateLimit: { iops: 100 } })),
   ...disconnectRules('MicroVM', microvmSpec),
@@ -646,7 +645,16 @@ const microvmCases: RuleCase[] = [
     refused: samples((cmdline) => kernel({ cmdline }), ['--api-socket /tmp/x', ' tick', 'a\nb', 'a\tb', 'a\u0000b', 'größe']),
   },
   // Disks
-  reserved('MicroVM', 'disks[].http.secretRef', httpDisk({ http: { url: 'https://images.example/app.raw', secretRef: { name: 'images' } } })),
+  {
+    kind: 'MicroVM',
+    variant: 'shipped',
+    rule: 'write an https URL together with disks[].http.secretRef',
+    accepted: [
+      { title: 'https', spec: httpDisk({ http: { url: 'https://images.example/app.raw', secretRef: { name: 'images' } } }) },
+      { title: 'of a registry', spec: ociDisk({ pullSecretRef: { name: 'registry' } }) },
+    ],
+    refused: [{ title: 'http', spec: httpDisk({ http: { url: 'http://images.example/app.raw', secretRef: { name: 'images' } } }) }],
+  },
   {
     kind: 'MicroVM',
     variant: 'shipped',

@@ -71,7 +71,7 @@ describe.skipIf(obstacle !== null)('a real VMM on disks of the agent', () => {
     const store = createBlobStore(options);
     const oci = createOciImages({ ...options, store, openTransfer, plainHttpRegistries: [], path: process.env['PATH'], architecture: 'x64' });
     const cache = createImageCache({ ...options, store, oci, openTransfer });
-    disks = createGuestDisks({ stateDirectory: base, directories, cache, path: process.env['PATH'] });
+    disks = createGuestDisks({ stateDirectory: base, directories, cache, path: process.env['PATH'], secrets: () => [] });
     hypervisor = createCloudHypervisor({ binaryPath: binary, environment: { PATH: process.env['PATH'] ?? '' } });
     mkdirSync(directories.path(id), { recursive: true });
   });

@@ -963,7 +963,11 @@ export interface ManagedDisk {
     | HttpImage
     | undefined;
   /** What it is made from, instead of image. */
-  oci: OciImage | undefined;
+  oci:
+    | OciImage
+    | undefined;
+  /** Secret with the credentials for its image; its values come beside the operation. Absent: none. */
+  secretName?: string | undefined;
 }
 
 /** An image in an OCI registry: a disk image as an artifact or in a container image, or a container image as a root disk. */
@@ -6316,7 +6320,7 @@ export const DiskSpec: MessageFns<DiskSpec> = {
 };
 
 function createBaseManagedDisk(): ManagedDisk {
-  return { ephemeral: false, retain: false, image: undefined, oci: undefined };
+  return { ephemeral: false, retain: false, image: undefined, oci: undefined, secretName: undefined };
 }
 
 export const ManagedDisk: MessageFns<ManagedDisk> = {
@@ -6332,6 +6336,9 @@ export const ManagedDisk: MessageFns<ManagedDisk> = {
     }
     if (message.oci !== undefined) {
       OciImage.encode(message.oci, writer.uint32(34).fork()).join();
+    }
+    if (message.secretName !== undefined) {
+      writer.uint32(42).string(message.secretName);
     }
     return writer;
   },
@@ -6381,6 +6388,14 @@ export const ManagedDisk: MessageFns<ManagedDisk> = {
             message.oci = OciImage.decode(reader, reader.uint32());
             continue;
           }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.secretName = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -6399,6 +6414,11 @@ export const ManagedDisk: MessageFns<ManagedDisk> = {
       retain: isSet(object.retain) ? globalThis.Boolean(object.retain) : false,
       image: isSet(object.image) ? HttpImage.fromJSON(object.image) : undefined,
       oci: isSet(object.oci) ? OciImage.fromJSON(object.oci) : undefined,
+      secretName: isSet(object.secretName)
+        ? globalThis.String(object.secretName)
+        : isSet(object.secret_name)
+        ? globalThis.String(object.secret_name)
+        : undefined,
     };
   },
 
@@ -6416,6 +6436,9 @@ export const ManagedDisk: MessageFns<ManagedDisk> = {
     if (message.oci !== undefined) {
       obj.oci = OciImage.toJSON(message.oci);
     }
+    if (message.secretName !== undefined) {
+      obj.secretName = message.secretName;
+    }
     return obj;
   },
 
@@ -6430,6 +6453,7 @@ export const ManagedDisk: MessageFns<ManagedDisk> = {
       ? HttpImage.fromPartial(object.image)
       : undefined;
     message.oci = (object.oci !== undefined && object.oci !== null) ? OciImage.fromPartial(object.oci) : undefined;
+    message.secretName = object.secretName ?? undefined;
     return message;
   },
 };
