@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
 import type { MicroVM, MicroVMSpec } from '#crds/gen/microvm.ts';
 import { deriveDesired } from './derive-desired.ts';
+import { secretKeysOf } from './secret-keys.ts';
 
 const metadata = { name: 'web', namespace: 'shop', uid: 'u', resourceVersion: '1', generation: 1, creationTimestamp: '2026-01-01T00:00:00Z' };
 const spec: MicroVMSpec = { siteRef: { name: 's' }, cpu: { count: 2 }, memory: { size: '64Mi' }, boot: { kernel: { path: '/k' } } };
@@ -47,6 +48,30 @@ describe('deriving the desired state', () => {
         { name: 'plant', kind: 'bridge', bridgeName: 'br0', vlan: 7, ports: [] },
       ],
     });
+  });
+
+  it('takes an OCI image by the digest behind it or beside it, and the Secret with its credentials', () => {
+    const sha256 = 'a'.repeat(64);
+    const disks: MicroVMSpec['disks'] = [
+      { name: 'one', oci: { image: `alpine:3@sha256:${sha256}` }, persistence: 'Ephemeral' },
+      { name: 'two', oci: { image: 'registry.example:5000/team/app:1', pullSecretRef: { name: 'login' } }, digest: `sha256:${sha256}`, persistence: 'Persistent', size: '1Gi' },
+    ];
+    expect(deriveDesired({ metadata, spec: { ...spec, disks } }, null, { allowedRegistries: ['docker.io'] })).toMatchObject({
+      ok: true,
+      desired: {
+        images: { allowedRegistries: ['docker.io'] },
+        disks: [
+          { name: 'one', path: '', managed: { persistence: 'Ephemeral', isRetained: false, oci: { registry: 'docker.io', repository: 'library/alpine', sha256 } } },
+          { name: 'two', sizeBytes: 2 ** 30, managed: { oci: { registry: 'registry.example:5000', repository: 'team/app', sha256 }, secretName: 'login' } },
+        ],
+      },
+    });
+    expect(secretKeysOf({ ...spec, disks })).toEqual([{ name: 'login', key: '.dockerconfigjson' }]);
+  });
+
+  it('refuses more Secrets than a host takes', () => {
+    const disks = Array.from({ length: 17 }, (_, index) => ({ name: `d${index}`, http: { url: 'https://images.example/a', secretRef: { name: `s${index}` } }, digest: `sha256:${'a'.repeat(64)}`, persistence: 'Ephemeral' as const }));
+    expect(deriveDesired({ metadata, spec: { ...spec, disks } })).toMatchObject({ ok: false, problem: { code: 'SPEC_REFUSED', message: expect.stringContaining('34 values of Secrets') } });
   });
 
   it('refuses a class, whatever else is there', () => {

@@ -8,12 +8,13 @@
 import type { ErrorCode } from '#api/model/error-codes.ts';
 import { microVMId } from '#api/model/ids.ts';
 import { deriveMac } from '#api/model/mac.ts';
-import type { BootSource, DesiredMicroVM, DiskSpec, ImagePolicy, NetworkRequest, OciImage, RestartSpec } from '#api/model/microvm.ts';
+import { secretsMax, type BootSource, type DesiredMicroVM, type DiskSpec, type ImagePolicy, type NetworkRequest, type OciImage, type RestartSpec } from '#api/model/microvm.ts';
 import { parseOciReference } from '#api/model/oci-reference.ts';
 import type { MicroVM, MicroVMDisk, MicroVMNetwork, MicroVMSpec } from '#crds/gen/microvm.ts';
 import type { MicroVMClass } from '#crds/gen/microvmclass.ts';
 import type { Site } from '#crds/gen/site.ts';
 import { parseDurationMs, parseWholeQuantity } from '#crds/scalar-values.ts';
+import { secretKeysOf } from './secret-keys.ts';
 
 export interface SpecProblem {
   readonly code: Extract<ErrorCode, 'CLASS_NOT_FOUND' | 'SPEC_REFUSED'>;
@@ -55,6 +56,8 @@ export function deriveDesired(microvm: Pick<MicroVM, 'metadata' | 'spec'>, sizes
     const hasImage = derived.disks.some(({ managed }) => managed?.image !== undefined || managed?.oci !== undefined);
     const desired = hasImage && images !== undefined ? { ...derived, images: deriveImagePolicy(images) } : derived;
     const { metadata, spec } = microvm;
+    const secrets = secretKeysOf(spec).length;
+    if (secrets > secretsMax) throw refused(`it needs ${secrets} values of Secrets, and a host takes ${secretsMax}: let disks share a Secret`);
     return { ok: true, desired, networks: (spec.networks ?? []).map((network) => deriveNetwork(network, metadata.uid)) };
   } catch (error) {
     if (error instanceof Refusal) return { ok: false, problem: error.problem };

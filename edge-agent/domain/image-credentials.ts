@@ -35,10 +35,14 @@ function valueOf(key: SecretKey, kept: readonly SecretValue[]): string {
 
 /** Source: RFC 7617: the user name ends at the first colon. */
 function checked(credentials: Credentials, secretName: string): Credentials {
-  if (credentials.username.includes(':') || /[\0-\x1f\x7f]/.test(`${credentials.username}${credentials.password}`)) {
+  if (credentials.username.includes(':') || hasControl(credentials.username) || hasControl(credentials.password)) {
     throw new AppError('IMAGE_ACCESS_DENIED', `the Secret ${secretName} has a user name or password that can not be sent: a colon in the name, or control characters such as a line break at the end`);
   }
   return credentials;
+}
+
+function hasControl(text: string): boolean {
+  return [...text].some((letter) => letter < ' ' || letter === '\x7f');
 }
 
 interface Auth {

@@ -78,8 +78,8 @@ export function createImageCache({ store, oci, openTransfer, logger }: ImageCach
     const cached = await findCached(source);
     if (cached !== null) return cached;
     const credentials = source.credentials?.();
-    // Who has other credentials must not wait for the failure of those who have none; the store sees to it that content comes once.
-    const key = [source.kind, source.image.sha256, ...(credentials === undefined ? [] : [createHash('sha256').update(basic(credentials)).digest('hex')])].join(' ');
+    // Who has other credentials or rights must not wait for the failure of those who have none; the store sees to it that content comes once.
+    const key = [source.kind, source.image.sha256, ...allowed, ...(credentials === undefined ? [] : [createHash('sha256').update(basic(credentials)).digest('hex')])].join(' ');
     const joined = downloads.get(key) ?? begin(key, source, credentials, allowed);
     joined.waiters.set(waiter, onNews);
     return { kind: 'pending', progress: joined.progress };

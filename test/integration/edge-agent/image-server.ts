@@ -9,6 +9,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 export interface ImageServer {
   readonly port: number;
   readonly files: Map<string, Uint8Array>;
+  /** Set: the only value of the Authorization header that gets an answer. */
+  authorization: string | undefined;
   /** `GET <path> <range>` of each request, in order. */
   readonly requests: string[];
   close(): void;
@@ -20,6 +22,7 @@ export async function startImageServer(): Promise<ImageServer> {
   const server = createHttpServer((request, response) => {
     const range = request.headers.range ?? '';
     requests.push(`${request.method} ${request.url} ${range}`.trim());
+    if (images.authorization !== undefined && request.headers.authorization !== images.authorization) return void response.writeHead(401).end();
     const file = files.get(request.url ?? '');
     if (file === undefined) return void response.writeHead(404).end();
     const from = Number(/^bytes=(\d+)-$/.exec(range)?.[1] ?? 0);
@@ -28,7 +31,8 @@ export async function startImageServer(): Promise<ImageServer> {
     const headers = { 'content-length': body.length, ...(range === '' ? {} : { 'content-range': `bytes ${from}-${file.length - 1}/${file.length}` }) };
     response.writeHead(range === '' ? 200 : 206, headers).end(body);
   });
-  return { port: await listen(server), files, requests, close: () => (server.closeAllConnections(), server.close()) };
+  const images: ImageServer = { port: await listen(server), files, requests, authorization: undefined, close: () => (server.closeAllConnections(), server.close()) };
+  return images;
 }
 
 export interface SlowLink {

@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { MicroVMId } from '#api/model/ids.ts';
 import type { DesiredMicroVM, DiskSpec } from '#api/model/microvm.ts';
+import { createKeptSecrets } from '#edge-agent/adapters/guest-secrets/kept-secrets.ts';
 import { createAgentFixture, newMicroVM, type AgentFixture } from './agent-fixture.ts';
 import { makeQcow2 } from './qcow2.ts';
 import { startImageServer, startSlowLink, type ImageServer, type SlowLink } from './image-server.ts';
@@ -123,6 +124,26 @@ describe('images', () => {
     await fixture.until('the one that is right', () => isRunning(good));
     expect(observer.end()).toBe(0);
     expect(existsSync(cached('0'.repeat(64)))).toBe(false);
+  });
+
+  test('[E5] of a server that wants credentials come with those of the Secret, and only with those', async () => {
+    const image = randomBytes(50_000);
+    server.files.set('/root.raw', image);
+    server.authorization = `Basic ${Buffer.from('shop:CANARY-77').toString('base64')}`;
+    const disk = imageDisk(image, '/root.raw');
+    const withSecret = { ...disk, managed: { persistence: 'Persistent', isRetained: false, ...disk.managed, secretName: 'login' } } as const;
+    const references = ['username', 'password'].map((key) => ({ name: 'login', key, resourceVersion: '1' }));
+    const [none, right] = [newMicroVM(), newMicroVM()];
+    fixture.seed(none, fixture.desired({ disks: [imageDisk('2'.repeat(64), '/root.raw')] }));
+    fixture.seed(right, fixture.desired({ disks: [withSecret], secrets: references }));
+    createKeptSecrets(fixture.stateDirectory).save(right, references.map((reference) => ({ ...reference, reveal: () => Buffer.from(reference.key === 'username' ? 'shop' : 'CANARY-77') })));
+    const observer = observe([none]);
+    const agent = await fixture.start();
+    await fixture.until('the condition', () => problemOf(none) === 'IMAGE_ACCESS_DENIED');
+    await fixture.until('the guest', () => isRunning(right));
+    expect(observer.end()).toBe(0);
+    expect(agent.log()).not.toContain('CANARY');
+    expect(agent.log()).not.toContain(server.authorization.slice('Basic '.length));
   });
 
   test('[E5] with a flipped byte in the cache never boot: the image is thrown away and fetched anew', async () => {

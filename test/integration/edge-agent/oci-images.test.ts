@@ -5,12 +5,15 @@
 import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { MicroVMId } from '#api/model/ids.ts';
 import type { DesiredMicroVM, DiskSpec } from '#api/model/microvm.ts';
+import { createKeptSecrets } from '#edge-agent/adapters/guest-secrets/kept-secrets.ts';
 import { createAgentFixture, newMicroVM, type AgentFixture } from './agent-fixture.ts';
 import { startSlowLink, type SlowLink } from './image-server.ts';
 import { makeLayer, pushArtifact, pushContainer, pushIndex, sha256, startTestRegistry, type TestEntry, type TestRegistry } from './oci-registry.ts';
@@ -61,6 +64,9 @@ function observe(ids: readonly MicroVMId[]): { readonly end: () => number } {
 /** What zstd:chunked keeps its index in. */
 const skippedFrame = Buffer.from([0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3]);
 
+const canary = 'CANARY-5b1e';
+const secretReference = { name: 'login', key: '.dockerconfigjson', resourceVersion: '1' };
+
 const debugfs = (file: string, request: string): string => execFileSync('debugfs', ['-R', request, file], { stdio: ['ignore', 'pipe', 'ignore'], encoding: 'latin1', env: { PATH: `${process.env['PATH']}:/usr/sbin:/sbin` } });
 
 describe('a disk of an OCI artifact', () => {
@@ -103,7 +109,7 @@ describe('a disk of an OCI artifact', () => {
     for (const id of ids) expect(sha256(readFileSync(diskFile(id)))).toBe(sha256(image));
   });
 
-  test('[E5] that is wrong at any level, forbidden, too large or wants credentials becomes a condition, and nothing boots', async () => {
+  test('[E5] that is wrong at any level, forbidden or too large becomes a condition, and nothing boots', async () => {
     const layer = makeLayer([{ path: 'etc/os-release', content: 'NAME=test\n' }]);
     const good = pushContainer(registry, [layer]);
     const other = Buffer.from('{"other":"content"}');
@@ -132,17 +138,60 @@ describe('a disk of an OCI artifact', () => {
     const seeded = cases.map(([code, change]) => ({ code, id: newMicroVM(), change }));
     for (const { id, change } of seeded) fixture.seed(id, fixture.desired(change));
     const observer = observe(seeded.map(({ id }) => id));
-    const agent = await start({ NKUDO_EDGE_IMAGES_UNPACKED_MAX_BYTES: String(2 * 2 ** 20) });
+    await start({ NKUDO_EDGE_IMAGES_UNPACKED_MAX_BYTES: String(2 * 2 ** 20) });
     await fixture.until('all conditions', () => seeded.every(({ id, code }) => problemOf(id) === code));
     expect(observer.end()).toBe(0);
     expect(existsSync(join(fixture.stateDirectory, 'images', 'building'))).toBe(false);
-    await agent.kill('SIGKILL');
+  });
 
-    registry.login = { username: 'shop', password: 'secret' };
-    const secret = newMicroVM();
-    fixture.seed(secret, fixture.desired({ disks: [ociDisk(pushArtifact(registry, randomBytes(1000)))] }));
-    await start();
-    await fixture.until('the condition', () => problemOf(secret) === 'IMAGE_ACCESS_DENIED');
+  test('[E5] of a registry that wants credentials comes with those of the Secret, and only with those', async () => {
+    registry.login = { username: 'shop', password: canary };
+    const digest = pushArtifact(registry, randomBytes(100_000));
+    const disk = ociDisk(digest);
+    const withSecret: DiskSpec = { ...disk, managed: { persistence: 'Persistent', isRetained: false, ...disk.managed, secretName: 'login' } };
+    const [none, wrong, missing, right] = [newMicroVM(), newMicroVM(), newMicroVM(), newMicroVM()];
+    for (const id of [wrong, missing, right]) fixture.seed(id, fixture.desired({ disks: [withSecret], secrets: [secretReference] }));
+    fixture.seed(none, fixture.desired({ disks: [disk] }));
+    const kept = createKeptSecrets(fixture.stateDirectory);
+    const auths = (password: string): Uint8Array => Buffer.from(JSON.stringify({ auths: { [`127.0.0.1:${registry.port}`]: { username: 'shop', password } } }));
+    kept.save(wrong, [{ ...secretReference, reveal: () => auths(`not ${canary}`) }]);
+    kept.save(right, [{ ...secretReference, reveal: () => auths(canary) }]);
+    const observer = observe([none, wrong, missing]);
+    const agent = await start({ NKUDO_EDGE_IMAGES_CACHE_MAX_BYTES: '0' });
+    await fixture.until('the conditions', () => [problemOf(none), problemOf(wrong), problemOf(missing)].join() === 'IMAGE_ACCESS_DENIED,IMAGE_ACCESS_DENIED,SECRET_UNAVAILABLE');
+    await fixture.until('the guest', () => isRunning(right));
+    observer.end();
+    expect(agent.log()).not.toContain(canary);
+    expect(agent.log()).not.toContain(Buffer.from(`shop:${canary}`).toString('base64'));
+  });
+
+  test('[E5] comes from where a registry points to if the Site allows that as well, and the credentials do not go there', async () => {
+    registry.login = { username: 'shop', password: canary };
+    const authorizations: unknown[] = [];
+    const elsewhere = createServer((request, response) => {
+      authorizations.push(request.headers.authorization);
+      response.end(registry.blobs.get((request.url ?? '').slice(-64)));
+    });
+    await new Promise<void>((resolve) => elsewhere.listen(0, '127.0.0.1', resolve));
+    try {
+      const { port } = elsewhere.address() as AddressInfo; // A TCP server that listens.
+      registry.blobsAt = `http://127.0.0.1:${port}`;
+      const disk = ociDisk(pushArtifact(registry, randomBytes(1_000)));
+      const withSecret: DiskSpec = { ...disk, managed: { persistence: 'Persistent', isRetained: false, ...disk.managed, secretName: 'login' } };
+      const own = `127.0.0.1:${registry.port}`;
+      const [forbidden, allowed] = [newMicroVM(), newMicroVM()];
+      for (const [id, allowedRegistries] of [[forbidden, [own]], [allowed, [own, `127.0.0.1:${port}`]]] as const) {
+        fixture.seed(id, fixture.desired({ disks: [withSecret], secrets: [secretReference], images: { allowedRegistries } }));
+        createKeptSecrets(fixture.stateDirectory).save(id, [{ ...secretReference, reveal: () => Buffer.from(JSON.stringify({ auths: { [own]: { auth: Buffer.from(`shop:${canary}`).toString('base64') } } })) }]);
+      }
+      await start();
+      await fixture.until('the condition', () => problemOf(forbidden) === 'REGISTRY_NOT_ALLOWED');
+      await fixture.until('the guest', () => isRunning(allowed));
+      expect(new Set(authorizations)).toEqual(new Set([undefined]));
+    } finally {
+      elsewhere.closeAllConnections();
+      elsewhere.close();
+    }
   });
 
   test('[E5] with a flipped byte in the cache never boots: what is wrong is thrown away and made anew', async () => {

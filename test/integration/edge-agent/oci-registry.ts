@@ -19,6 +19,8 @@ export interface TestRegistry {
   readonly requests: string[];
   /** Set: only these credentials get a token, and only the token gets content. */
   login: { readonly username: string; readonly password: string } | undefined;
+  /** Set: blobs are to be had there only, under the same path. */
+  blobsAt: string | undefined;
   close(): void;
 }
 
@@ -48,6 +50,7 @@ export async function startTestRegistry(): Promise<TestRegistry> {
     const content = kind === 'blobs' ? blobs.get(digest) : manifest?.content;
     if (content === undefined) return void response.writeHead(404).end();
     if (manifest !== undefined && !(headers.accept ?? '').includes(manifest.type)) return void response.writeHead(404).end();
+    if (kind === 'blobs' && registry.blobsAt !== undefined) return void response.writeHead(307, { location: `${registry.blobsAt}${url}` }).end();
     const from = Number(/^bytes=(\d+)-$/.exec(range)?.[1] ?? 0);
     if (range !== '' && from >= content.length) return void response.writeHead(416).end();
     const body = content.subarray(from);
@@ -62,7 +65,7 @@ export async function startTestRegistry(): Promise<TestRegistry> {
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const { port } = server.address() as AddressInfo; // A TCP server that listens.
-  const registry: TestRegistry = { port, blobs, manifests, requests, login: undefined, close: () => (server.closeAllConnections(), server.close()) };
+  const registry: TestRegistry = { port, blobs, manifests, requests, login: undefined, blobsAt: undefined, close: () => (server.closeAllConnections(), server.close()) };
   return registry;
 }
 
