@@ -199,8 +199,8 @@ export const microvmConditions = {
   SiteOverride: {
     ...microvm,
     polarity: 'negative',
-    meaning: 'somebody at the site stopped or held it; the message says who',
-    reasons: ['StoppedAtSite', 'HeldAtSite', 'NoOverride', 'HostSilent'],
+    meaning: 'somebody at the site stopped, held or forced it; the message says who, and what ends it; there is none of it before the first time',
+    reasons: ['StoppedAtSite', 'HeldAtSite', 'ForcedStart', 'NoOverride', 'HostSilent'],
   },
   CrashLooping: {
     ...microvm,

@@ -10,10 +10,12 @@ import {
   type MicroVMStatus,
   type Plan,
   type PlanActionProgress,
+  type SiteOverride as SiteOverrideMessage,
   type SiteStatus,
   type TailLogsResponse,
 } from '#api/gen/nkudo/v1/fleet.pb.ts';
 import { deriveHostPhase } from '#api/model/host.ts';
+import type { SiteOverride } from '#api/model/site-orders.ts';
 import type { PlanActionKind, PlanStatus } from '#api/model/plan.ts';
 import type { AuditEventView, ExecutionView, HostView, MicroVMView, PlanView, SiteView } from '#controller/ports/fleet-store.ts';
 import type { LogSource, StoredLogChunk } from '#controller/ports/log-store.ts';
@@ -106,7 +108,14 @@ export function encodeMicroVM(microvm: MicroVMView): MicroVMStatus {
     restarts: microvm.restarts,
     planId: microvm.planId ?? '',
     planStatus: microvm.planStatus === null ? PlanStatusNumber.UNSPECIFIED : encodePlanStatus(microvm.planStatus),
+    siteOverride: encodeSiteOverride(microvm.siteOverride),
   };
+}
+
+function encodeSiteOverride(override: SiteOverride | null): SiteOverrideMessage | undefined {
+  if (override === null) return undefined;
+  const { kind, by, atMs, number, acceptsTwoCopies, isAgainstSpec } = override;
+  return { kind, user: by.user, uid: by.uid, since: encodeTimestamp(atMs), orderNumber: number, acceptsTwoCopies: acceptsTwoCopies === true, againstSpec: isAgainstSpec === true };
 }
 
 export function encodeExecutionView(execution: ExecutionView): Execution {

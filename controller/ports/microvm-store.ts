@@ -7,6 +7,8 @@ import type { Epoch } from '#api/model/epoch.ts';
 import type { HostId, MicroVMId, OperationId, PlanId, SiteId, TenantId } from '#api/model/ids.ts';
 import type { DesiredMicroVM, LeavingReason, MicroVMObservation, NetworkRequest } from '#api/model/microvm.ts';
 import type { OperationKind, OperationStatus, PlanStatus } from '#api/model/plan.ts';
+import type { SiteOverride } from '#api/model/site-orders.ts';
+import type { NotedOrder } from '#controller/domain/site-overrides.ts';
 import type { Actor } from './audit.ts';
 
 export interface MicroVMRecord {
@@ -28,6 +30,8 @@ export interface MicroVMRecord {
     /** Its teardown there was ordered, so that it can go on elsewhere; absent or null: it stays. */
     readonly leaving?: LeavingReason | null;
   } | null;
+  /** What was seen of the object when the newest order of somebody at the site was first heard of; absent: no order was. */
+  readonly siteOrderNoted?: NotedOrder;
   /** Restarts that n-kudo asked for, to bring updates into effect; absent: none. */
   readonly updateRestarts?: number;
   readonly newestOperation: {
@@ -60,6 +64,8 @@ export interface PublishInput {
     readonly natSubnet: string;
   };
   readonly kind: OperationKind;
+  /** The order of somebody at the site that this desired state ends, for the audit; absent: none. */
+  readonly overruled?: { readonly override: SiteOverride; readonly by: 'Spec' | 'Force' };
   /** Binds it there under a new epoch when it has no binding; ignored when it has one. */
   readonly placeOn: HostId | null;
   readonly tryNumber: number;
@@ -99,6 +105,8 @@ export interface MicroVMStore {
    * @throws STALE_GENERATION when a newer generation was published; LEADERSHIP_LOST
    */
   publish(input: PublishInput, epoch: number, actor: Actor): Promise<PublishResult>;
+  /** Makes durable what was seen of the object when the order was first heard of; an earlier note is replaced. Idempotent. @throws LEADERSHIP_LOST */
+  noteSiteOrder(input: { readonly tenantId: TenantId; readonly microvmId: MicroVMId; readonly note: NotedOrder }, epoch: number): Promise<void>;
   /**
    * Publishes the deletion: plan with one `Delete` operation under the binding's epoch. A microVM that was never
    * bound is torn down at once. The first try belongs to the caller's plan that asked for the deletion, if one did. Idempotent; `tryNumber` as in publish.

@@ -49,6 +49,15 @@ export const tokenFinalizer = 'nkudo.dev/token-revocation';
 export const apiKeyFinalizer = 'nkudo.dev/key-revocation';
 export const microvmSetFinalizer = 'nkudo.dev/set-cleanup';
 
+/** Its value is the number of the order at the site that holds no longer, as the condition SiteOverride tells it. */
+export const overrideHoldAnnotation = 'nkudo.dev/override-hold';
+
+/** Null: none, or one that is no number. */
+export function overruledNumber({ metadata }: KubernetesObject): number | null {
+  const number = Number(metadata.annotations?.[overrideHoldAnnotation] ?? Number.NaN);
+  return Number.isSafeInteger(number) && number > 0 ? number : null;
+}
+
 /** Its value is the UID of the object that may go without its host's confirmation. */
 export const forceDeleteAnnotation = 'nkudo.dev/force-delete';
 

@@ -3,6 +3,8 @@ import { parseEpoch } from '#api/model/epoch.ts';
 import { hostId, operationId, planId, siteId, type MicroVMId, type TenantId } from '#api/model/ids.ts';
 import type { DesiredMicroVM, LastExit, LeavingReason, ObservedState } from '#api/model/microvm.ts';
 import type { OperationKind, OperationStatus, PlanStatus } from '#api/model/plan.ts';
+import type { SiteOverride } from '#api/model/site-orders.ts';
+import type { NotedOrder } from '#controller/domain/site-overrides.ts';
 import type { MicroVMRecord } from '#controller/ports/microvm-store.ts';
 import type { Tx } from '../tx.ts';
 
@@ -18,6 +20,7 @@ interface MicroVMRow {
   readonly epoch: number;
   readonly leaving_reason: LeavingReason | null;
   readonly update_restarts: number;
+  readonly site_order_noted: NotedOrder | null;
   readonly operation_id: string | null;
   readonly plan_id: string;
   readonly plan_status: PlanStatus;
@@ -41,6 +44,7 @@ interface MicroVMRow {
   readonly last_exit: LastExit | null;
   readonly problem: { readonly code: string; readonly message: string } | null;
   readonly warnings: NonNullable<MicroVMRecord['observation']>['warnings'] | null;
+  readonly site_override: SiteOverride | null;
   readonly received_at: number;
 }
 
@@ -49,11 +53,11 @@ const statement = {
   isHot: true,
   text: `select m.site_id, m.name, m.generation, m.desired, m.is_deleting,
       m.torn_down_at is not null or m.tombstoned_at is not null as is_torn_down,
-      b.host_id, h.name as host_name, b.epoch, b.leaving_reason, m.update_restarts,
+      b.host_id, h.name as host_name, b.epoch, b.leaving_reason, m.update_restarts, m.site_order_noted,
       o.id as operation_id, o.plan_id, p.status as plan_status, o.kind, o.status, o.revision, o.generation as operation_generation,
       o.try_number, o.error_code, o.error_message,
       s.state, s.epoch as observed_epoch, s.revision as observed_revision, s.generation as observed_generation, s.sequence,
-      s.observed_at, s.booted_at, s.restarts, s.is_crash_looping, s.is_restart_required, s.last_exit, s.problem, s.warnings, s.received_at
+      s.observed_at, s.booted_at, s.restarts, s.is_crash_looping, s.is_restart_required, s.last_exit, s.problem, s.warnings, s.site_override, s.received_at
     from nkudo.microvms m
     left join nkudo.bindings b on b.tenant_id = m.tenant_id and b.microvm_id = m.id and b.released_at is null
     left join nkudo.hosts h on h.tenant_id = b.tenant_id and h.id = b.host_id
@@ -81,6 +85,7 @@ export async function loadMicroVM(tx: Tx, tenantId: TenantId, id: MicroVMId): Pr
     isTornDown: row.is_torn_down,
     binding: row.host_id === null ? null : { hostId: hostId(row.host_id), hostName: row.host_name, epoch: parseEpoch(row.epoch), ...(row.leaving_reason === null ? {} : { leaving: row.leaving_reason }) },
     ...(row.update_restarts === 0 ? {} : { updateRestarts: row.update_restarts }),
+    ...(row.site_order_noted === null ? {} : { siteOrderNoted: row.site_order_noted }),
     newestOperation: row.operation_id === null ? null : toNewestOperation(row, row.operation_id),
     observation: row.state === null ? null : toObservation(row, id, row.state),
   };
@@ -116,6 +121,7 @@ function toObservation(row: MicroVMRow, id: MicroVMId, state: ObservedState): No
     ...(row.last_exit === null ? {} : { lastExit: row.last_exit }),
     ...(row.problem === null ? {} : { problem: row.problem }),
     ...(row.warnings == null ? {} : { warnings: row.warnings }),
+    ...(row.site_override === null ? {} : { siteOverride: row.site_override }),
     receivedAtMs: row.received_at,
   };
 }

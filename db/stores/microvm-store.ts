@@ -38,6 +38,17 @@ export function createMicroVMStore(deps: { readonly transactions: Transactions; 
         settled: (tx) => findPublished(tx, input),
         work: (tx) => publish(tx, ids, input, actor),
       }),
+    noteSiteOrder: async ({ tenantId, microvmId, note }, epoch) => {
+      await transactions.leader(tenantId, epoch, {
+        work: async (tx) => {
+          await tx.query(
+            { name: 'note-site-order', text: 'update nkudo.microvms set site_order_noted = $3 where tenant_id = $1 and id = $2 and site_order_noted is distinct from $3::jsonb and not is_deleting' },
+            [tenantId, microvmId, JSON.stringify(note)],
+          );
+          return true;
+        },
+      });
+    },
     publishDeletion: (input, epoch, actor) =>
       transactions.leader<MicroVMRecord | null>(input.tenantId, epoch, {
         settled: (tx) => findPublishedDeletion(tx, input),
@@ -154,7 +165,7 @@ async function publish(tx: LeaderTx, ids: IdSource, input: PublishInput, actor: 
   const left = found !== null && found.hostId !== chosen.binding.hostId ? found : null;
   const revision = counters.revision + (left === null ? 1 : 2);
   await saveCounters(tx, tenantId, microvmId, { epoch: Math.max(counters.epoch, chosen.binding.epoch), revision });
-  const entries: AuditEntry[] = [await saveMicroVM(tx, { ...input, desired }, state), ...chosen.entries, ...given.entries];
+  const entries: AuditEntry[] = [await saveMicroVM(tx, { ...input, desired }, state), ...chosen.entries, ...given.entries, ...overruledEntries(input)];
   // The binding refers to the microVM's row, so it is written after that.
   if (found === null) entries.push(await insertBinding(tx, { tenantId, microvmId, binding: chosen.binding }));
   else entries.push(...(await resizeBinding(tx, { tenantId, microvmId, before: chosen.binding, desired })));
@@ -172,6 +183,12 @@ async function publish(tx: LeaderTx, ids: IdSource, input: PublishInput, actor: 
   );
   await appendAudit(tx, tenantId, actor, entries);
   return { outcome: 'published', record: await loadExisting(tx, tenantId, microvmId) };
+}
+
+/** By force is another matter than by a new spec, so it has a name of its own. */
+function overruledEntries({ microvmId, generation, overruled }: PublishInput): readonly AuditEntry[] {
+  if (overruled === undefined) return [];
+  return [{ action: overruled.by === 'Force' ? 'siteOrderOverruled' : 'siteOrderEnded', subject: 'microvm', id: microvmId, before: overruled.override, after: { generation } }];
 }
 
 export interface DisplaceInput {

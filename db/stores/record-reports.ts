@@ -7,6 +7,7 @@ import type { ReportOutcome } from '#controller/ports/dispatch-store.ts';
 import { appendAudit, type AuditEntry } from '../audit.ts';
 import { rollUpPlans, writeOperationChanges, type OperationChange, type OperationError } from '../operation-status.ts';
 import type { Tx } from '../tx.ts';
+import { recordSiteOrders } from './site-orders.ts';
 import { confirmDisplaced } from './displacements.ts';
 
 interface ReportInput {
@@ -39,6 +40,7 @@ export async function recordReports(tx: Tx, input: ReportInput, actor: Actor): P
   const executions = await recordExecutions(tx, input);
   const observations = await recordObservations(tx, input);
   await appendAudit(tx, input.tenantId, actor, executions.entries);
+  await recordSiteOrders(tx, input);
   return {
     refused: [...executions.refused, ...observations.refused],
     changed: [...new Set([...executions.changed, ...observations.changed])].map((id) => microVMId(id)),
@@ -306,16 +308,16 @@ async function writeObservations(tx: Tx, input: ReportInput, seen: readonly Micr
       name: 'write-observations',
       isHot: true,
       text: `insert into nkudo.observations as o (tenant_id, host_id, microvm_id, epoch, revision, generation, sequence, state,
-          observed_at, booted_at, restarts, is_crash_looping, is_restart_required, last_exit, problem, warnings)
+          observed_at, booted_at, restarts, is_crash_looping, is_restart_required, last_exit, problem, warnings, site_override)
         select $1, $2, r.* from unnest($3::uuid[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::text[],
-          $9::timestamptz[], $10::timestamptz[], $11::bigint[], $12::boolean[], $13::boolean[], $14::jsonb[], $15::jsonb[], $16::jsonb[]) as r
+          $9::timestamptz[], $10::timestamptz[], $11::bigint[], $12::boolean[], $13::boolean[], $14::jsonb[], $15::jsonb[], $16::jsonb[], $17::jsonb[]) as r
         order by 3
         on conflict (tenant_id, microvm_id) do update
         set host_id = excluded.host_id, epoch = excluded.epoch, revision = excluded.revision, generation = excluded.generation,
           sequence = excluded.sequence, state = excluded.state, observed_at = excluded.observed_at, booted_at = excluded.booted_at,
           restarts = excluded.restarts, is_crash_looping = excluded.is_crash_looping,
           is_restart_required = excluded.is_restart_required, last_exit = excluded.last_exit,
-          problem = excluded.problem, warnings = excluded.warnings, received_at = now()
+          problem = excluded.problem, warnings = excluded.warnings, site_override = excluded.site_override, received_at = now()
         where excluded.epoch > o.epoch or (excluded.epoch = o.epoch and excluded.sequence > o.sequence)
         returning microvm_id`,
     },
@@ -336,6 +338,7 @@ async function writeObservations(tx: Tx, input: ReportInput, seen: readonly Micr
       seen.map((item) => (item.lastExit === undefined ? null : JSON.stringify(item.lastExit))),
       seen.map((item) => (item.problem === undefined ? null : JSON.stringify(item.problem))),
       seen.map((item) => (item.warnings === undefined ? null : JSON.stringify(item.warnings))),
+      seen.map((item) => (item.siteOverride === undefined ? null : JSON.stringify(item.siteOverride))),
     ],
   );
   return rows.map((row) => row.microvm_id);

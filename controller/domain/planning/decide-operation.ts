@@ -73,6 +73,7 @@ function isChangedOutside(published: DesiredMicroVM | null, desired: DesiredMicr
     (published.lease?.stopOnHostAfterMs !== desired.lease?.stopOnHostAfterMs ||
       published.runPolicy !== desired.runPolicy ||
       published.restartNonce !== desired.restartNonce ||
+      published.overruledSiteOrder !== desired.overruledSiteOrder ||
       canonicalJson(published.secrets ?? []) !== canonicalJson(desired.secrets ?? []) ||
       published.cpuCount !== desired.cpuCount ||
       published.memoryBytes !== desired.memoryBytes)
@@ -124,6 +125,8 @@ export function diffKind(before: DesiredMicroVM, after: DesiredMicroVM): Operati
   if (before.runPolicy !== 'Halted' && after.runPolicy === 'Halted') return 'Stop';
   if (before.restartNonce !== after.restartNonce) return 'Restart';
   if (before.runPolicy === 'Halted' && after.runPolicy !== 'Halted') return 'Start';
+  // An order of the site that ends lets it start.
+  if (before.overruledSiteOrder !== after.overruledSiteOrder && after.runPolicy !== 'Halted') return 'Start';
   if (!before.paused && after.paused) return 'Pause';
   if (before.paused && !after.paused) return 'Resume';
   return 'Update';

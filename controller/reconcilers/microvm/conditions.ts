@@ -1,9 +1,11 @@
 /** The conditions of a MicroVM and the one word that sums them up. Pure; types and reasons are those of crds/conditions.ts. */
 import { errorCatalogue, isErrorCode, type ErrorCode } from '#api/model/error-codes.ts';
 import { downloadingCode, type MicroVMObservation } from '#api/model/microvm.ts';
+import { formatSiteOperator, type SiteOverride } from '#api/model/site-orders.ts';
 import { hostFailureReasons, microvmConditions, type HostFailureReason, type MicroVMConditionReason, type MicroVMConditionType } from '#crds/conditions.ts';
 import type { MicroVMStatus } from '#crds/gen/microvm.ts';
 import { formatTime, type DerivedCondition } from '#controller/runtime/status-patch.ts';
+import { overrideHoldAnnotation } from '../kinds.ts';
 import type { ReplacementFinding } from '../replacement/finding.ts';
 import { isUnderWay, type MicroVMView } from './view.ts';
 
@@ -27,7 +29,7 @@ export function deriveConditions(view: MicroVMView): DerivedCondition[] {
   ];
   if (view.obstacle?.condition === 'QuotaDenied') conditions.push(condition('QuotaDenied', 'True', view.obstacle.reason, view.obstacle.message));
   conditions.push(...deriveNetworks(view));
-  conditions.push(...deriveEviction(view), ...deriveUpdateHeld(view));
+  conditions.push(...deriveEviction(view), ...deriveUpdateHeld(view), ...deriveSiteOverride(view));
   if (view.object.metadata.deletionTimestamp !== undefined) conditions.push(deriveDeletionBlocked(view));
   if (view.replacement !== null) conditions.push(deriveReplaceDisabled(view.replacement));
   return conditions;
@@ -43,6 +45,30 @@ function deriveUpdateHeld({ update, object }: MicroVMView): DerivedCondition[] {
   if (update !== null) return [condition('UpdateHeld', update.reason === 'NotHeld' ? 'False' : 'True', update.reason, update.message)];
   const wasShown = object.status?.conditions?.some(({ type }) => type === 'UpdateHeld') === true;
   return wasShown ? [condition('UpdateHeld', 'False', 'NotHeld', 'no change waits')] : [];
+}
+
+/** There is none of it before the first order of somebody at the site. Of a silent host it says what was heard last. */
+function deriveSiteOverride({ observation, record, object }: MicroVMView): DerivedCondition[] {
+  const override = observation?.siteOverride;
+  if (override !== undefined) return [condition('SiteOverride', 'True', overrideReasons[override.kind], describeOverride(override, record?.binding?.hostName ?? ''))];
+  const wasShown = object.status?.conditions?.some(({ type }) => type === 'SiteOverride') === true;
+  return wasShown ? [condition('SiteOverride', 'False', 'NoOverride', 'it goes by its spec')] : [];
+}
+
+const overrideReasons = { Stopped: 'StoppedAtSite', Held: 'HeldAtSite', ForcedStart: 'ForcedStart' } as const;
+
+function describeOverride(override: SiteOverride, hostName: string): string {
+  const { kind, by, atMs, number, acceptsTwoCopies } = override;
+  const who = `${formatSiteOperator(by)} on host ${hostName} at ${formatTime(atMs)}`;
+  const force = `or by the annotation ${overrideHoldAnnotation}=${number}`;
+  switch (kind) {
+    case 'Stopped':
+      return `stopped by ${who}; it ends there (nkudo-edge vm start), by a new runPolicy or restartNonce, ${force}`;
+    case 'Held':
+      return `held down by ${who}; it ends there (nkudo-edge vm release), ${force}`;
+    case 'ForcedStart':
+      return `started by ${who}, ${acceptsTwoCopies === true ? 'without a lease, so that a second copy may run; it ends with the next lease, there' : 'although runPolicy is Halted; it ends there'} (nkudo-edge vm release), by a new runPolicy or restartNonce, ${force}`;
+  }
 }
 
 /** There is none of it for a microVM that is not to be replaced. */
@@ -279,6 +305,8 @@ function deriveRunning(view: MicroVMView, hostName: string): Running {
 function deriveRest({ record, object, eviction }: MicroVMView, observation: MicroVMObservation): Running {
   const policy = record?.desired?.runPolicy ?? 'Always';
   const rest = (reason: Running['reason'], message: string): Running => ({ status: 'False', reason, message });
+  const override = observation.siteOverride;
+  if (override?.kind === 'Held' || override?.kind === 'Stopped') return rest(overrideReasons[override.kind], describeOverride(override, record?.binding?.hostName ?? ''));
   if (policy === 'Halted' && eviction !== null && object.spec.runPolicy !== 'Halted') return rest('HostDrained', eviction.message);
   if (policy === 'Halted') return rest('Halted', 'runPolicy is Halted');
   const exit = observation.lastExit;

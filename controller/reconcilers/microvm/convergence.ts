@@ -19,6 +19,7 @@ import { followHost } from './leaving.ts';
 import { obstacleOf, publishWithNetworks } from './networks.ts';
 import { chooseHost, placeOnHost, unplacedRetryMs } from './placing.ts';
 import { resolveSecrets } from './secrets.ts';
+import { followSite } from './site-override.ts';
 import { bringIntoEffect } from './updating.ts';
 import { hasFinalizer, type MicroVMDeps, type MicroVMScope, type MicroVMStep, type Obstacle } from './scope.ts';
 
@@ -90,7 +91,7 @@ const publishPlan: MicroVMStep = async (scope, deps) => {
     publish: ({ placeOn, networks }) =>
       durably(deps.faults, 'db.publish', () =>
         deps.stores.microvms.publish(
-          { tenantId, siteId: site, microvmId: id, name, generation, desired, kind, placeOn, tryNumber, source: sourceOf(object), ...(networks === undefined ? {} : { networks }) },
+          { tenantId, siteId: site, microvmId: id, name, generation, desired, kind, placeOn, tryNumber, source: sourceOf(object), ...(networks === undefined ? {} : { networks }), ...(scope.overruled === null ? {} : { overruled: scope.overruled }) },
           deps.epoch, deps.actor,
         ),
       ),
@@ -115,7 +116,7 @@ const replaceLost = createReplaceLost(async (scope, deps, without) => {
   return chooseHost(scope, deps, scope.record.siteId, scope.desired, new Set([without]));
 });
 
-export const convergenceSteps: readonly MicroVMStep[] = [resolveSite, resolveAdoption, deriveDesiredState, deriveLeaseTerms, awaitReports, followHost, bringIntoEffect, resolveSecrets, placeOnHost, ensureFinalizer, publishPlan, replaceLost];
+export const convergenceSteps: readonly MicroVMStep[] = [resolveSite, resolveAdoption, deriveDesiredState, deriveLeaseTerms, followSite, awaitReports, followHost, bringIntoEffect, resolveSecrets, placeOnHost, ensureFinalizer, publishPlan, replaceLost];
 
 function blocked(scope: MicroVMScope, obstacle: Obstacle, retryAfterMs?: number): Outcome {
   scope.obstacle = obstacle;

@@ -33,6 +33,10 @@ export function deriveEvents(before: Conditions, after: Conditions): readonly Ev
   if (problem !== null && !['Provisioning', 'NotScheduled', 'WaitingForHost', 'Deleting'].includes(problem.reason)) {
     add('Warning', 'Provision', problem);
   }
+  const ordered = reasonChanged('SiteOverride', 'True');
+  if (ordered !== null) add('Warning', 'Override', ordered);
+  const released = changed('SiteOverride', 'False');
+  if (released !== null && find(before, 'SiteOverride') !== undefined) add('Normal', 'Override', released);
   const looping = changed('CrashLooping', 'True');
   if (looping !== null) add('Warning', 'Restart', looping);
   return events;

@@ -1,6 +1,7 @@
 /** What one reconcile of one MicroVM knows. Read once at its start; steps fill in what they found out. */
 import { microVMId, type HostId, type MicroVMId, type TenantId } from '#api/model/ids.ts';
 import type { DesiredMicroVM, NetworkRequest } from '#api/model/microvm.ts';
+import type { SiteOverride } from '#api/model/site-orders.ts';
 import type { MicroVM } from '#crds/gen/microvm.ts';
 import type { Site } from '#crds/gen/site.ts';
 import type { MicroVMConditionReason } from '#crds/conditions.ts';
@@ -51,6 +52,8 @@ export interface MicroVMScope {
   eviction: EvictionFinding | null;
   /** What the status shows of an update that needs a restart; null: none is due. */
   update: UpdateFinding | null;
+  /** An order of the site that the desired state ends; null: none. */
+  overruled: { readonly override: SiteOverride; readonly by: 'Spec' | 'Force' } | null;
   /** Why its deletion is held; null while it is not. */
   hold: string | null;
   /** What is wrong with Secrets of which the host has the values already; null: nothing. */
@@ -74,7 +77,7 @@ export async function loadScope(key: ObjectKey, deps: MicroVMDeps): Promise<Micr
   const id = microVMId(object.metadata.uid);
   // The finalizer is written before anything is published.
   const record = hasFinalizer(object) ? await deps.stores.microvms.load(tenantId, id) : null;
-  return { object, id, tenantId, site, record, desired: null, networks: [], chosenHost: null, replacement: null, eviction: null, update: null, hold: null, secretNote: null, lookAgainMs: null, obstacle: null, isReleased: false };
+  return { object, id, tenantId, site, record, desired: null, networks: [], chosenHost: null, replacement: null, eviction: null, update: null, overruled: null, hold: null, secretNote: null, lookAgainMs: null, obstacle: null, isReleased: false };
 }
 
 export function hasFinalizer(object: MicroVM): boolean {

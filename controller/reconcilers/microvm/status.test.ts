@@ -5,6 +5,7 @@ import { makeEpoch } from '#api/model/epoch.ts';
 import { hostId, microVMId, operationId, planId, siteId, tenantId } from '#api/model/ids.ts';
 import { exitReasons, observedStates, runPolicies, type DesiredMicroVM, type MicroVMObservation } from '#api/model/microvm.ts';
 import { operationStatuses } from '#api/model/plan.ts';
+import { siteOverrideKinds } from '#api/model/site-orders.ts';
 import { microvmConditions } from '#crds/conditions.ts';
 import type { MicroVM } from '#crds/gen/microvm.ts';
 import type { MicroVMRecord } from '#controller/ports/microvm-store.ts';
@@ -58,6 +59,7 @@ const anyFacts = fc
     policy: fc.constantFrom(...runPolicies),
     problem: fc.option(fc.constantFrom(...Object.keys(errorCatalogue))),
     exit: fc.option(fc.constantFrom(...exitReasons)),
+    override: fc.option(fc.constantFrom(...siteOverrideKinds)),
     planStatus: fc.constantFrom(...operationStatuses),
     restarts: fc.integer({ min: 0, max: 3 }),
     isBound: fc.boolean(),
@@ -70,6 +72,7 @@ const anyFacts = fc
       state: raw.state, restarts: raw.restarts,
       ...(raw.problem === null ? {} : { problem: { code: raw.problem, message: 'because' } }),
       ...(raw.exit === null ? {} : { lastExit: { reason: raw.exit, atMs: nowMs } }),
+      ...(raw.override === null ? {} : { siteOverride: { kind: raw.override, number: 7, by: { user: 'alice', uid: 1001 }, atMs: nowMs } }),
     });
     const made = record({
       desired: { ...desired, runPolicy: raw.policy },
@@ -190,6 +193,20 @@ describe('the status of a microVM', () => {
     const status = projectMicroVMStatus(object, seen({ state: 'failed', problem: { code: 'DISK_NOT_FOUND', message: 'no /data.raw' } }));
     expect(conditionsOf(status)).toMatchObject({ ImagesReady: 'False/DiskNotFound', Provisioned: 'False/DiskNotFound', Ready: 'False/DiskNotFound' });
     expect(status.conditions?.find(({ type }) => type === 'Provisioned')?.message).toContain('/data.raw');
+  });
+
+  it.each([
+    ['Held', 'stopped', 'False/HeldAtSite', 'True/HeldAtSite', 'Stopped', 'held down by alice (uid 1001) on host edge-1 at 2026-01-02T03:04:05Z; it ends there (nkudo-edge vm release), or by the annotation nkudo.dev/override-hold=7'],
+    ['Stopped', 'stopped', 'False/StoppedAtSite', 'True/StoppedAtSite', 'Stopped', 'stopped by alice (uid 1001) on host edge-1 at 2026-01-02T03:04:05Z; it ends there (nkudo-edge vm start), by a new runPolicy or restartNonce, or by the annotation nkudo.dev/override-hold=7'],
+    ['ForcedStart', 'running', 'True/Running', 'True/ForcedStart', 'Running', 'started by alice (uid 1001) on host edge-1 at 2026-01-02T03:04:05Z, although runPolicy is Halted; it ends there (nkudo-edge vm release), by a new runPolicy or restartNonce, or by the annotation nkudo.dev/override-hold=7'],
+  ] as const)('says who %s it at the site, and what ends that', (kind, state, running, override, word, message) => {
+    const status = projectMicroVMStatus(object, seen({ state, siteOverride: { kind, number: 7, by: { user: 'alice', uid: 1001 }, atMs: nowMs } }));
+    expect(conditionsOf(status)).toMatchObject({ Running: running, SiteOverride: override });
+    expect(status.printableStatus).toBe(word);
+    expect(status.conditions?.find(({ type }) => type === 'SiteOverride')?.message).toBe(message);
+    // Once it has ended, that is said; before the first, nothing is.
+    expect(conditionsOf(projectMicroVMStatus({ ...object, status }, seen({})))['SiteOverride']).toBe('False/NoOverride');
+    expect(conditionsOf(projectMicroVMStatus(object, seen({})))).not.toHaveProperty('SiteOverride');
   });
 
   it('says what a deletion waits for, and how to give up a silent host', () => {

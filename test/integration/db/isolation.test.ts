@@ -30,7 +30,7 @@ async function makeTwoTenants(at: TestDatabase, stores: Database): Promise<{ rea
   for (const fleet of [first, second]) {
     const host = await makeHost(fleet);
     const { record, operationId } = await publishAndClaim(fleet, host);
-    await stores.dispatch.recordReports({ tenantId: fleet.tenantId, hostId: host.hostId, executions: [execution(operationId)], observations: [observation(record)] }, actor);
+    await stores.dispatch.recordReports({ tenantId: fleet.tenantId, hostId: host.hostId, executions: [execution(operationId)], observations: [observation(record, { siteOrders: [{ number: 1, kind: 'Stop', by: { user: 'alice', uid: 1001 }, atMs: 1 }] })] }, actor);
     await stores.logs.append(fleet.tenantId, host.hostId, { microvmId: record.microvmId, source: 'serial', incarnation: 1, offset: 0, data: Buffer.from('hello'), gapBytes: 0 });
     await at.query(`do $$ begin
       set local session_replication_role = replica;

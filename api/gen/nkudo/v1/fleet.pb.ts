@@ -411,6 +411,28 @@ export interface MicroVMStatus {
   planId: string;
   /** Status of the newest plan. */
   planStatus: PlanStatus;
+  /** What somebody at the site ordered, while it stands, as the host last reported it. */
+  siteOverride: SiteOverride | undefined;
+}
+
+/** An order of somebody at the site that goes before the spec. */
+export interface SiteOverride {
+  /** Stopped, Held or ForcedStart. */
+  kind: string;
+  /** User of the machine who ordered it. */
+  user: string;
+  /** Number of that user. */
+  uid: number;
+  /** When, by the clock of the host. */
+  since:
+    | Timestamp
+    | undefined;
+  /** Number of the order: what the annotation nkudo.dev/override-hold names to overrule it. */
+  orderNumber: number;
+  /** It runs without a live lease: a second copy may run elsewhere. */
+  acceptsTwoCopies: boolean;
+  /** It runs although runPolicy is Halted. */
+  againstSpec: boolean;
 }
 
 /** What to watch. */
@@ -738,7 +760,7 @@ export interface AuditEvent {
   at:
     | Timestamp
     | undefined;
-  /** controller, host, user, apiKey or system. */
+  /** controller, host, user, apiKey, system or siteOperator. */
   actorKind: string;
   /** Host id, user name, key id or replica name. */
   actorName: string;
@@ -2689,6 +2711,7 @@ function createBaseMicroVMStatus(): MicroVMStatus {
     restarts: 0,
     planId: "",
     planStatus: 0,
+    siteOverride: undefined,
   };
 }
 
@@ -2723,6 +2746,9 @@ export const MicroVMStatus: MessageFns<MicroVMStatus> = {
     }
     if (message.planStatus !== 0) {
       writer.uint32(80).int32(message.planStatus);
+    }
+    if (message.siteOverride !== undefined) {
+      SiteOverride.encode(message.siteOverride, writer.uint32(250).fork()).join();
     }
     return writer;
   },
@@ -2820,6 +2846,14 @@ export const MicroVMStatus: MessageFns<MicroVMStatus> = {
             message.planStatus = reader.int32() as any;
             continue;
           }
+          case 31: {
+            if (tag !== 250) {
+              break;
+            }
+
+            message.siteOverride = SiteOverride.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2856,6 +2890,11 @@ export const MicroVMStatus: MessageFns<MicroVMStatus> = {
         : isSet(object.plan_status)
         ? planStatusFromJSON(object.plan_status)
         : 0,
+      siteOverride: isSet(object.siteOverride)
+        ? SiteOverride.fromJSON(object.siteOverride)
+        : isSet(object.site_override)
+        ? SiteOverride.fromJSON(object.site_override)
+        : undefined,
     };
   },
 
@@ -2891,6 +2930,9 @@ export const MicroVMStatus: MessageFns<MicroVMStatus> = {
     if (message.planStatus !== 0) {
       obj.planStatus = planStatusToJSON(message.planStatus);
     }
+    if (message.siteOverride !== undefined) {
+      obj.siteOverride = SiteOverride.toJSON(message.siteOverride);
+    }
     return obj;
   },
 
@@ -2911,6 +2953,188 @@ export const MicroVMStatus: MessageFns<MicroVMStatus> = {
     message.restarts = object.restarts ?? 0;
     message.planId = object.planId ?? "";
     message.planStatus = object.planStatus ?? 0;
+    message.siteOverride = (object.siteOverride !== undefined && object.siteOverride !== null)
+      ? SiteOverride.fromPartial(object.siteOverride)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseSiteOverride(): SiteOverride {
+  return { kind: "", user: "", uid: 0, since: undefined, orderNumber: 0, acceptsTwoCopies: false, againstSpec: false };
+}
+
+export const SiteOverride: MessageFns<SiteOverride> = {
+  encode(message: SiteOverride, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.kind !== "") {
+      writer.uint32(10).string(message.kind);
+    }
+    if (message.user !== "") {
+      writer.uint32(18).string(message.user);
+    }
+    if (message.uid !== 0) {
+      writer.uint32(24).uint32(message.uid);
+    }
+    if (message.since !== undefined) {
+      Timestamp.encode(message.since, writer.uint32(34).fork()).join();
+    }
+    if (message.orderNumber !== 0) {
+      writer.uint32(40).uint64(message.orderNumber);
+    }
+    if (message.acceptsTwoCopies !== false) {
+      writer.uint32(48).bool(message.acceptsTwoCopies);
+    }
+    if (message.againstSpec !== false) {
+      writer.uint32(56).bool(message.againstSpec);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SiteOverride {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSiteOverride();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.kind = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.user = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.uid = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.since = Timestamp.decode(reader, reader.uint32());
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.orderNumber = longToNumber(reader.uint64());
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.acceptsTwoCopies = reader.bool();
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.againstSpec = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): SiteOverride {
+    return {
+      kind: isSet(object.kind) ? globalThis.String(object.kind) : "",
+      user: isSet(object.user) ? globalThis.String(object.user) : "",
+      uid: isSet(object.uid) ? globalThis.Number(object.uid) : 0,
+      since: isSet(object.since) ? fromJsonTimestamp(object.since) : undefined,
+      orderNumber: isSet(object.orderNumber)
+        ? globalThis.Number(object.orderNumber)
+        : isSet(object.order_number)
+        ? globalThis.Number(object.order_number)
+        : 0,
+      acceptsTwoCopies: isSet(object.acceptsTwoCopies)
+        ? globalThis.Boolean(object.acceptsTwoCopies)
+        : isSet(object.accepts_two_copies)
+        ? globalThis.Boolean(object.accepts_two_copies)
+        : false,
+      againstSpec: isSet(object.againstSpec)
+        ? globalThis.Boolean(object.againstSpec)
+        : isSet(object.against_spec)
+        ? globalThis.Boolean(object.against_spec)
+        : false,
+    };
+  },
+
+  toJSON(message: SiteOverride): unknown {
+    const obj: any = {};
+    if (message.kind !== "") {
+      obj.kind = message.kind;
+    }
+    if (message.user !== "") {
+      obj.user = message.user;
+    }
+    if (message.uid !== 0) {
+      obj.uid = Math.round(message.uid);
+    }
+    if (message.since !== undefined) {
+      obj.since = fromTimestamp(message.since).toISOString();
+    }
+    if (message.orderNumber !== 0) {
+      obj.orderNumber = Math.round(message.orderNumber);
+    }
+    if (message.acceptsTwoCopies !== false) {
+      obj.acceptsTwoCopies = message.acceptsTwoCopies;
+    }
+    if (message.againstSpec !== false) {
+      obj.againstSpec = message.againstSpec;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<SiteOverride>): SiteOverride {
+    return SiteOverride.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<SiteOverride>): SiteOverride {
+    const message = createBaseSiteOverride();
+    message.kind = object.kind ?? "";
+    message.user = object.user ?? "";
+    message.uid = object.uid ?? 0;
+    message.since = (object.since !== undefined && object.since !== null)
+      ? Timestamp.fromPartial(object.since)
+      : undefined;
+    message.orderNumber = object.orderNumber ?? 0;
+    message.acceptsTwoCopies = object.acceptsTwoCopies ?? false;
+    message.againstSpec = object.againstSpec ?? false;
     return message;
   },
 };
