@@ -28,6 +28,7 @@ const tasks: Readonly<Record<string, Task>> = {
   'db:seed': { summary: 'fill a database with a believable fleet; without NKUDO_DATABASE_URL one of its own', run: (args) => runScript('hack/db-seed.ts', args) },
   'build:edge': { summary: 'nkudo-edge as one executable file, in dist/; --help tells the options', run: (args) => runScript('hack/build-edge.ts', args) },
   bench: { summary: 'small measurements of what the design gives a budget for; arguments select', run: (args) => runScript('hack/bench/run.ts', args) },
+  image: { summary: 'the controller’s image as an OCI archive, by buildah or docker', run: (args) => runScript('hack/image/build-image.ts', args) },
   verify: { summary: 'fail when a generated file is stale', run: () => runScript('hack/verify.ts', []) },
   help: { summary: 'this list', run: help },
 };

@@ -1,0 +1,52 @@
+/** `npm run image [-- FILE]`: the controller's image as an OCI archive, by buildah or docker; FILE is dist/nkudo-controller-VERSION.oci.tar by default. */
+import { execFileSync, spawnSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join, resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { repositoryRoot } from '../build-cache.ts';
+import { assembleRootFileSystem, commitTime, productVersion } from './root-file-system.ts';
+
+export const imageRepository = 'nkudo/controller';
+
+const has = (program: string): boolean => spawnSync(program, ['--version'], { stdio: 'ignore' }).status === 0;
+
+/** Writes the archive. @throws Error when neither buildah nor docker is there */
+export async function buildControllerImage(archive: string, report: (line: string) => void): Promise<void> {
+  const context = mkdtempSync(join(tmpdir(), 'nkudo-image-root-'));
+  const dockerfile = join(repositoryRoot, 'hack', 'image', 'controller.Dockerfile');
+  const tag = `${imageRepository}:${productVersion()}`;
+  try {
+    const epoch = await commitTime();
+    const packages = await assembleRootFileSystem(context, epoch);
+    report(`image: libraries of ${packages.map(({ name, version }) => `${name} ${version}`).join(', ')}`);
+    mkdirSync(dirname(archive), { recursive: true });
+    rmSync(archive, { force: true });
+    if (has('buildah')) {
+      // vfs and chroot work also inside of containers and without user namespaces.
+      const buildah = (...args: string[]): void => void execFileSync('buildah', ['--storage-driver', 'vfs', ...args], { stdio: ['ignore', 'inherit', 'inherit'] });
+      buildah('build', '--isolation', 'chroot', '--timestamp', String(epoch), '--file', dockerfile, '--tag', tag, context);
+      buildah('push', tag, `oci-archive:${archive}:${tag}`);
+    } else if (has('docker')) {
+      execFileSync('docker', ['buildx', 'build', '--file', dockerfile, '--tag', tag, '--output', `type=oci,dest=${archive},rewrite-timestamp=true`, context], {
+        stdio: ['ignore', 'inherit', 'inherit'],
+        env: { ...process.env, SOURCE_DATE_EPOCH: String(epoch) },
+      });
+    } else {
+      throw new Error('an image needs buildah or docker: apt-get install buildah');
+    }
+    report(`image: ${archive}, ${Math.round(statSync(archive).size / 2 ** 20)} MiB`);
+  } finally {
+    rmSync(context, { recursive: true, force: true });
+  }
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
+  const archive = resolve(process.argv[2] ?? join(repositoryRoot, 'dist', `nkudo-controller-${productVersion()}.oci.tar`));
+  try {
+    await buildControllerImage(archive, (line) => process.stdout.write(`${line}\n`));
+  } catch (error) {
+    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
+    process.exitCode = 1;
+  }
+}
