@@ -30,6 +30,8 @@ const needsOfTask = {
   'test:e2e': ['c', 'go'],
   'test:long': ['c', 'go'],
   'build:edge': ['c'],
+  smoke: ['c', 'go'],
+  image: ['c'],
 };
 
 function say(line) {

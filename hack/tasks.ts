@@ -29,6 +29,7 @@ const tasks: Readonly<Record<string, Task>> = {
   'build:edge': { summary: 'nkudo-edge as one executable file, in dist/; --help tells the options', run: (args) => runScript('hack/build-edge.ts', args) },
   bench: { summary: 'small measurements of what the design gives a budget for; arguments select', run: (args) => runScript('hack/bench/run.ts', args) },
   image: { summary: 'the controller’s image as an OCI archive, by buildah or docker', run: (args) => runScript('hack/image/build-image.ts', args) },
+  smoke: { summary: 'sign-off: the whole critical path against the cluster of a kubeconfig, with a report', run: (args) => runScript('hack/smoke.ts', args) },
   verify: { summary: 'fail when a generated file is stale', run: () => runScript('hack/verify.ts', []) },
   help: { summary: 'this list', run: help },
 };
