@@ -10,6 +10,7 @@ import { buildOnce, cacheRoot, contentKey, repositoryRoot } from './build-cache.
 
 /** Package of each program, and what a first build takes on two cores. */
 const goTools = {
+  actionlint: { package: 'github.com/rhysd/actionlint/cmd/actionlint', takes: 'half a minute' },
   grpcurl: { package: 'github.com/fullstorydev/grpcurl/cmd/grpcurl', takes: 'about a minute' },
   helm: { package: 'helm.sh/helm/v4/cmd/helm', takes: 'two to five minutes' },
   kubeconform: { package: 'github.com/yannh/kubeconform/cmd/kubeconform', takes: 'half a minute' },
