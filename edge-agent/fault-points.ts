@@ -5,6 +5,8 @@
 import { pointsOf, type FaultPoints, type PointOf } from '#api/fault-points/fault-points.ts';
 
 export const edgeFaultSteps = [
+  /** Values of Secrets become durable, before the operation that needs them; or those that it needs no more go, after it. */
+  'secrets.keep',
   /** The operation becomes durable. */
   'journal.accept',
   /** The receipt goes onto the stream. */
@@ -15,6 +17,8 @@ export const edgeFaultSteps = [
   'vmdir.identity',
   /** A disk of the host's own is made, or the transfer of its image begins. */
   'disk.ensure',
+  /** The disk that cloud-init reads is made. */
+  'seed.ensure',
   'net.ensure',
   /** User, folder and limits of a VMM, inside the step that starts it. */
   'vmm.confine',
@@ -33,12 +37,6 @@ export const edgeFaultSteps = [
   'journal.forget',
   /** A batch of reports goes out and is acknowledged. */
   'report.send',
-] as const;
-
-/** Only reached by operations with Secrets. */
-export const secretFaultSteps = [
-  /** Values of Secrets become durable, before the operation that needs them; or those that it needs no more go, after it. */
-  'secrets.keep',
 ] as const;
 
 /** Beside the life of microVMs, so in a list of its own: the way into the mesh and out of it. */
@@ -71,12 +69,11 @@ export const versionFaultSteps = [
   /** The launcher is told to try another version at the next start. */
   'agent.select',
 ] as const;
-export type EdgeFaultStep = (typeof edgeFaultSteps)[number] | (typeof secretFaultSteps)[number] | (typeof meshFaultSteps)[number] | (typeof siteFaultSteps)[number] | (typeof versionFaultSteps)[number];
+export type EdgeFaultStep = (typeof edgeFaultSteps)[number] | (typeof meshFaultSteps)[number] | (typeof siteFaultSteps)[number] | (typeof versionFaultSteps)[number];
 export type EdgeFaultPoint = PointOf<EdgeFaultStep>;
 export type EdgeFaultPoints = FaultPoints<EdgeFaultPoint>;
 
 export const edgeFaultPoints: readonly EdgeFaultPoint[] = pointsOf(edgeFaultSteps);
-export const secretFaultPoints: readonly EdgeFaultPoint[] = pointsOf(secretFaultSteps);
 export const meshFaultPoints: readonly EdgeFaultPoint[] = pointsOf(meshFaultSteps);
 export const siteFaultPoints: readonly EdgeFaultPoint[] = pointsOf(siteFaultSteps);
 export const versionFaultPoints: readonly EdgeFaultPoint[] = pointsOf(versionFaultSteps);

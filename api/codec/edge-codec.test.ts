@@ -74,12 +74,22 @@ const desiredFields = {
   disks: fc.array(fc.oneof(fc.record({ name: diskName, path, readOnly: fc.boolean() }), imageDisk, ociDisk, blankDisk), { maxLength: 16 }),
   images: fc.record({ bytesPerSecond: fc.integer({ min: 1, max: 2 ** 40 }), allowedRegistries: fc.array(fc.stringMatching(/^[a-z]{1,10}(:[1-9][0-9]{0,3})?$/), { maxLength: 32 }) }, { requiredKeys: ['allowedRegistries'] }),
   networks: fc.array(network, { minLength: 1, maxLength: 8 }),
+  cloudInit: fc.record(
+    {
+      hostName: label.filter((name) => !name.endsWith('-')),
+      userData: fc.string({ maxLength: 100 }),
+      userDataSecret: fc.record({ name: label, key: label }),
+      networkData: fc.string({ maxLength: 100 }),
+      sshAuthorizedKeys: fc.array(fc.string({ minLength: 1, maxLength: 100 }), { maxLength: 32 }),
+    },
+    { requiredKeys: ['hostName', 'sshAuthorizedKeys'] },
+  ),
   secrets: fc.array(fc.record({ name: label, key: fc.stringMatching(/^[-._a-zA-Z0-9]{1,20}$/), resourceVersion: fc.stringMatching(/^[1-9][0-9]{0,9}$/) }), { minLength: 1, maxLength: 32 }),
   serialLog: fc.boolean(),
   terminationGracePeriodMs: count,
   overruledSiteOrder: fc.integer({ min: 1, max: 2 ** 45 }),
 };
-const { networks: _networks, images: _images, secrets: _secrets, overruledSiteOrder: _overruled, ...alwaysThere } = desiredFields;
+const { networks: _networks, images: _images, secrets: _secrets, cloudInit: _cloudInit, overruledSiteOrder: _overruled, ...alwaysThere } = desiredFields;
 const desired: fc.Arbitrary<Desired> = fc.record(desiredFields, { requiredKeys: Object.keys(alwaysThere) as (keyof typeof alwaysThere)[] }); // Object.keys loses the key type.
 
 const problem = fc.record({ code: fc.constantFrom('KERNEL_NOT_FOUND', 'INTERNAL'), message: fc.string({ maxLength: 100 }) });

@@ -24,6 +24,7 @@ import {
   Operation_Kind,
   OperationReceipt_Disposition,
   PortForward_Protocol,
+  type CloudInit as CloudInitMessage,
   type SecretReference as SecretReferenceMessage,
   SiteOrder as SiteOrderMessage,
   SiteOrder_Kind,
@@ -38,6 +39,7 @@ import {
   secretsMax,
   secretValueMax,
   type BootSource,
+  type CloudInit,
   type DesiredMicroVM,
   type DiskSpec,
   type ExitReason,
@@ -69,6 +71,11 @@ const registriesMax = 32;
 const urlMax = 2048;
 const urlPattern = /^https?:\/\/[^\s]+$/;
 const sha256Pattern = /^[0-9a-f]{64}$/;
+/** As in the custom resource. */
+const userDataMax = 32_768;
+const networkDataMax = 16_384;
+const sshKeysMax = 32;
+const sshKeyMax = 2_048;
 const secretKeyPattern = /^[-._a-zA-Z0-9]+$/;
 const labelPattern = /^[a-z0-9]([-a-z0-9]*[a-z0-9])?$/;
 const networksMax = 8;
@@ -367,6 +374,20 @@ function decodeSecretKey(field: string, { name, key }: SecretKey): SecretKey {
   };
 }
 
+function encodeCloudInit({ hostName, userData, userDataSecret, networkData, sshAuthorizedKeys }: CloudInit): CloudInitMessage {
+  return { hostName, userData, userDataSecret: userDataSecret === undefined ? undefined : { ...userDataSecret }, networkData, sshAuthorizedKeys: [...sshAuthorizedKeys] };
+}
+
+function decodeCloudInit(field: string, { hostName, userData, userDataSecret, networkData, sshAuthorizedKeys }: CloudInitMessage): CloudInit {
+  return {
+    hostName: matching(`${field}.host_name`, text(`${field}.host_name`, hostName, { max: 63 }), labelPattern, 'a DNS-1123 label'),
+    ...(userData === undefined ? {} : { userData: text(`${field}.user_data`, userData, { max: userDataMax, allowEmpty: true }) }),
+    ...(userDataSecret === undefined ? {} : { userDataSecret: decodeSecretKey(`${field}.user_data_secret`, userDataSecret) }),
+    ...(networkData === undefined ? {} : { networkData: text(`${field}.network_data`, networkData, { max: networkDataMax, allowEmpty: true }) }),
+    sshAuthorizedKeys: atMost(`${field}.ssh_authorized_keys`, sshAuthorizedKeys, sshKeysMax).map((key, index) => text(`${field}.ssh_authorized_keys[${index}]`, key, { max: sshKeyMax })),
+  };
+}
+
 function decodeSecretReference(field: string, message: SecretReferenceMessage): SecretReference {
   return { ...decodeSecretKey(field, message), resourceVersion: text(`${field}.resource_version`, message.resourceVersion, { max: 64 }) };
 }
@@ -381,9 +402,10 @@ export function decodeSecretValues(message: OperationMessage): readonly SecretVa
 }
 
 export function encodeDesired(desired: DesiredMicroVM): DesiredMessage {
-  const { boot, runPolicy, disks, networks, restart, lease, images, secrets, overruledSiteOrder, ...rest } = desired;
+  const { boot, runPolicy, disks, networks, restart, lease, images, secrets, cloudInit, overruledSiteOrder, ...rest } = desired;
   return {
     ...rest,
+    cloudInit: cloudInit === undefined ? undefined : encodeCloudInit(cloudInit),
     secrets: (secrets ?? []).map((reference) => ({ ...reference })),
     overruledSiteOrder: overruledSiteOrder ?? 0,
     lease: lease === undefined ? undefined : { ...lease },
@@ -422,6 +444,7 @@ export function decodeDesired(field: string, message: DesiredMessage | undefined
     serialLog: desired.serialLog,
     terminationGracePeriodMs: integer(`${field}.termination_grace_period_ms`, desired.terminationGracePeriodMs, 0),
     ...(desired.images === undefined ? {} : { images: decodeImagePolicy(`${field}.images`, desired.images) }),
+    ...(desired.cloudInit === undefined ? {} : { cloudInit: decodeCloudInit(`${field}.cloud_init`, desired.cloudInit) }),
     ...(desired.secrets.length === 0 ? {} : { secrets: atMost(`${field}.secrets`, desired.secrets, secretsMax).map((reference, index) => decodeSecretReference(`${field}.secrets[${index}]`, reference)) }),
     ...(desired.lease === undefined ? {} : { lease: { stopOnHostAfterMs: integer(`${field}.lease.stop_on_host_after_ms`, desired.lease.stopOnHostAfterMs, 1) } }),
     ...(desired.overruledSiteOrder === 0 ? {} : { overruledSiteOrder: integer(`${field}.overruled_site_order`, desired.overruledSiteOrder, 1) }),

@@ -157,6 +157,19 @@ export function isSameSecret(a: SecretKey, b: SecretKey): boolean {
   return a.name === b.name && a.key === b.key;
 }
 
+/** Data for cloud-init in the guest. */
+export interface CloudInit {
+  readonly hostName: string;
+  /** Absent without any, or when it comes from a Secret. */
+  readonly userData?: string;
+  /** One of {@link DesiredMicroVM.secrets}. */
+  readonly userDataSecret?: SecretKey;
+  /** Absent: made from the addresses of the networks. */
+  readonly networkData?: string;
+  /** Lines of an authorized_keys file. */
+  readonly sshAuthorizedKeys: readonly string[];
+}
+
 export interface RestartSpec {
   /** First delay before a restart, milliseconds, ≥ 0. It doubles with each failure in the window. */
   readonly initialBackoffMs: number;
@@ -195,6 +208,8 @@ export interface DesiredMicroVM {
   readonly lease?: LeaseTerms;
   /** Present only where a disk has an image. */
   readonly images?: ImagePolicy;
+  /** Absent: the guest gets no disk for cloud-init. */
+  readonly cloudInit?: CloudInit;
   /** Values of Secrets that it needs, each once; absent: none. At most {@link secretsMax}. */
   readonly secrets?: readonly SecretReference[];
   /** Number of the order of the site that this desired state lifts; absent: none. A later order stands. */

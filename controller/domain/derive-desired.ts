@@ -8,7 +8,7 @@
 import type { ErrorCode } from '#api/model/error-codes.ts';
 import { microVMId } from '#api/model/ids.ts';
 import { deriveMac } from '#api/model/mac.ts';
-import { secretsMax, type BootSource, type DesiredMicroVM, type DiskSpec, type ImagePolicy, type NetworkRequest, type OciImage, type RestartSpec } from '#api/model/microvm.ts';
+import { secretsMax, type BootSource, type CloudInit, type DesiredMicroVM, type DiskSpec, type ImagePolicy, type NetworkRequest, type OciImage, type RestartSpec } from '#api/model/microvm.ts';
 import { parseOciReference } from '#api/model/oci-reference.ts';
 import type { MicroVM, MicroVMDisk, MicroVMNetwork, MicroVMSpec } from '#crds/gen/microvm.ts';
 import type { MicroVMClass } from '#crds/gen/microvmclass.ts';
@@ -85,6 +85,7 @@ function derive({ metadata, spec }: Pick<MicroVM, 'metadata' | 'spec'>, sizes: C
     boot: deriveBoot(spec),
     disks: (spec.disks ?? []).map(deriveDisk),
     serialLog: (spec.console?.serial ?? 'Log') === 'Log',
+    ...(spec.cloudInit === undefined ? {} : { cloudInit: deriveCloudInit(spec.cloudInit, metadata.name) }),
     terminationGracePeriodMs: duration('terminationGracePeriod', spec.terminationGracePeriod ?? defaults.terminationGracePeriod),
   };
 }
@@ -137,6 +138,17 @@ function deriveOciImage(field: string, text: string, digest: string | undefined)
   const { registry, repository, sha256 = digest?.replace(/^sha256:/, '') } = reference;
   if (sha256 === undefined) throw refused(`${field} has no digest`);
   return { registry, repository, sha256 };
+}
+
+function deriveCloudInit({ hostName, userData, userDataSecretRef, networkData, sshAuthorizedKeys = [] }: NonNullable<MicroVMSpec['cloudInit']>, name: string): CloudInit {
+  if (userData !== undefined && userDataSecretRef !== undefined) throw refused('cloudInit has both userData and userDataSecretRef');
+  return {
+    hostName: hostName ?? name,
+    ...(userData === undefined ? {} : { userData }),
+    ...(userDataSecretRef === undefined ? {} : { userDataSecret: { name: userDataSecretRef.name, key: userDataSecretRef.key } }),
+    ...(networkData === undefined ? {} : { networkData }),
+    sshAuthorizedKeys: [...sshAuthorizedKeys],
+  };
 }
 
 function deriveImagePolicy({ bandwidth, allowedRegistries = [] }: NonNullable<SiteImages>): ImagePolicy {

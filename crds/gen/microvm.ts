@@ -529,7 +529,7 @@ export interface MicroVMNetworkPort {
   guestPort: number;
 }
 /**
- * Data for cloud-init in the guest. Reserved.
+ * Data for cloud-init in the guest, on a read-only disk after the disks of the spec (NoCloud, label cidata). A change takes effect at the next start of the guest.
  */
 export interface MicroVMCloudInit {
   /**
@@ -537,17 +537,21 @@ export interface MicroVMCloudInit {
    */
   hostName?: string;
   /**
-   * User data without secrets.
+   * User data without secrets; what is written here can be read by whoever may read the object.
    */
   userData?: string;
   userDataSecretRef?: MicroVMCloudInitUserDataSecretRef;
   /**
-   * Network configuration, version 2.
+   * Network configuration of cloud-init, version 1 or 2. Left out, it is made from spec.networks, with the addresses that n-kudo gave.
    */
   networkData?: string;
+  /**
+   * Public keys of SSH that may log in as the default user of the image, beside those in the user data.
+   */
+  sshAuthorizedKeys?: string[];
 }
 /**
- * User data in a Secret that carries the label nkudo.dev/guest: "true".
+ * User data in a Secret of this namespace that carries the label nkudo.dev/guest: "true"; at most 64 KiB. Only the host of the microVM is given the value.
  */
 export interface MicroVMCloudInitUserDataSecretRef {
   /**

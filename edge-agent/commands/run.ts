@@ -29,6 +29,7 @@ import { openJournal } from '../adapters/journal-sqlite/journal-sqlite.ts';
 import { createNetbird } from '../adapters/netbird/netbird.ts';
 import { createHostIsolation } from '../adapters/isolation/host-isolation.ts';
 import { createGuestNetworks } from '../adapters/network/guest-networks.ts';
+import { createSeeds } from '../adapters/seed/seeds.ts';
 import { createHostNetwork } from '../adapters/network/host-network.ts';
 import { loadReleaseKeys } from '../adapters/releases/release-keys.ts';
 import { createReleases } from '../adapters/releases/releases.ts';
@@ -41,7 +42,7 @@ import { lockStateDirectory } from '../adapters/system/state-lock.ts';
 import { createVmDirectories } from '../adapters/vm-directories/vm-directories.ts';
 import { agentVersion, guardDirectory, type RunConfig } from '../config.ts';
 import { pinnedImages } from '../domain/images.ts';
-import { edgeFaultPoints, meshFaultPoints, secretFaultPoints, siteFaultPoints, versionFaultPoints, type EdgeFaultPoint } from '../fault-points.ts';
+import { edgeFaultPoints, meshFaultPoints, siteFaultPoints, versionFaultPoints, type EdgeFaultPoint } from '../fault-points.ts';
 import type { Journal } from '../ports/journal.ts';
 import { createAgentVersionKeeper } from '../supervisor/agent-version.ts';
 import { createCertificateRenewal } from '../supervisor/certificate-renewal.ts';
@@ -72,7 +73,7 @@ export async function runAgent(config: RunConfig): Promise<'stopped' | 'restart'
   const clock = createSystemClock();
   const store = createIdentityFiles(config.stateDirectory);
   const journal = openJournal(join(config.stateDirectory, journalFile));
-  const faults = createFaultPoints<EdgeFaultPoint>({ socketPath: config.faultSocket, processName: 'edge', known: [...edgeFaultPoints, ...secretFaultPoints, ...meshFaultPoints, ...siteFaultPoints, ...versionFaultPoints] });
+  const faults = createFaultPoints<EdgeFaultPoint>({ socketPath: config.faultSocket, processName: 'edge', known: [...edgeFaultPoints, ...meshFaultPoints, ...siteFaultPoints, ...versionFaultPoints] });
   const hypervisor = createCloudHypervisor({ binaryPath: config.hypervisorPath, environment: config.vmmEnvironment, landlock: 'try' });
   const directories = createVmDirectories(config.stateDirectory);
   const isolation = createHostIsolation({ ...config.isolation, stateDirectory: config.stateDirectory });
@@ -126,6 +127,7 @@ export async function runAgent(config: RunConfig): Promise<'stopped' | 'restart'
     isolation,
     disks,
     secrets: keptSecrets,
+    seeds: createSeeds({ directories, secrets: keptSecrets, nameServers: config.network.nameServers }),
     hostMemoryBytes: config.hostMemoryBytes,
     clock,
     entropy,

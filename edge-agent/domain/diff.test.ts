@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { runPolicies, type NetworkSpec } from '#api/model/microvm.ts';
+import { runPolicies, type DesiredMicroVM, type NetworkSpec } from '#api/model/microvm.ts';
 import { testDesired, testNow, testRecord } from '#test/builders/edge-microvm.ts';
 import { SimulatedHost, type Disturbance } from '#test/fakes/simulated-host.ts';
 import { machineKey, type MicroVMRecord } from './microvm-record.ts';
@@ -24,10 +24,12 @@ const disturbances: readonly Disturbance[] = ['vmmKilled', 'guestPowersOff', 'gu
 const card = { name: 'lan', kind: 'nat', mac: '52:54:00:00:00:01', address: '10.0.0.5/24', gateway: '10.0.0.1', ports: [] } as const;
 const port = { name: 'web', protocol: 'tcp', hostPort: 8080, guestPort: 80 } as const;
 const networkChoices: readonly (readonly NetworkSpec[])[] = [[], [card], [{ ...card, ports: [port] }], [card, { ...card, name: 'mesh', kind: 'mesh' }]];
+const cloudInit = { hostName: 'guest', userDataSecret: { name: 'guest', key: 'user-data' }, sshAuthorizedKeys: [] };
+const seedChoices: readonly Partial<DesiredMicroVM>[] = [{}, { cloudInit, secrets: [{ name: 'guest', key: 'user-data', resourceVersion: '1' }] }, { cloudInit, secrets: [{ name: 'guest', key: 'user-data', resourceVersion: '2' }] }];
 const madeFrom = (networks: readonly NetworkSpec[]): readonly string[] => networks.map(({ name, ports }) => `${name} ${ports.map(({ hostPort }) => hostPort).join()}`);
 const desiredArbitrary = fc
-  .record({ networks: fc.constantFrom(...networkChoices), runPolicy: fc.constantFrom(...runPolicies), paused: fc.boolean(), restartNonce: fc.nat(2), cpuCount: fc.integer({ min: 1, max: 2 }), terminationGracePeriodMs: fc.constantFrom(0, 5_000) })
-  .map(testDesired);
+  .record({ seed: fc.constantFrom(...seedChoices), networks: fc.constantFrom(...networkChoices), runPolicy: fc.constantFrom(...runPolicies), paused: fc.boolean(), restartNonce: fc.nat(2), cpuCount: fc.integer({ min: 1, max: 2 }), terminationGracePeriodMs: fc.constantFrom(0, 5_000) })
+  .map(({ seed, ...change }) => testDesired({ ...change, ...seed }));
 const eventArbitrary = fc.oneof(
   fc.record({ kind: fc.constant('turns' as const), count: fc.integer({ min: 1, max: 6 }) }),
   fc.record({ kind: fc.constant('disturb' as const), what: fc.constantFrom(...disturbances) }),
@@ -271,6 +273,13 @@ test('an agent that is started anew mends the networks of a running guest withou
   host.disturb('agentRestarts');
   settle(host);
   expect([host.networks, host.spawned]).toEqual([['lan '], 1]);
+});
+
+test('another version of the Secret that cloud-init reads needs another start, and another one that it does not read needs none', () => {
+  const keyOf = (secrets: DesiredMicroVM['secrets']): string => machineKey(testDesired({ cloudInit, ...(secrets === undefined ? {} : { secrets }) }));
+  const reference = { name: 'guest', key: 'user-data', resourceVersion: '1' };
+  expect(keyOf([{ ...reference, resourceVersion: '2' }])).not.toBe(keyOf([reference]));
+  expect(keyOf([reference, { name: 'registry', key: 'token', resourceVersion: '1' }])).toBe(keyOf([reference]));
 });
 
 test('a specification without networks has the key that it had before there were any', () => {

@@ -6,6 +6,7 @@
  * Order of the rules: ends are counted first, a stop under way is finished, then the machine is
  * brought to where the desired state wants it.
  */
+import { seedKey } from './cloud-init.ts';
 import { disksKey, hasManagedDisks } from './images.ts';
 import { compareFence, isPast, isSameProcess, machineKey, type MicroVMRecord, type ProcessKey, type StopCause } from './microvm-record.ts';
 import type { SeenExit, StepGroup, View } from './observed-state.ts';
@@ -16,6 +17,7 @@ export const stepNames = [
   'writeIdentity',
   'checkFiles',
   'ensureDisks',
+  'ensureSeed',
   'ensureNetworks',
   'spawnVmm',
   'createVm',
@@ -191,6 +193,7 @@ function decideUnbooted(view: View, api: 'none' | 'created'): Decision {
   if (needsIdentity(view)) return step('writeIdentity');
   const disks = decideDisks(view);
   if (disks !== undefined) return disks;
+  if (!hasSeed(view)) return step('ensureSeed');
   if (!hasNetworks(view)) return step('ensureNetworks');
   // A configuration that this process did not make may be that of an older desired state.
   if (api === 'none' || attempt.createdFor !== creationKey(record)) return step('createVm');
@@ -210,6 +213,12 @@ export function networksKey(record: MicroVMRecord): string {
 /** True for a microVM without managed disks. */
 export function hasDisks({ record, attempt }: View): boolean {
   return !hasManagedDisks(record.desired) || attempt.disks?.for === disksKey(record);
+}
+
+/** Without data for cloud-init: that no seed of an earlier start is left. */
+export function hasSeed({ record, directory, attempt }: View): boolean {
+  if (record.desired?.cloudInit === undefined) return directory.hasSeed !== true;
+  return directory.hasSeed === true && attempt.seedFor === seedKey(record);
 }
 
 function decideDisks(view: View): Decision | undefined {
@@ -257,7 +266,7 @@ function decideDown(view: View): Decision {
     }
     return { kind: 'note', note: { kind: 'runBegun', ...overOf(view) } };
   }
-  return decideDirectory(view) ?? (isChecked(view) ? decideDisks(view) : step('checkFiles')) ?? step(hasNetworks(view) ? 'spawnVmm' : 'ensureNetworks');
+  return decideDirectory(view) ?? (isChecked(view) ? decideDisks(view) : step('checkFiles')) ?? step(hasSeed(view) ? (hasNetworks(view) ? 'spawnVmm' : 'ensureNetworks') : 'ensureSeed');
 }
 
 /** It is to run, and no lease allows it to be started. */

@@ -74,9 +74,15 @@ export const fieldEffects = [
   { field: 'lease.stop_on_host_after_ms', spec: 'placement.replace', config: [], change: 'agent', effect: 'the guard ends the VMM when the lease of the host was not extended' },
   { field: 'images.bytes_per_second', spec: '', config: [], change: 'start', effect: 'pace of downloads, from the Site' },
   { field: 'images.allowed_registries', spec: '', config: [], change: 'start', effect: 'servers that images may come from, from the Site; others are refused with REGISTRY_NOT_ALLOWED' },
-  { field: 'secrets.name', spec: '', config: [], change: 'agent', effect: 'values are kept beside the journal, mode 0600' },
-  { field: 'secrets.key', spec: '', config: [], change: 'agent', effect: 'values are kept beside the journal, mode 0600' },
-  { field: 'secrets.resource_version', spec: '', config: [], change: 'agent', effect: 'another version is another desired state' },
+  { field: 'cloud_init.host_name', spec: 'cloudInit.hostName', config: ['DiskConfig.path'], change: 'restart', effect: 'local-hostname in meta-data of the seed disk' },
+  { field: 'cloud_init.user_data', spec: 'cloudInit.userData', config: ['DiskConfig.path'], change: 'restart', effect: 'user-data of the seed disk' },
+  { field: 'cloud_init.user_data_secret.name', spec: 'cloudInit.userDataSecretRef.name', config: ['DiskConfig.path'], change: 'restart', effect: 'user-data of the seed disk is the value; another version of the Secret needs a restart as well' },
+  { field: 'cloud_init.user_data_secret.key', spec: 'cloudInit.userDataSecretRef.key', config: ['DiskConfig.path'], change: 'restart', effect: 'user-data of the seed disk is the value' },
+  { field: 'cloud_init.network_data', spec: 'cloudInit.networkData', config: ['DiskConfig.path'], change: 'restart', effect: 'network-config of the seed disk; without it the addresses of the networks are' },
+  { field: 'cloud_init.ssh_authorized_keys', spec: 'cloudInit.sshAuthorizedKeys', config: ['DiskConfig.path', 'DiskConfig.readonly', 'DiskConfig.image_type'], change: 'restart', effect: 'public-keys in meta-data of the seed disk, which the guest sees read-only after its other disks' },
+  { field: 'secrets.name', spec: '', config: [], change: 'agent', effect: 'the value is kept in <state>/secrets, mode 0600, until the microVM is deleted' },
+  { field: 'secrets.key', spec: '', config: [], change: 'agent', effect: 'the value is kept in <state>/secrets, mode 0600, until the microVM is deleted' },
+  { field: 'secrets.resource_version', spec: '', config: [], change: 'agent', effect: 'what of it cloud-init reads needs a restart' },
 ] as const satisfies readonly FieldEffect[];
 
 export type FieldPath = (typeof fieldEffects)[number]['field'];

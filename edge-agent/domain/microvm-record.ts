@@ -8,6 +8,7 @@ import type { ExecutionId, MicroVMId, OperationId, PlanId } from '#api/model/ids
 import type { DesiredMicroVM, LastExit } from '#api/model/microvm.ts';
 import type { OperationKind } from '#api/model/plan.ts';
 import type { SiteOrder, SiteOverride } from '#api/model/site-orders.ts';
+import { seedInputs } from './cloud-init.ts';
 import { omit } from './omit.ts';
 
 /** A process that can't be mistaken for a later one with the same pid. */
@@ -183,7 +184,8 @@ export function machineKey(desired: DesiredMicroVM): string {
   const cards = networks.map(({ ports: _ports, ...card }) => card);
   // What becomes of a disk in the end, and who may fetch its image, is nothing that a guest sees.
   const devices = disks.map(({ managed, ...disk }) => (managed === undefined ? disk : { ...disk, managed: omit(managed, 'isRetained', 'secretName') }));
-  return JSON.stringify([cpuCount, memoryBytes, boot, devices, serialLog, ...(cards.length === 0 ? [] : [cards])], sortedKeys);
+  const seed = seedInputs(desired);
+  return JSON.stringify([cpuCount, memoryBytes, boot, devices, serialLog, ...(cards.length === 0 ? [] : [cards]), ...(seed === null ? [] : [seed])], sortedKeys);
 }
 
 function sortedKeys(_key: string, value: unknown): unknown {

@@ -26,6 +26,8 @@ export type SeenVmm =
 export interface SeenDirectory {
   readonly exists: boolean;
   readonly identity: DirectoryIdentity | null;
+  /** A disk for cloud-init lies there. */
+  readonly hasSeed?: boolean;
 }
 
 export interface SeenDisk {
@@ -44,6 +46,8 @@ export interface Attempt {
   readonly checkedFor?: string;
   /** The networks and the incarnation for which this process has made them; see `networksKey`. */
   readonly networksFor?: string;
+  /** The start for which this process has made the disk of cloud-init; see `seedKey`. */
+  readonly seedFor?: string;
   /** The managed disks that this process has made, and for what start; see `disksKey`. */
   readonly disks?: { readonly for: string; readonly made: readonly SeenDisk[] };
   /** An image of them is on its way. */

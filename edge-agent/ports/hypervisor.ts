@@ -25,7 +25,7 @@ export interface VmNetwork {
 
 /** A disk of the guest, in a file that exists. */
 export interface VmDisk {
-  /** Unique within the microVM, DNS-1123 label. */
+  /** Unique within the microVM: a DNS-1123 label for a disk of a spec, with a dot for one that the agent adds. */
   readonly name: string;
   /** Absolute. */
   readonly path: string;

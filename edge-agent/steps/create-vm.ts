@@ -7,7 +7,7 @@ export const createVm: Step = {
   name: 'createVm',
   faultStep: 'vmm.create',
   isNeeded: (view) => view.vmm.kind === 'live' && (view.vmm.api === 'none' || view.attempt.createdFor !== creationKey(view.record)),
-  perform: ({ hypervisor, directories, isolation, record, madeDisks, signal }) =>
-    hypervisor.create(directories.path(record.microvmId), deriveVmSpec(record, madeDisks), signal, { user: isolation.userOf(record.microvmId) }),
+  perform: ({ hypervisor, directories, isolation, seeds, record, madeDisks, signal }) =>
+    hypervisor.create(directories.path(record.microvmId), deriveVmSpec(record, madeDisks, seeds.path(record.microvmId)), signal, { user: isolation.userOf(record.microvmId) }),
   verify: (view) => view.vmm.kind === 'live' && view.vmm.api !== 'none',
 };

@@ -11,6 +11,7 @@ import type { Hypervisor } from '../ports/hypervisor.ts';
 import type { EnsuredDisks, GuestDisks, MadeDisk } from '../ports/images.ts';
 import type { VmmIsolation } from '../ports/isolation.ts';
 import type { GuestNetworks } from '../ports/network.ts';
+import type { Seeds } from '../ports/seeds.ts';
 import type { VmDirectories } from '../ports/vm-directories.ts';
 
 /** What has to be there before a VMM is started that may be replaced elsewhere. */
@@ -31,6 +32,7 @@ export interface StepContext {
   /** Runs an effect inside the step between fault points of its own. */
   readonly within: <Value>(step: EdgeFaultStep, effect: () => Promise<Value>) => Promise<Value>;
   readonly disks: GuestDisks;
+  readonly seeds: Seeds;
   /** The managed disks that were made for this start. */
   readonly madeDisks: readonly MadeDisk[];
   readonly foundDisks: (found: EnsuredDisks) => void;

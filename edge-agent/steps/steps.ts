@@ -4,6 +4,7 @@ import { bootVm } from './boot-vm.ts';
 import { checkFiles } from './check-files.ts';
 import { createVm } from './create-vm.ts';
 import { ensureDisks } from './ensure-disks.ts';
+import { ensureSeed } from './ensure-seed.ts';
 import { ensureNetworks } from './ensure-networks.ts';
 import { killVmm } from './kill-vmm.ts';
 import { pauseVm } from './pause-vm.ts';
@@ -22,6 +23,7 @@ export const steps: Readonly<Record<StepName, Step>> = {
   writeIdentity,
   checkFiles,
   ensureDisks,
+  ensureSeed,
   ensureNetworks,
   spawnVmm,
   createVm,

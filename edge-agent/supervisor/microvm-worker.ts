@@ -11,6 +11,7 @@ import type { ObservedState, ObservedWarning } from '#api/model/microvm.ts';
 import type { ExecutionReport } from '#api/model/plan.ts';
 import { isExpired, withdraw } from '../domain/acceptance.ts';
 import { creationKey, decideNext, networksKey, stepGroup, type Decision, type Note, type StepName, type WaitReason } from '../domain/diff.ts';
+import { seedKey } from '../domain/cloud-init.ts';
 import { disksKey } from '../domain/images.ts';
 import { initialRun, type MicroVMRecord, type Problem } from '../domain/microvm-record.ts';
 import { applyNote, countReboots } from '../domain/notes.ts';
@@ -31,6 +32,7 @@ import type { Journal } from '../ports/journal.ts';
 import type { Logger } from '../ports/logger.ts';
 import type { VmmIsolation } from '../ports/isolation.ts';
 import type { GuestNetworks } from '../ports/network.ts';
+import type { Seeds } from '../ports/seeds.ts';
 import type { VmDirectories } from '../ports/vm-directories.ts';
 import { steps } from '../steps/steps.ts';
 import type { LeaseKeeper } from './lease-keeper.ts';
@@ -46,6 +48,7 @@ export interface WorkerDeps {
   readonly isolation: VmmIsolation;
   readonly disks: GuestDisks;
   readonly secrets: KeptSecrets;
+  readonly seeds: Seeds;
   readonly leases: Pick<LeaseKeeper, 'viewOf' | 'prepare' | 'noticed' | 'guardDirectoryOf' | 'isHeld'>;
   readonly hostMemoryBytes: number;
   readonly clock: Clock;
@@ -283,6 +286,7 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
           isolation: deps.isolation,
           within: (inner, effect) => around(faults, inner, effect),
           disks: deps.disks,
+          seeds: deps.seeds,
           madeDisks: view.attempt.disks?.made ?? [],
           foundDisks: (found) => takeDisks(found, view.record, newsBefore),
           onImageNews,
@@ -303,6 +307,7 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
       longStep = undefined;
     }
     if (name === 'createVm') attempt = { ...attempt, createdFor: creationKey(view.record) };
+    if (name === 'ensureSeed') attempt = { ...attempt, seedFor: seedKey(view.record) };
     if (name === 'ensureNetworks') attempt = { ...omit(attempt, 'networkWarnings'), networksFor: networksKey(view.record), ...keepWarnings(warnings, clock.now().bootMs) };
     if (name === 'removeNetworks') attempt = { ...omit(attempt, 'networksFor', 'networkWarnings'), areNetworksRemoved: true };
     if (name === 'checkFiles') attempt = { ...attempt, checkedFor: creationKey(view.record) };

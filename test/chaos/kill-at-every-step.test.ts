@@ -53,6 +53,8 @@ beforeAll(async () => {
   world = await createWorld({ postgres, faults });
   await world.startController();
   await world.createSite();
+  const secret = { apiVersion: 'v1', kind: 'Secret', metadata: { name: 'guest', namespace: world.namespace, labels: { 'nkudo.dev/guest': 'true' } }, stringData: { 'user-data': '#cloud-config' } };
+  await world.kubernetes.client.apply(`/api/v1/namespaces/${world.namespace}/secrets/guest`, secret);
   host = await world.addHost('edge-1');
   const recorded = await prepareMachine();
   faults.reset();
@@ -92,9 +94,10 @@ async function remember(phase: Phase): Promise<void> {
   }
 }
 
+/** With a disk and a Secret, so that the steps for them have something to do. */
 async function create(name: string, phase: Phase = 'create'): Promise<string> {
   const stubborn = { terminationGracePeriod: '100ms', boot: { kernel: { path: world.guest, cmdline: 'nobutton' } } };
-  await world.applyMicroVM(name, { disks: [{ name: 'data', blank: {}, size: '1Mi', persistence: 'Persistent' }], ...(phase === 'stop' ? stubborn : {}) });
+  await world.applyMicroVM(name, { disks: [{ name: 'data', blank: {}, size: '1Mi', persistence: 'Persistent' }], cloudInit: { userDataSecretRef: { name: 'guest', key: 'user-data' } }, ...(phase === 'stop' ? stubborn : {}) });
   const object = await world.waitForCondition('microvms', name, { type: 'Running', status: 'True' });
   return String(object.metadata.uid);
 }

@@ -42,7 +42,8 @@ describe('bad input', () => {
     ['a path with an option of the VMM in it', { disks: [{ name: 'd', path: '/images/d.raw,readonly=off' }] }, /path/],
     ['a path that looks like an option', { boot: { kernel: { path: '--kernel' } } }, /path/],
     ['two boot sources', { boot: { kernel: { path: '/k' }, firmware: { path: '/f' } } }, /kernel|firmware/],
-    ['a reserved field', { cloudInit: { userData: { secretRef: { name: 's' } } } }, /reserved|cloudInit/],
+    ['a field of another shape', { cloudInit: { userData: { secretRef: { name: 's' } } } }, /cloudInit/],
+    ['a private key where a public one belongs', { cloudInit: { sshAuthorizedKeys: ['-----BEGIN OPENSSH PRIVATE KEY-----'] } }, /private key.*write the public one/],
   ])('[S6] refuses %s at apply, with a sentence about the field', async (_what, change, sentence) => {
     expect(await applyRefused(microVMSpec(world.guest, change))).toMatch(sentence);
     expect(await world.kubernetes.client.find(world.path('microvms', 'bad'))).toBeNull();

@@ -3,7 +3,8 @@
  * ones are. For properties of the decision alone; what a VMM really does is shown by the conformance suite.
  */
 import assert from 'node:assert/strict';
-import { creationKey, decideNext, hasDisks, networksKey, stepGroup, type StepName } from '#edge-agent/domain/diff.ts';
+import { seedKey } from '#edge-agent/domain/cloud-init.ts';
+import { creationKey, decideNext, hasDisks, hasSeed, networksKey, stepGroup, type StepName } from '#edge-agent/domain/diff.ts';
 import { disksKey } from '#edge-agent/domain/images.ts';
 import { machineKey, type MicroVMRecord, type Now } from '#edge-agent/domain/microvm-record.ts';
 import { applyNote, countReboots } from '#edge-agent/domain/notes.ts';
@@ -123,7 +124,7 @@ export class SimulatedHost {
       case 'writeIdentity': {
         assert(this.directory.exists, 'an identity needs its directory');
         const { microvmId, epoch, revision, run } = this.record;
-        this.directory = { exists: true, identity: { microvmId, epoch, revision, incarnation: run.incarnation } };
+        this.directory = { ...this.directory, exists: true, identity: { microvmId, epoch, revision, incarnation: run.incarnation } };
         return;
       }
       case 'checkFiles':
@@ -138,6 +139,13 @@ export class SimulatedHost {
           : { ...omit(this.attempt, 'disksPending'), disks: { for: disksKey(this.record), made: (this.record.desired?.disks ?? []).map(({ name }) => ({ name, path: `/${name}`, format: 'raw' })) } };
         this.isImageSlow = false;
         return;
+      case 'ensureSeed': {
+        assert(this.directory.identity !== null, 'no seed before the directory says whose it is');
+        assert(!this.#isUp(), 'no seed is made under a guest that runs');
+        this.directory = { ...this.directory, hasSeed: this.record.desired?.cloudInit !== undefined };
+        this.attempt = { ...this.attempt, seedFor: seedKey(this.record) };
+        return;
+      }
       case 'ensureNetworks':
         assert(this.directory.identity !== null, 'no network before the directory says whose it is');
         assert(!this.#isUp() || (this.record.desired !== null && this.record.run.startedWith === machineKey(this.record.desired)), 'a running guest keeps its cards');
@@ -151,6 +159,7 @@ export class SimulatedHost {
         return;
       case 'spawnVmm':
         assert(hasDisks(view), 'no VMM before its disks');
+        assert(hasSeed(view), 'no VMM before its seed');
         assert.equal(this.networks.length, this.record.desired?.networks?.length ?? 0, 'no VMM before its networks');
         assert(this.vmm.kind !== 'live', 'never two VMMs of one microVM');
         assert(this.directory.identity !== null, 'no VMM before its directory says whose it is');
@@ -159,6 +168,7 @@ export class SimulatedHost {
         return;
       case 'createVm':
         assert(!this.#isUp(), 'a running guest is never created anew');
+        assert(hasSeed(view), 'no configuration that names a seed before there is one');
         this.#live('created');
         this.attempt = { ...this.attempt, createdFor: creationKey(view.record) };
         return;

@@ -1,10 +1,12 @@
 /** The VmDirectories port on the file system: `<state>/vms/<uid>/vm.json`. */
+import { existsSync } from 'node:fs';
 import { readdir, readFile, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parseEpoch } from '#api/model/epoch.ts';
 import { isUuid, microVMId, type MicroVMId } from '#api/model/ids.ts';
 import type { DirectoryIdentity } from '../../domain/microvm-record.ts';
 import type { VmDirectories } from '../../ports/vm-directories.ts';
+import { seedFile } from '../seed/seeds.ts';
 import { ensureDirectory, syncDirectory, writeFileDurably } from '../system/durable-file.ts';
 
 export function createVmDirectories(stateDirectory: string): VmDirectories {
@@ -14,7 +16,7 @@ export function createVmDirectories(stateDirectory: string): VmDirectories {
     path,
     async look(id) {
       if (!(await exists(path(id)))) return { exists: false, identity: null };
-      return { exists: true, identity: await readIdentity(join(path(id), 'vm.json'), id) };
+      return { exists: true, identity: await readIdentity(join(path(id), 'vm.json'), id), hasSeed: existsSync(join(path(id), seedFile)) };
     },
     async prepare(id) {
       ensureDirectory(path(id));

@@ -8,6 +8,7 @@ import type { HostId, MicroVMId } from '#api/model/ids.ts';
 import { formatTable, parseTable } from '#edge-agent/adapters/guard/guard-process.ts';
 import { decideAcceptance } from '#edge-agent/domain/acceptance.ts';
 import { creationKey, decideNext, networksKey, type StepName } from '#edge-agent/domain/diff.ts';
+import { seedKey } from '#edge-agent/domain/cloud-init.ts';
 import { disksKey } from '#edge-agent/domain/images.ts';
 import { initialRun, type MicroVMRecord, type Now } from '#edge-agent/domain/microvm-record.ts';
 import { applyNote } from '#edge-agent/domain/notes.ts';
@@ -212,6 +213,8 @@ export class SimHost {
         return { ...attempt, checkedFor: creationKey(record) };
       case 'ensureDisks':
         return { ...attempt, disks: { for: disksKey(record), made: [] } };
+      case 'ensureSeed':
+        return { ...attempt, seedFor: seedKey(record) };
       case 'ensureNetworks':
         return { ...attempt, networksFor: networksKey(record) };
       case 'removeNetworks':

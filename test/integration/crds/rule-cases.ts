@@ -458,6 +458,20 @@ const probeCases: RuleCase[] = probeNames.flatMap((name) => {
   ];
 });
 
+/** Made by ssh-keygen for this test; nobody has the private halves. */
+const publicKeys = [
+  'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINUF5y1gEmjbWdDcQ+cH6DUVNtCGd3VsQ7LnEg6b18h1',
+  'ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQCLHYm90I/05tZQFTgTNUojj9OM7vKnOrTv3RcYUQDEnjCoLKgyln6Eo6LHip3thPHVnd332WPAQdNi3ZKUvmXBwXlisgAW6faSlj9qG0EISKuPnz9LniO3neKKIADkeb1ePvOxEYZok+TldTDMpOZjRbe0ZJICiNjrBLpEAbYxwKhPyKdHIabH9RkxIvoOtSKCEfxd5R9KtuKg39CphTZoBEs9PsLxHFAM4AkWojGXLAqNV+mNyTH54ML5PH16KveRHfjPVlumnMsZsbBwIN4Utj7N+WjIKf0osf2U3uSL4YxKTQhO3s7lgUrcvPFkkKrlzg9gVYH7kJ3fLoNxVIxl',
+  'ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAACAQDrb24Z53RdQPOoJjlB2HnLdebsJeZ7CfOvz8z8epPoixtK2z/pcL0dvu77OnrQvw8b8pR9aR+j+lrkxEePMAyhsvl2EPprdxBQO93dcvKb5BWg7mD9y5BRBsi1jNMP36HmRdY/MNfZ/Qnz5/r5NJl8Iz7eZaen5g8IPG/+KrTUQcTbf5IacMsSfMcaRk+u3C7+o4Wxln8Aeatoj8LdWhC2iq/sCYGSZpjgtR2gTTA9cw/8sUeAsE6WehONJhCR8n0R8aGNSmqmUNn1Iv2UQ4KN4AxxGpaMg+yNA5L5DDaT1eiNYVSIErgnKTU6qORbHaN4oSO7CiINpoc7sTkBK5RbzWZGpt3h+8NA4qL+lojLhO7SQ1eVuDOvsqIwv30xZkCEz9yToLh6V2CKvq3eB1UH0I6ai68RYt6P5MulUIcMib6o62C9+PyPd1UCH7XN0oOz/UJHqSuxHDD/+xPglmxFkhZu8HkV1vMAppN3gnHQdk/doOKPRAY9sSmIuQakDH9vk6TObE0gaKQ8qpJ/2wDC1GtcyddtPZVf6ww96oJV8z6s2r8BipM+TroR1AIQ1yG6A2cN+oWC6vP3uFDwwsHiaEkSpMJNyVWxSb+vLYdxvvp1dx3xdVAxqjHsG6981/vMaRGbEn2hwAHYCYU/dUsERNBTm15k08cjLS1Q8sX70Q==',
+  'ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBDrFq8qJ+HDsBKHNp3IRYWNhsr7J7NLLbzB4CZ2pniU+QiwXN//ZgDFbxqF4WLXIK9lkShPONlITRN16v/2DOZE=',
+  'ecdsa-sha2-nistp384 AAAAE2VjZHNhLXNoYTItbmlzdHAzODQAAAAIbmlzdHAzODQAAABhBI+ux9jD53fybivCgzNlMvvmTLVXC0kW6G8mSttX31u+EPZYMlmDiltF8IGlqwAAiviZBj0a1murvT6Bfb02+np2JGHI8aRVfQEqnp4k/+MeBc3RZwZXbCbupgx2sKGbng==',
+  'ecdsa-sha2-nistp521 AAAAE2VjZHNhLXNoYTItbmlzdHA1MjEAAAAIbmlzdHA1MjEAAACFBAEdfWJynF+YaDAht26P3mxfNeach1WIHeu/2EWJ2mPSFLaZTzcFfN4xHG+hf0KjbtBPcAYca7TrN+yQjz0y0FKnrgDWnNKEahNTn8bKtVPHOu93z8+Z2CHKcS8On4qm4MiTPxQYzTtCHLAqPzLdZbJCbpfuQkcTaDXmpnMtDPY93+hD0A==',
+  'sk-ssh-ed25519@openssh.com AAAAGnNrLXNzaC1lZDI1NTE5QG9wZW5zc2guY29tAAAAIHQj3cpQFXqek2nk9dXufM/BwxO6umzZM4dbbYII+faaAAAABHNzaDo=',
+  'sk-ecdsa-sha2-nistp256@openssh.com AAAAInNrLWVjZHNhLXNoYTItbmlzdHAyNTZAb3BlbnNzaC5jb20AAAAIbmlzdHAyNTYAAABBBDWYmQfqipU6lHUqZBq95eXdNTkjGzn36zlbdD6GkMSpldMzI5sbgS4UwH3Oec/+gQX5EecLayq6zg7klaUbrkwAAAAEc3NoOg==',
+];
+
+const sshKey = (key: string): Spec => microvmSpec({ cloudInit: { sshAuthorizedKeys: [key] } });
+
 const microvmCases: RuleCase[] = [
   nameRule('MicroVM'),
   // Reserved fields
@@ -467,7 +481,6 @@ const microvmCases: RuleCase[] = [
   reserved('MicroVM', 'memory.hugepages', microvmSpec({ memory: { size: '512Mi', hugepages: '2Mi' } })),
   reserved('MicroVM', 'networks[].macvtap', network({ macvtap: { parent: 'eth0' } }), { accepted: network({ bridge: { name: 'br0', vlan: 7 } }) }),
   reserved('MicroVM', 'networks[].mesh.groups', network({ mesh: { groups: ['staff'] } }), { accepted: network({ mesh: {} }) }),
-  reserved('MicroVM', 'cloudInit', microvmSpec({ cloudInit: {} })),
   reserved('MicroVM', 'vsock', microvmSpec({ vsock: {} })),
   reserved('MicroVM', 'probes', microvmSpec({ probes: {} })),
   reserved('MicroVM', 'console.serial other than Log', microvmSpec({ console: { serial: 'Off' } }), {
@@ -859,13 +872,39 @@ const microvmCases: RuleCase[] = [
   },
   {
     kind: 'MicroVM',
-    variant: 'unlocked',
+    variant: 'shipped',
     rule: 'write only one of cloudInit.userData and cloudInit.userDataSecretRef',
     accepted: [
       { title: 'inline', spec: microvmSpec({ cloudInit: { userData: '#cloud-config' } }) },
       { title: 'from a Secret', spec: microvmSpec({ cloudInit: { userDataSecretRef: { name: 'init', key: 'user-data' } } }) },
     ],
     refused: [{ title: 'both', spec: microvmSpec({ cloudInit: { userData: '#cloud-config', userDataSecretRef: { name: 'init', key: 'user-data' } } }) }],
+  },
+  {
+    kind: 'MicroVM',
+    variant: 'shipped',
+    rule: 'this is a private key; write the public one',
+    accepted: [{ title: 'a public key', spec: sshKey(publicKeys[0] ?? '') }],
+    refused: [{ title: 'a private key', spec: sshKey('-----BEGIN OPENSSH PRIVATE KEY-----') }],
+  },
+  {
+    kind: 'MicroVM',
+    variant: 'shipped',
+    rule: 'write one line of an authorized_keys file without options',
+    accepted: [
+      ...publicKeys.map((key) => ({ title: key.slice(0, 40), spec: sshKey(key) })),
+      { title: 'a key with a name of several words', spec: sshKey(`${publicKeys[0] ?? ''} ada at work`) },
+      { title: 'many', spec: microvmSpec({ cloudInit: { sshAuthorizedKeys: Array.from({ length: 32 }, (_unused, index) => `${publicKeys[0] ?? ''} n${index}`) } }) },
+    ],
+    refused: [
+      ['a word', 'key'],
+      ['two lines', `${publicKeys[0] ?? ''}\n${publicKeys[1] ?? ''}`],
+      ['options', `no-pty ${publicKeys[0] ?? ''}`],
+      ['the type of another key', (publicKeys[0] ?? '').replace('ssh-ed25519', 'ssh-rsa')],
+      ['half a key', (publicKeys[0] ?? '').slice(0, 60)],
+      ['a key that is too long', `${publicKeys[0] ?? ''}A`],
+      ['letters that base64 has not', (publicKeys[0] ?? '').slice(0, -1) + '!'],
+    ].map(([title = '', key = '']) => ({ title, spec: sshKey(key) })),
   },
   ...probeCases,
 ];

@@ -13,7 +13,7 @@ import { makeEpoch } from '#api/model/epoch.ts';
 import { hostId, operationId, planId, type MicroVMId } from '#api/model/ids.ts';
 import type { DesiredMicroVM, DiskSpec, SecretValue } from '#api/model/microvm.ts';
 import type { Operation } from '#api/model/plan.ts';
-import { edgeFaultPoints, secretFaultPoints, type EdgeFaultPoint } from '#edge-agent/fault-points.ts';
+import { edgeFaultPoints, type EdgeFaultPoint } from '#edge-agent/fault-points.ts';
 import { controlGroupsOf } from '#test/harness/control-groups.ts';
 import { fakeHostId, startFakeControlPlane, type FakeControlPlane } from '#test/fakes/control-plane.ts';
 import { createAgentFixture, newMicroVM, type AgentFixture, type RunningAgent } from './agent-fixture.ts';
@@ -87,12 +87,11 @@ async function carryOut(sent: Operation, point: EdgeFaultPoint | null, secrets: 
   await fixture.until(`${sent.kind} to be reported`, () => plane.reports.some((report) => report.operationId === sent.id && report.isFinal && report.status === 'Succeeded'));
 }
 
-const allFaultPoints = [...secretFaultPoints, ...edgeFaultPoints];
 /** So that the step for Secrets has something to do, also when the first operation is repeated. */
 const secretsOf = (id: MicroVMId) => ({ secrets: [{ name: 'guest', key: 'user-data', resourceVersion: '1' }], values: [{ name: 'guest', key: 'user-data', reveal: () => Buffer.from(`value of ${id}`) }] });
-const onCreate = ['secrets.keep', 'journal.accept', 'receipt.send', 'journal.intent', 'vmdir.prepare', 'vmdir.identity', 'disk.ensure', 'net.ensure', 'vmm.confine', 'vmm.spawn', 'vmm.create', 'vmm.boot', 'journal.result', 'report.send'];
+const onCreate = ['secrets.keep', 'journal.accept', 'receipt.send', 'journal.intent', 'vmdir.prepare', 'vmdir.identity', 'disk.ensure', 'seed.ensure', 'net.ensure', 'vmm.confine', 'vmm.spawn', 'vmm.create', 'vmm.boot', 'journal.result', 'report.send'];
 const onDelete = ['journal.accept', 'receipt.send', 'journal.intent', 'vmm.powerButton', 'vmm.shutdown', 'net.remove', 'vmdir.remove', 'secrets.remove', 'journal.forget', 'report.send'];
-const on = (steps: readonly string[]): EdgeFaultPoint[] => allFaultPoints.filter((point) => steps.includes(point.slice(0, point.lastIndexOf(':'))));
+const on = (steps: readonly string[]): EdgeFaultPoint[] => edgeFaultPoints.filter((point) => steps.includes(point.slice(0, point.lastIndexOf(':'))));
 
 /** Empty when there is none. */
 function keptText(id: MicroVMId): string {
@@ -104,7 +103,7 @@ describe('the agent, killed', () => {
   test.each(on(onCreate))('at %s of a create, converges to one VMM', async (point) => {
     const id = newMicroVM();
     const { secrets, values } = secretsOf(id);
-    await carryOut(operation(id, fixture.desired({ disks: [blankDisk], secrets }), 1), point, values);
+    await carryOut(operation(id, fixture.desired({ disks: [blankDisk], secrets, cloudInit: { hostName: 'guest', userDataSecret: { name: 'guest', key: 'user-data' }, sshAuthorizedKeys: [] } }), 1), point, values);
     expect(keptText(id)).toContain(Buffer.from(`value of ${id}`).toString('base64'));
     const pids = fixture.vmmPids(id);
     expect(pids).toHaveLength(1);
@@ -129,6 +128,6 @@ describe('the agent, killed', () => {
   });
 
   test('was killed at every point that the agent lists', () => {
-    expect(allFaultPoints.filter((point) => !reached.has(point))).toEqual([]);
+    expect(edgeFaultPoints.filter((point) => !reached.has(point))).toEqual([]);
   });
 });

@@ -816,6 +816,10 @@ export interface DesiredMicroVM {
     | undefined;
   /** Values of Secrets that it needs, each once, at most 32. The values come beside it, see Operation.secrets. */
   secrets: SecretReference[];
+  /** Data for cloud-init in the guest, on a read-only disk after `disks`. Absent: no such disk. */
+  cloudInit:
+    | CloudInit
+    | undefined;
   /**
    * The order of the site with this number holds no longer: what it left standing is lifted. 0: none. A later order is
    * not touched.
@@ -897,6 +901,34 @@ export function desiredMicroVM_RunPolicyToJSON(object: DesiredMicroVM_RunPolicy)
     default:
       return "UNRECOGNIZED";
   }
+}
+
+/** Data for cloud-init in the guest. */
+export interface CloudInit {
+  /** Host name of the guest, at most 63 characters. */
+  hostName: string;
+  /** User data; absent without any, or when it comes from a Secret. At most 32768 characters. */
+  userData?:
+    | string
+    | undefined;
+  /** The value of DesiredMicroVM.secrets that is the user data. */
+  userDataSecret:
+    | SecretKey
+    | undefined;
+  /** Network configuration; absent: made by the host from the addresses of the networks. At most 16384 characters. */
+  networkData?:
+    | string
+    | undefined;
+  /** Public keys of SSH, at most 32, each a line of an authorized_keys file. */
+  sshAuthorizedKeys: string[];
+}
+
+/** Names one value of a Secret, whatever its version. */
+export interface SecretKey {
+  /** Name of the Secret, in the namespace of the microVM. */
+  name: string;
+  /** Key in the Secret. */
+  key: string;
 }
 
 /** On what terms a microVM that may be replaced runs. */
@@ -5401,6 +5433,7 @@ function createBaseDesiredMicroVM(): DesiredMicroVM {
     lease: undefined,
     images: undefined,
     secrets: [],
+    cloudInit: undefined,
     overruledSiteOrder: 0,
   };
 }
@@ -5459,6 +5492,9 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
     }
     for (const v of message.secrets) {
       SecretReference.encode(v!, writer.uint32(178).fork()).join();
+    }
+    if (message.cloudInit !== undefined) {
+      CloudInit.encode(message.cloudInit, writer.uint32(186).fork()).join();
     }
     if (message.overruledSiteOrder !== 0) {
       writer.uint32(248).uint64(message.overruledSiteOrder);
@@ -5615,6 +5651,14 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
             message.secrets.push(SecretReference.decode(reader, reader.uint32()));
             continue;
           }
+          case 23: {
+            if (tag !== 186) {
+              break;
+            }
+
+            message.cloudInit = CloudInit.decode(reader, reader.uint32());
+            continue;
+          }
           case 31: {
             if (tag !== 248) {
               break;
@@ -5687,6 +5731,11 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
       secrets: globalThis.Array.isArray(object?.secrets)
         ? object.secrets.map((e: any) => SecretReference.fromJSON(e))
         : [],
+      cloudInit: isSet(object.cloudInit)
+        ? CloudInit.fromJSON(object.cloudInit)
+        : isSet(object.cloud_init)
+        ? CloudInit.fromJSON(object.cloud_init)
+        : undefined,
       overruledSiteOrder: isSet(object.overruledSiteOrder)
         ? globalThis.Number(object.overruledSiteOrder)
         : isSet(object.overruled_site_order)
@@ -5747,6 +5796,9 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
     if (message.secrets?.length) {
       obj.secrets = message.secrets.map((e) => SecretReference.toJSON(e));
     }
+    if (message.cloudInit !== undefined) {
+      obj.cloudInit = CloudInit.toJSON(message.cloudInit);
+    }
     if (message.overruledSiteOrder !== 0) {
       obj.overruledSiteOrder = Math.round(message.overruledSiteOrder);
     }
@@ -5793,7 +5845,256 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
       ? ImagePolicy.fromPartial(object.images)
       : undefined;
     message.secrets = object.secrets?.map((e) => SecretReference.fromPartial(e)) || [];
+    message.cloudInit = (object.cloudInit !== undefined && object.cloudInit !== null)
+      ? CloudInit.fromPartial(object.cloudInit)
+      : undefined;
     message.overruledSiteOrder = object.overruledSiteOrder ?? 0;
+    return message;
+  },
+};
+
+function createBaseCloudInit(): CloudInit {
+  return {
+    hostName: "",
+    userData: undefined,
+    userDataSecret: undefined,
+    networkData: undefined,
+    sshAuthorizedKeys: [],
+  };
+}
+
+export const CloudInit: MessageFns<CloudInit> = {
+  encode(message: CloudInit, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.hostName !== "") {
+      writer.uint32(10).string(message.hostName);
+    }
+    if (message.userData !== undefined) {
+      writer.uint32(18).string(message.userData);
+    }
+    if (message.userDataSecret !== undefined) {
+      SecretKey.encode(message.userDataSecret, writer.uint32(26).fork()).join();
+    }
+    if (message.networkData !== undefined) {
+      writer.uint32(34).string(message.networkData);
+    }
+    for (const v of message.sshAuthorizedKeys) {
+      writer.uint32(42).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): CloudInit {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCloudInit();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.hostName = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.userData = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.userDataSecret = SecretKey.decode(reader, reader.uint32());
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.networkData = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.sshAuthorizedKeys.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): CloudInit {
+    return {
+      hostName: isSet(object.hostName)
+        ? globalThis.String(object.hostName)
+        : isSet(object.host_name)
+        ? globalThis.String(object.host_name)
+        : "",
+      userData: isSet(object.userData)
+        ? globalThis.String(object.userData)
+        : isSet(object.user_data)
+        ? globalThis.String(object.user_data)
+        : undefined,
+      userDataSecret: isSet(object.userDataSecret)
+        ? SecretKey.fromJSON(object.userDataSecret)
+        : isSet(object.user_data_secret)
+        ? SecretKey.fromJSON(object.user_data_secret)
+        : undefined,
+      networkData: isSet(object.networkData)
+        ? globalThis.String(object.networkData)
+        : isSet(object.network_data)
+        ? globalThis.String(object.network_data)
+        : undefined,
+      sshAuthorizedKeys: globalThis.Array.isArray(object?.sshAuthorizedKeys)
+        ? object.sshAuthorizedKeys.map((e: any) => globalThis.String(e))
+        : globalThis.Array.isArray(object?.ssh_authorized_keys)
+        ? object.ssh_authorized_keys.map((e: any) => globalThis.String(e))
+        : [],
+    };
+  },
+
+  toJSON(message: CloudInit): unknown {
+    const obj: any = {};
+    if (message.hostName !== "") {
+      obj.hostName = message.hostName;
+    }
+    if (message.userData !== undefined) {
+      obj.userData = message.userData;
+    }
+    if (message.userDataSecret !== undefined) {
+      obj.userDataSecret = SecretKey.toJSON(message.userDataSecret);
+    }
+    if (message.networkData !== undefined) {
+      obj.networkData = message.networkData;
+    }
+    if (message.sshAuthorizedKeys?.length) {
+      obj.sshAuthorizedKeys = message.sshAuthorizedKeys;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<CloudInit>): CloudInit {
+    return CloudInit.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<CloudInit>): CloudInit {
+    const message = createBaseCloudInit();
+    message.hostName = object.hostName ?? "";
+    message.userData = object.userData ?? undefined;
+    message.userDataSecret = (object.userDataSecret !== undefined && object.userDataSecret !== null)
+      ? SecretKey.fromPartial(object.userDataSecret)
+      : undefined;
+    message.networkData = object.networkData ?? undefined;
+    message.sshAuthorizedKeys = object.sshAuthorizedKeys?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseSecretKey(): SecretKey {
+  return { name: "", key: "" };
+}
+
+export const SecretKey: MessageFns<SecretKey> = {
+  encode(message: SecretKey, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.key !== "") {
+      writer.uint32(18).string(message.key);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SecretKey {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSecretKey();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): SecretKey {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      key: isSet(object.key) ? globalThis.String(object.key) : "",
+    };
+  },
+
+  toJSON(message: SecretKey): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.key !== "") {
+      obj.key = message.key;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<SecretKey>): SecretKey {
+    return SecretKey.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<SecretKey>): SecretKey {
+    const message = createBaseSecretKey();
+    message.name = object.name ?? "";
+    message.key = object.key ?? "";
     return message;
   },
 };
