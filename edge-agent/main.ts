@@ -45,10 +45,10 @@ const hypervisorOption = () => settingOption('hypervisor');
 function configOf({ config, allowPath, stateDir, hypervisor, netbird, logLevel }: SettingFlags): Promise<EffectiveConfig> {
   return loadConfig(config, process.env, { stateDir, hypervisor, netbird, logLevel, allowPaths: allowPath });
 }
-/** The two settings that most commands need. */
-async function pathsOf(flags: SettingFlags): Promise<{ stateDir: string; hypervisor: string }> {
-  const { stateDir, hypervisor } = await configOf(flags);
-  return { stateDir: String(stateDir.value), hypervisor: String(hypervisor.value) };
+/** The settings that most commands need. */
+async function pathsOf(flags: SettingFlags): Promise<{ stateDir: string; hypervisor: string; vmmUsers: string }> {
+  const { stateDir, hypervisor, vmmUsers } = await configOf(flags);
+  return { stateDir: String(stateDir.value), hypervisor: String(hypervisor.value), vmmUsers: String(vmmUsers.value) };
 }
 
 /** Specs and logs of guests lie in the state directory, which a service manager may have made readable. */

@@ -228,6 +228,26 @@ describe('edge codec', () => {
     expect(decode(Array.from({ length: 9 }, () => good))).toThrow(/at most 8 items/);
   });
 
+  it('gives back hardware, isolation and clock skew, and refuses what is longer than its bound', () => {
+    const base = { hostName: 'h', machineId: 'm', bootId: 'b', kernel: '6', architecture: 'x86_64', cpuModel: 'c', cpuCount: 2, memoryBytes: 1024, hasKvm: true, agentVersion: '0.1.0', hypervisor: { kind: 'simulated' as const, version: '54.0.0', problem: '' } };
+    const hardware = {
+      cpuFlags: ['vmx', 'avx2'],
+      numaNodes: [{ id: 0, cpus: '0-1', memoryBytes: 1024 }],
+      hugepages: [{ pageBytes: 2 ** 21, total: 4, free: 1 }],
+      disks: [{ name: 'sda', sizeBytes: 2 ** 40, isRotational: true }],
+      nics: [{ name: 'eno1', mac: '52:54:00:00:00:01', speedMbps: 1000, driver: 'e1000e', isUp: true }],
+      gpus: [{ address: '0000:01:00.0', vendor: '10de', device: '1eb8', driver: 'vfio-pci' }],
+      stateTotalBytes: 2 ** 40,
+      stateFreeBytes: 2 ** 39,
+    };
+    const isolation = { users: true, limits: ['memory'], cgroups: 'v2' as const, systemd: false, landlock: 'yes' as const, problems: ['one'] };
+    const facts = { ...base, hardware, isolation, clockSkewMs: -20_000 };
+    const wire = HostFacts.decode(HostFacts.encode(encodeHostFacts(facts)).finish());
+    expect(decodeHostFacts('facts', wire)).toEqual(facts);
+    expect(() => decodeHostFacts('facts', { ...wire, isolation: { ...isolation, landlock: 'maybe' } })).toThrow(/facts\.isolation\.landlock must be one of/);
+    expect(() => decodeHostFacts('facts', { ...wire, hardware: { ...hardware, disks: Array.from({ length: 129 }, () => ({ name: 'sda', sizeBytes: 1, isRotational: false })) } })).toThrow(/at most 128/);
+  });
+
   it('gives back host facts', () => {
     const facts = { hostName: 'h', machineId: 'm', bootId: 'b', kernel: '6', architecture: 'x86_64', cpuModel: 'c', cpuCount: 2, memoryBytes: 1024, hasKvm: true, agentVersion: '0.1.0', hypervisor: { kind: 'simulated' as const, version: '54.0.0', problem: '' } };
     expect(decodeHostFacts('facts', HostFacts.decode(HostFacts.encode(encodeHostFacts(facts)).finish()))).toEqual(facts);

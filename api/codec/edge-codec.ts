@@ -10,7 +10,9 @@ import {
   ExecutionReport as ExecutionReportMessage,
   ExecutionReport_Status,
   HostFacts as HostFactsMessage,
+  HardwareFacts as HardwareMessage,
   HypervisorFacts_Kind,
+  IsolationFacts as IsolationMessage,
   ImagePolicy as ImagePolicyMessage,
   ManagedDisk as ManagedDiskMessage,
   LogStream_Source,
@@ -33,7 +35,7 @@ import {
   type SiteOperator as SiteOperatorMessage,
   type KnownMicroVM as KnownMicroVMMessage,
 } from '../gen/nkudo/edge/v1/edge.pb.ts';
-import type { HostFacts, HypervisorFacts } from '../model/host.ts';
+import { hardwareMax, type HardwareFacts, type HostFacts, type HypervisorFacts, type IsolationFacts } from '../model/host.ts';
 import { executionId, microVMId, operationId, planId, type HostId } from '../model/ids.ts';
 import {
   secretsMax,
@@ -185,8 +187,26 @@ export const logSourceMap = enumMap<'serial' | 'vmm'>({
 });
 
 export function encodeHostFacts(facts: HostFacts): HostFactsMessage {
-  const { hypervisor, ...rest } = facts;
-  return { ...rest, hypervisor: { ...hypervisor, kind: hypervisorKindMap.encode(hypervisor.kind) as HypervisorFacts_Kind } };
+  const { hypervisor, hardware, isolation, clockSkewMs, ...rest } = facts;
+  return {
+    ...rest,
+    hypervisor: { ...hypervisor, kind: hypervisorKindMap.encode(hypervisor.kind) as HypervisorFacts_Kind },
+    hardware: hardware === undefined ? undefined : encodeHardware(hardware),
+    isolation: isolation === undefined ? undefined : { ...isolation, limits: [...isolation.limits], problems: [...isolation.problems] },
+    clockSkewMs: clockSkewMs ?? 0,
+  };
+}
+
+function encodeHardware(hardware: HardwareFacts): HardwareMessage {
+  return {
+    ...hardware,
+    cpuFlags: hardware.cpuFlags.slice(0, hardwareMax.cpuFlags),
+    numaNodes: hardware.numaNodes.slice(0, hardwareMax.numaNodes).map((node) => ({ ...node })),
+    hugepages: hardware.hugepages.slice(0, hardwareMax.hugepages).map((pages) => ({ ...pages })),
+    disks: hardware.disks.slice(0, hardwareMax.disks).map((disk) => ({ ...disk })),
+    nics: hardware.nics.slice(0, hardwareMax.nics).map((nic) => ({ ...nic })),
+    gpus: hardware.gpus.slice(0, hardwareMax.gpus).map((gpu) => ({ ...gpu })),
+  };
 }
 
 /** @throws INVALID_REQUEST */
@@ -210,7 +230,52 @@ export function decodeHostFacts(field: string, message: HostFactsMessage | undef
       version: short('hypervisor.version', hypervisor.version),
       problem: text(`${field}.hypervisor.problem`, hypervisor.problem, { max: messageMax, allowEmpty: true }),
     },
+    ...(facts.hardware === undefined ? {} : { hardware: decodeHardware(`${field}.hardware`, facts.hardware) }),
+    ...(facts.isolation === undefined ? {} : { isolation: decodeIsolation(`${field}.isolation`, facts.isolation) }),
+    ...(facts.clockSkewMs === 0 ? {} : { clockSkewMs: integer(`${field}.clock_skew_ms`, facts.clockSkewMs, Number.MIN_SAFE_INTEGER) }),
   };
+}
+
+const nameMax = 64;
+
+function decodeHardware(field: string, message: HardwareMessage): HardwareFacts {
+  const name = (place: string, value: string): string => text(`${field}.${place}`, value, { max: nameMax, allowEmpty: true });
+  const size = (place: string, value: number): number => integer(`${field}.${place}`, value, 0);
+  return {
+    cpuFlags: atMost(`${field}.cpu_flags`, message.cpuFlags, hardwareMax.cpuFlags).map((flag) => name('cpu_flags', flag)),
+    numaNodes: atMost(`${field}.numa_nodes`, message.numaNodes, hardwareMax.numaNodes).map(({ id, cpus, memoryBytes }) => ({
+      id: size('numa_nodes.id', id),
+      cpus: text(`${field}.numa_nodes.cpus`, cpus, { max: messageMax, allowEmpty: true }),
+      memoryBytes: size('numa_nodes.memory_bytes', memoryBytes),
+    })),
+    hugepages: atMost(`${field}.hugepages`, message.hugepages, hardwareMax.hugepages).map(({ pageBytes, total, free }) => ({ pageBytes: size('hugepages.page_bytes', pageBytes), total: size('hugepages.total', total), free: size('hugepages.free', free) })),
+    disks: atMost(`${field}.disks`, message.disks, hardwareMax.disks).map((disk) => ({ name: name('disks.name', disk.name), sizeBytes: size('disks.size_bytes', disk.sizeBytes), isRotational: disk.isRotational })),
+    nics: atMost(`${field}.nics`, message.nics, hardwareMax.nics).map((nic) => ({ name: name('nics.name', nic.name), mac: name('nics.mac', nic.mac), speedMbps: size('nics.speed_mbps', nic.speedMbps), driver: name('nics.driver', nic.driver), isUp: nic.isUp })),
+    gpus: atMost(`${field}.gpus`, message.gpus, hardwareMax.gpus).map((gpu) => ({ address: name('gpus.address', gpu.address), vendor: name('gpus.vendor', gpu.vendor), device: name('gpus.device', gpu.device), driver: name('gpus.driver', gpu.driver) })),
+    stateTotalBytes: size('state_total_bytes', message.stateTotalBytes),
+    stateFreeBytes: size('state_free_bytes', message.stateFreeBytes),
+  };
+}
+
+const cgroupLayouts = ['v2', 'v1', 'hybrid', 'none'] as const;
+const landlockWords = ['yes', 'no', 'unknown'] as const;
+const isolationListMax = 16;
+
+function decodeIsolation(field: string, message: IsolationMessage): IsolationFacts {
+  return {
+    users: message.users,
+    limits: atMost(`${field}.limits`, message.limits, isolationListMax).map((limit) => text(`${field}.limits`, limit, { max: nameMax })),
+    cgroups: oneOf(`${field}.cgroups`, message.cgroups, cgroupLayouts),
+    systemd: message.systemd,
+    landlock: oneOf(`${field}.landlock`, message.landlock, landlockWords),
+    problems: atMost(`${field}.problems`, message.problems, isolationListMax).map((problem) => text(`${field}.problems`, problem, { max: messageMax })),
+  };
+}
+
+function oneOf<Word extends string>(field: string, value: string, words: readonly Word[]): Word {
+  const found = words.find((word) => word === value);
+  if (found === undefined) throw invalid(field, `must be one of ${words.join(', ')}`);
+  return found;
 }
 
 export interface KnownMicroVM {

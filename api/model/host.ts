@@ -23,6 +23,33 @@ export interface IsolationFacts {
   readonly problems: readonly string[];
 }
 
+/** What the machine has. No serial numbers. Lists are bounded by {@link hardwareMax}. */
+export interface HardwareFacts {
+  /** As /proc/cpuinfo names them. */
+  readonly cpuFlags: readonly string[];
+  readonly numaNodes: readonly { readonly id: number; /** Such as 0-3,8-11. */ readonly cpus: string; readonly memoryBytes: number }[];
+  readonly hugepages: readonly { readonly pageBytes: number; readonly total: number; readonly free: number }[];
+  readonly disks: readonly { readonly name: string; readonly sizeBytes: number; readonly isRotational: boolean }[];
+  readonly nics: readonly NicFacts[];
+  /** PCI devices of the display class; vendor and device are four hexadecimal digits. */
+  readonly gpus: readonly { readonly address: string; readonly vendor: string; readonly device: string; readonly driver: string }[];
+  readonly stateTotalBytes: number;
+  /** Small changes are not told. */
+  readonly stateFreeBytes: number;
+}
+
+export interface NicFacts {
+  readonly name: string;
+  readonly mac: string;
+  /** 0 without a link, and where the driver does not tell. */
+  readonly speedMbps: number;
+  readonly driver: string;
+  readonly isUp: boolean;
+}
+
+/** Entries that are told and kept of each list; what is beyond is left out. */
+export const hardwareMax = { cpuFlags: 512, numaNodes: 64, hugepages: 8, disks: 128, nics: 64, gpus: 32 } as const;
+
 export interface HostFacts {
   readonly hostName: string;
   /** From /etc/machine-id; empty when the machine has none. */
@@ -40,6 +67,10 @@ export interface HostFacts {
   readonly hypervisor: HypervisorFacts;
   /** Absent from agents that do not tell. */
   readonly isolation?: IsolationFacts;
+  /** Absent from agents that do not tell. */
+  readonly hardware?: HardwareFacts;
+  /** Wall clock of the host minus that of the control plane, in steps of 10 s; absent when small or not known. */
+  readonly clockSkewMs?: number;
 }
 
 /** True when a VMM can be started, as far as the agent can tell. */

@@ -265,6 +265,150 @@ export interface HostStatusFacts {
    * /dev/kvm can be opened.
    */
   hasKVM?: boolean;
+  /**
+   * Parts of the memory with the processors near them.
+   */
+  numaNodes?: HostStatusFactsNumaNode[];
+  /**
+   * Large pages that are set aside, by their size.
+   */
+  hugepages?: HostStatusFactsHugepage[];
+  /**
+   * Real disks.
+   */
+  disks?: HostStatusFactsDisk[];
+  /**
+   * Real network devices.
+   */
+  networkDevices?: HostStatusFactsNetworkDevice[];
+  /**
+   * PCI devices of the display class.
+   */
+  gpus?: HostStatusFactsGpu[];
+  /**
+   * Size of the file system that the agent keeps its state and its guests' disks on.
+   */
+  stateSize?: string;
+  /**
+   * What is free there; small changes are not told.
+   */
+  stateFree?: string;
+  /**
+   * How far the clock of the host is ahead of the control plane's, in steps of 10; left out when it is right.
+   */
+  clockSkewSeconds?: number;
+  isolation?: HostStatusFactsIsolation;
+}
+export interface HostStatusFactsNumaNode {
+  /**
+   * Number of the node.
+   */
+  id: number;
+  /**
+   * Its logical processors, such as 0-3,8-11.
+   */
+  cpus?: string;
+  /**
+   * Its memory.
+   */
+  memory?: string;
+}
+export interface HostStatusFactsHugepage {
+  /**
+   * Size of one page.
+   */
+  pageSize: string;
+  /**
+   * Pages that are set aside.
+   */
+  total?: number;
+  /**
+   * Of those, pages that nobody uses.
+   */
+  free?: number;
+}
+export interface HostStatusFactsDisk {
+  /**
+   * Name of the device.
+   */
+  name: string;
+  /**
+   * Its size.
+   */
+  size?: string;
+  /**
+   * It has spinning parts.
+   */
+  rotational?: boolean;
+}
+export interface HostStatusFactsNetworkDevice {
+  /**
+   * Name of the device.
+   */
+  name: string;
+  /**
+   * Its hardware address.
+   */
+  mac?: string;
+  /**
+   * Megabits per second; left out without a link.
+   */
+  speedMbps?: number;
+  /**
+   * Driver of the kernel.
+   */
+  driver?: string;
+  /**
+   * It has a link.
+   */
+  up?: boolean;
+}
+export interface HostStatusFactsGpu {
+  /**
+   * PCI address.
+   */
+  address: string;
+  /**
+   * PCI vendor, four hexadecimal digits.
+   */
+  vendor?: string;
+  /**
+   * PCI device, four hexadecimal digits.
+   */
+  device?: string;
+  /**
+   * Driver that has it now.
+   */
+  driver?: string;
+}
+/**
+ * How far microVMs are kept apart from each other and from the host.
+ */
+export interface HostStatusFactsIsolation {
+  /**
+   * Each VMM has a user of its own.
+   */
+  users?: boolean;
+  /**
+   * What of each microVM is limited: memory, cpu, pids.
+   */
+  limits?: string[];
+  /**
+   * Version of control groups.
+   */
+  cgroups?: string;
+  /**
+   * Each VMM is a service of systemd.
+   */
+  systemd?: boolean;
+  /**
+   * VMMs confine themselves to their files: yes, no, or unknown before the first one.
+   */
+  landlock?: string;
+  /**
+   * What is not as it should be.
+   */
+  problems?: string[];
 }
 /**
  * The VMM that the agent starts.

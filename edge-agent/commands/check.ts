@@ -9,14 +9,18 @@ import { arch } from 'node:os';
 import { delimiter, dirname, join, resolve } from 'node:path';
 import { isAppError } from '#api/model/error-codes.ts';
 import { createCloudHypervisor } from '../adapters/cloud-hypervisor/cloud-hypervisor.ts';
+import { kernelLandlock, whyNoUsers } from '../adapters/isolation/host-isolation.ts';
 import { createIdentityFiles } from '../adapters/identity-files/identity-files.ts';
 import { createSystemClock } from '../adapters/system/clock.ts';
 import { judgeHost, type CheckItem, type FoundHost } from '../domain/preflight.ts';
+import { parseUserRange } from '../domain/user-range.ts';
 import { renderTable } from './table.ts';
 
 export interface CheckOptions {
   readonly stateDir: string;
   readonly hypervisor: string;
+  /** The setting of that name. */
+  readonly vmmUsers: string;
   readonly output: string;
 }
 
@@ -61,6 +65,7 @@ async function lookAtHost(options: Omit<CheckOptions, 'output'>): Promise<FoundH
     isKvmUsable: may('/dev/kvm', constants.R_OK | constants.W_OK),
     isTunUsable: may('/dev/net/tun', constants.R_OK | constants.W_OK),
     cgroups: cgroups(),
+    isolation: { usersProblem: whyNoUsers({ userRange: parseUserRange(options.vmmUsers), path: process.env['PATH'] }), landlock: kernelLandlock() },
     programs: Object.fromEntries(['ip', 'nft', 'dnsmasq', 'sh', 'flock', 'sleep', 'mkfs.ext4', 'debugfs', 'resize2fs'].map((program) => [program, isOnPath(program)])),
     stateDirectory: lookAtStateDirectory(stateDirectory),
     space: lookAtSpace(stateDirectory),

@@ -97,7 +97,7 @@ export async function runAgent(config: RunConfig): Promise<'stopped' | 'restart'
   const oci = createOciImages({ ...config.images, stateDirectory: config.stateDirectory, store: blobs, openTransfer, architecture: process.arch, logger });
   const cache = createImageCache({ store: blobs, oci, openTransfer, logger });
   const disks = createGuestDisks({ stateDirectory: config.stateDirectory, directories, cache, path: config.images.path, secrets: (id) => keptSecrets.load(id) });
-  const facts = createHostFacts({ hypervisor, agentVersion, isolation: isolationFacts });
+  const facts = createHostFacts({ hypervisor, agentVersion, isolation: isolationFacts, stateDirectory: config.stateDirectory, clockSkewMs: () => time.skewMs() });
 
   const reporter = createObservationReporter({ journal, clock });
   const sender = createReportSender({ journal, reporter, clock, entropy, faults, logger, onFatal });

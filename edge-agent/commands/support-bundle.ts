@@ -41,7 +41,7 @@ async function collect(effective: EffectiveConfig): Promise<readonly ArchivedFil
     ['config.json', () => showConfig(effective, 'json')],
     ['status.json', () => showStatus({ stateDir, output: 'json' })],
     ['vms.json', () => listMicroVMs({ stateDir, output: 'json' })],
-    ['check.json', async () => JSON.stringify(await preflight({ stateDir, hypervisor }), null, 2)],
+    ['check.json', async () => JSON.stringify(await preflight({ stateDir, hypervisor, vmmUsers: String(effective.vmmUsers.value) }), null, 2)],
   ];
   const answers = await Promise.all(parts.map(async ([name, read]) => [name, await orWhyNot(read)] as const));
   const texts = [...answers, ...(await vmmLogs(stateDir))];

@@ -22,6 +22,8 @@ export interface FoundHost {
   readonly isKvmUsable: boolean;
   readonly isTunUsable: boolean;
   readonly cgroups: 'v2' | 'v1' | 'hybrid' | 'none';
+  /** `usersProblem`: why VMMs share the user of the agent; empty when they don't. */
+  readonly isolation: { readonly usersProblem: string; readonly landlock: 'yes' | 'no' | 'unknown' };
   /** By name, whether it is on PATH. */
   readonly programs: Readonly<Record<string, boolean>>;
   readonly stateDirectory: { readonly path: string; readonly exists: boolean; readonly isDirectory: boolean; readonly isOwn: boolean; readonly mode: number; readonly isWritable: boolean };
@@ -45,7 +47,7 @@ const freeBytesComfortable = 2048 * mebibyte;
 const clockToleranceMs = 60_000;
 
 export function judgeHost(host: FoundHost): readonly CheckItem[] {
-  return [kvm(host), cpu(host), hypervisor(host), cgroups(host), tun(host), networkPrograms(host), imagePrograms(host), guardPrograms(host), stateDirectory(host), space(host), clock(host), certificate(host), controlPlane(host)];
+  return [kvm(host), cpu(host), hypervisor(host), cgroups(host), isolation(host), tun(host), networkPrograms(host), imagePrograms(host), guardPrograms(host), stateDirectory(host), space(host), clock(host), certificate(host), controlPlane(host)];
 }
 
 function kvm({ isKvmPresent, isKvmUsable }: FoundHost): CheckItem {
@@ -76,6 +78,17 @@ function hypervisor({ hypervisor: { path, version } }: FoundHost): CheckItem {
 function cgroups({ cgroups: version }: FoundHost): CheckItem {
   if (version === 'none') return { name: 'cgroups', state: 'warning', found: 'not mounted', fix: 'mount -t cgroup2 none /sys/fs/cgroup' };
   return { name: 'cgroups', state: 'ok', found: version };
+}
+
+function isolation({ isolation: { usersProblem, landlock }, cgroups: version }: FoundHost): CheckItem {
+  const name = 'isolation of microVMs';
+  const lacks = [
+    ...(usersProblem === '' ? [] : [`they share the user of the agent: ${usersProblem}`]),
+    ...(version === 'none' ? ['they have no limits: there are no control groups'] : []),
+    ...(landlock === 'no' ? ['they do not shut themselves out of files: this kernel has no Landlock'] : []),
+  ];
+  if (lacks.length === 0) return { name, state: 'ok', found: `users of their own, limits, seccomp${landlock === 'yes' ? ', Landlock' : '; Landlock shows with the first one'}` };
+  return { name, state: 'warning', found: lacks.join('; '), fix: 'run the agent as root with util-linux installed, and a kernel of 6.2 or later with lsm=landlock among its parameters' };
 }
 
 function tun({ isTunUsable }: FoundHost): CheckItem {

@@ -11,6 +11,8 @@ export interface TrustedTime {
   now(): number;
   /** Newest time that was heard; 0 when none ever was. */
   newestMs(): number;
+  /** Wall clock minus that of the control plane at this moment; undefined before it was heard. */
+  skewMs(): number | undefined;
   /** Takes over what the control plane says, and says aloud when the wall clock is far from it. */
   learn(serverTimeMs: number): void;
 }
@@ -41,6 +43,10 @@ export function createTrustedTime(deps: {
       return offsetMs === undefined ? Math.max(wallMs, newestMs) : bootMs + offsetMs;
     },
     newestMs: () => newestMs,
+    skewMs() {
+      const { wallMs, bootMs } = clock.now();
+      return offsetMs === undefined ? undefined : wallMs - (bootMs + offsetMs);
+    },
     learn(serverTimeMs) {
       const { wallMs, bootMs } = clock.now();
       offsetMs = serverTimeMs - bootMs;

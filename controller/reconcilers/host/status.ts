@@ -215,6 +215,7 @@ function projectRecord(record: HostRecord): HostStatus {
       ...text('cpuModel', facts.cpuModel),
       ...text('kernelVersion', facts.kernel),
       ...text('machineID', facts.machineId),
+      ...projectHardware(facts),
     },
     ...text('agentVersion', facts.agentVersion),
     hypervisor: { kind: facts.hypervisor.kind, ...text('version', facts.hypervisor.version), ...text('problem', facts.hypervisor.problem) },
@@ -225,6 +226,33 @@ function projectRecord(record: HostRecord): HostStatus {
     ...(record.orphanIds.length === 0 ? {} : { orphans: record.orphanIds.slice(0, orphansMax).map((uid) => ({ uid })) }),
   };
 }
+
+/** Bound of the CRD for each list. */
+const devicesMax = 16;
+const hugepagesMax = 8;
+
+/** Details for people; what is beyond the bounds, and the features of the processor, are in the facts of the database only. */
+function projectHardware({ hardware, isolation, clockSkewMs }: HostRecord['facts']): NonNullable<HostStatus['facts']> {
+  const machine =
+    hardware === undefined
+      ? {}
+      : {
+          numaNodes: hardware.numaNodes.slice(0, devicesMax).map(({ id, cpus, memoryBytes }) => ({ id, cpus: cpus.slice(0, nameMax), memory: readableMemory(memoryBytes) })),
+          hugepages: hardware.hugepages.slice(0, hugepagesMax).map(({ pageBytes, total, free }) => ({ pageSize: formatQuantity(pageBytes), total, free })),
+          disks: hardware.disks.slice(0, devicesMax).map(({ name, sizeBytes, isRotational }) => ({ name, size: readableMemory(sizeBytes), rotational: isRotational })),
+          networkDevices: hardware.nics.slice(0, devicesMax).map(({ name, mac, speedMbps, driver, isUp }) => ({ name, mac, ...(speedMbps === 0 ? {} : { speedMbps }), ...text('driver', driver), up: isUp })),
+          gpus: hardware.gpus.slice(0, devicesMax).map(({ address, vendor, device, driver }) => ({ address, vendor, device, ...text('driver', driver) })),
+          stateSize: readableMemory(hardware.stateTotalBytes),
+          stateFree: readableMemory(hardware.stateFreeBytes),
+        };
+  return {
+    ...machine,
+    ...(isolation === undefined ? {} : { isolation: { ...isolation, limits: [...isolation.limits], problems: [...isolation.problems] } }),
+    ...(clockSkewMs === undefined ? {} : { clockSkewSeconds: Math.round(clockSkewMs / 1_000) }),
+  };
+}
+
+const nameMax = 128;
 
 /** An empty text is one that the agent could not find out: left out. */
 function text<Name extends string>(name: Name, value: string): { readonly [Key in Name]?: string } {

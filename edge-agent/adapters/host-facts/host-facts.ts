@@ -1,14 +1,34 @@
 /** Facts about the machine from /proc, /etc and the hypervisor's own answer. */
-import { readFile } from 'node:fs/promises';
+import { readFile, statfs } from 'node:fs/promises';
 import { arch, cpus, hostname, release, totalmem } from 'node:os';
 import { isAppError } from '#api/model/error-codes.ts';
-import type { HypervisorFacts, IsolationFacts } from '#api/model/host.ts';
+import type { HardwareFacts, HypervisorFacts, IsolationFacts } from '#api/model/host.ts';
 import type { HostFactsSource } from '../../ports/host-facts.ts';
 import type { Hypervisor } from '../../ports/hypervisor.ts';
+import { readMachine, tellFree, tellSkew } from './hardware.ts';
+import { systemTree } from './system-tree.ts';
 
 const architectures: Readonly<Record<string, string>> = { x64: 'x86_64', arm64: 'aarch64' };
 
-export function createHostFacts(options: { readonly hypervisor: Hypervisor; readonly agentVersion: string; readonly isolation?: IsolationFacts }): HostFactsSource {
+export interface HostFactsOptions {
+  readonly hypervisor: Hypervisor;
+  readonly agentVersion: string;
+  readonly isolation?: IsolationFacts;
+  /** Its file system is told of; absent: the hardware is left out. */
+  readonly stateDirectory?: string;
+  /** Wall clock minus that of the control plane; undefined before it is known. */
+  readonly clockSkewMs?: () => number | undefined;
+}
+
+export function createHostFacts(options: HostFactsOptions): HostFactsSource {
+  let toldFreeBytes: number | undefined;
+
+  async function readHardware(stateDirectory: string): Promise<HardwareFacts> {
+    const { bavail, blocks, bsize } = await statfs(stateDirectory).catch(() => ({ bavail: 0, blocks: 0, bsize: 0 }));
+    toldFreeBytes = tellFree(blocks * bsize, bavail * bsize, toldFreeBytes);
+    return { ...readMachine(systemTree), stateTotalBytes: blocks * bsize, stateFreeBytes: toldFreeBytes };
+  }
+
   return {
     async read(signal) {
       const processors = cpus();
@@ -25,11 +45,18 @@ export function createHostFacts(options: { readonly hypervisor: Hypervisor; read
         hasKvm,
         agentVersion: options.agentVersion,
         hypervisor: facts,
+        ...(options.stateDirectory === undefined ? {} : { hardware: await readHardware(options.stateDirectory) }),
+        ...skewOf(options.clockSkewMs?.()),
         // A VMM that was tried knows better than the list of the kernel.
         ...(options.isolation === undefined ? {} : { isolation: { ...options.isolation, landlock: landlock === 'unknown' ? options.isolation.landlock : landlock } }),
       };
     },
   };
+}
+
+function skewOf(skewMs: number | undefined): { clockSkewMs?: number } {
+  const told = tellSkew(skewMs);
+  return told === undefined ? {} : { clockSkewMs: told };
 }
 
 async function readHypervisor(hypervisor: Hypervisor, signal: AbortSignal): Promise<{ facts: HypervisorFacts; hasKvm: boolean; landlock: IsolationFacts['landlock'] }> {

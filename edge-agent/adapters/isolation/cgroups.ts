@@ -153,7 +153,7 @@ function removeGroup(directory: string): boolean {
     rmdirSync(directory);
     return true;
   } catch (error) {
-    if (isErrno(error, 'ENOENT', 'EBUSY', 'ENOTEMPTY', 'ENOTDIR')) return false;
+    if (isErrno(error, 'ENOENT', 'EBUSY', 'ENOTEMPTY', 'ENOTDIR', 'EROFS', 'EACCES', 'EPERM')) return false;
     throw error;
   }
 }

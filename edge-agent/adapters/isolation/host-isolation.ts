@@ -35,21 +35,13 @@ export function createHostIsolation(options: HostIsolationOptions): VmmIsolation
   const isRoot = process.geteuid?.() === 0;
   const canSetPrivileges = isOnPath('setpriv', options.path);
   const usesUnits = isRoot && hasSystemd() && isOnPath('systemd-run', options.path);
-  const usersProblem = whyNoUsers();
+  const usersProblem = whyNoUsers(options);
   const range = usersProblem === '' ? options.userRange : null;
   const users = range === null ? null : createVmmUsers(vmsDirectory, range);
   // The first user of the range is nobody's: its group opens devices.
   const deviceGroups = range === null ? [] : [...new Set(vmmDevices.map((device) => openDevice(device, range.first)).filter((group) => group !== null))];
   const groupIds = [...new Set([...options.groupIds, ...deviceGroups])];
   const cgroups = isRoot && !usesUnits ? createCgroups(host, options.owner) : null;
-
-  function whyNoUsers(): string {
-    if (options.userRange === null) return 'the setting vmmUsers says so';
-    if (!isRoot) return 'the agent does not run as root';
-    if (!canSetPrivileges) return 'there is no setpriv on PATH (util-linux)';
-    const isInNamespace = isMapped(options.userRange, readFileSync('/proc/self/uid_map', 'utf8')) && isMapped(options.userRange, readFileSync('/proc/self/gid_map', 'utf8'));
-    return isInNamespace ? '' : `the user namespace of the agent does not have ${options.userRange.first}-${options.userRange.last}; set vmmUsers`;
-  }
 
   function userOf(microvmId: MicroVMId): VmmUser | null {
     return users === null ? null : { userId: users.ensure(microvmId), groupIds };
@@ -69,7 +61,7 @@ export function createHostIsolation(options: HostIsolationOptions): VmmIsolation
         limits: usesUnits ? ['memory', 'cpu', 'pids'] : (cgroups?.usable ?? []),
         cgroups: host.layout,
         systemd: usesUnits,
-        landlock: landlockOf(readOrEmpty('/sys/kernel/security/lsm')),
+        landlock: kernelLandlock(),
         problems: [
           ...(usersProblem === '' ? [] : [`microVMs share the user of the agent: ${usersProblem}`]),
           ...(usesUnits ? [] : cgroups === null ? ['no limits: the agent does not run as root'] : cgroups.problem === '' ? [] : [cgroups.problem]),
@@ -98,6 +90,20 @@ export function createHostIsolation(options: HostIsolationOptions): VmmIsolation
       return cgroups?.sweep(kept) ?? [];
     },
   };
+}
+
+/** Empty where each VMM gets a user of its own. Only looks. */
+export function whyNoUsers({ userRange, path }: Pick<HostIsolationOptions, 'userRange' | 'path'>): string {
+  if (userRange === null) return 'the setting vmmUsers says so';
+  if (process.geteuid?.() !== 0) return 'the agent does not run as root';
+  if (!isOnPath('setpriv', path)) return 'there is no setpriv on PATH (util-linux)';
+  const isInNamespace = ['/proc/self/uid_map', '/proc/self/gid_map'].every((file) => isMapped(userRange, readFileSync(file, 'utf8')));
+  return isInNamespace ? '' : `the user namespace of the agent does not have ${userRange.first}-${userRange.last}; set vmmUsers`;
+}
+
+/** From the list of the kernel. Only looks. */
+export function kernelLandlock(): IsolationFacts['landlock'] {
+  return landlockOf(readOrEmpty('/sys/kernel/security/lsm'));
 }
 
 /** `unknown` where the kernel does not show its list; the first VMM tells. */

@@ -32,6 +32,18 @@ function statusOf(pid: number, task = pid): Readonly<Record<string, string>> {
 const modeOf = (path: string): number => lstatSync(path).mode & 0o777;
 const numbers = (text: string | undefined): readonly number[] => (text ?? '').split(/\s+/).filter((word) => word !== '').map(Number);
 
+/** Sets the limit of a group of version 1 just above what its processes hold, once all that the kernel can take back is gone. */
+function shrinkBelow(group: string): void {
+  const limit = join(group, 'memory.limit_in_bytes');
+  try {
+    writeFileSync(limit, String(2 ** 20));
+  } catch {
+    // As it should be: more than that is held. What could be given back has been.
+  }
+  const held = Number(readFileSync(join(group, 'memory.usage_in_bytes'), 'utf8'));
+  writeFileSync(limit, String(held + 2 ** 19));
+}
+
 /** Runs a command as a VMM's user, without rights, and says how it ended. */
 function asUser(userId: number, command: readonly string[], cwd = '/'): { readonly status: number | null; readonly err: string } {
   const { status, stderr } = spawnSync('setpriv', ['--reuid', String(userId), '--regid', String(userId), '--clear-groups', '--bounding-set=-all', '--no-new-privs', ...command], { cwd, encoding: 'utf8' });
@@ -157,6 +169,34 @@ describe.skipIf(!isRoot)('isolation', () => {
       truncateSync(made, 2 ** 20);
       execFileSync('chown', [String(userId), made]);
       expect((await put('vm.add-disk', { id: 'more', path: 'disks/more.raw' })).status).toBe(200);
+    });
+
+    test('[E7] a VMM that takes more memory than its limit is ended by the kernel, told as OOM, and started again', async () => {
+      const victim = pidOf(other);
+      const group = controlGroupsOf(other).find((path) => readdirSync(path).some((name) => name === 'memory.max' || name === 'memory.limit_in_bytes'));
+      if (group === undefined) throw new Error('no control group limits memory');
+      const socket = join(fixture.directory(other), 'run', 'api.sock');
+      const put = (call: string, body?: unknown) => exchange(socket, requestBytes('PUT', `/api/v1/${call}`, body === undefined ? undefined : JSON.stringify(body))).catch(() => undefined);
+      // Nobody repairs meanwhile what is done to the VMM here; the next agent reads from files how it ended.
+      await agent.kill('SIGKILL');
+      // With version 2 the limit alone makes the kernel act.
+      if (readdirSync(group).includes('memory.max')) writeFileSync(join(group, 'memory.max'), '1M');
+      else shrinkBelow(group);
+      if (target.name === 'real') {
+        await put('vm.delete');
+        await put('vm.create', { payload: { kernel: target.guest, cmdline: 'idle' }, memory: { size: memoryBytes, prefault: true }, serial: { mode: 'Null' }, console: { mode: 'Off' } });
+        await put('vm.boot');
+      } else {
+        // The simulated one takes in the whole of a request before it looks at it.
+        while (fixture.vmmPids(other).includes(victim)) await put('vm.create', { payload: { kernel: '/k' }, padding: 'x'.repeat(4_000_000) });
+      }
+      await fixture.until('the VMM to be gone', () => !fixture.vmmPids(other).includes(victim));
+      agent = await fixture.start();
+      await fixture.until('the end to be told', () => fixture.record(other).run.lastExit?.reason === 'OOM');
+      await fixture.until('another VMM', () => fixture.record(other).run.phase === 'started' && pidOf(other) !== 0);
+      expect(fixture.record(other).run.lastExit).toMatchObject({ reason: 'OOM', signal: 'SIGKILL' });
+      expect(pidOf(other)).not.toBe(victim);
+      expect(pidOf(one), 'the other microVM').toBe(pid);
     });
 
     test('[E7] a new agent adopts the VMM as it is; a deletion leaves no control group, directory or process', async () => {

@@ -36,6 +36,9 @@ export const testFacts: HostFacts = {
   hasKvm: true,
   agentVersion: '0.1.0',
   hypervisor: { kind: 2, version: '54.0.0', problem: '' },
+  hardware: undefined,
+  isolation: undefined,
+  clockSkewMs: 0,
 };
 
 export interface Dial {

@@ -198,7 +198,114 @@ export interface HostFacts {
   /** Version of the agent. */
   agentVersion: string;
   /** The VMM. */
-  hypervisor: HypervisorFacts | undefined;
+  hypervisor:
+    | HypervisorFacts
+    | undefined;
+  /** Absent from agents that do not tell. */
+  hardware:
+    | HardwareFacts
+    | undefined;
+  /** Absent from agents that do not tell. */
+  isolation:
+    | IsolationFacts
+    | undefined;
+  /**
+   * How far the wall clock of the host is ahead of the control plane's, milliseconds, in steps of 10 s; 0 also when
+   * it is not known yet.
+   */
+  clockSkewMs: number;
+}
+
+/** What the machine has. No serial numbers. Values that move by themselves are coarse, so that a host at rest sends nothing. */
+export interface HardwareFacts {
+  /** Features of the first processor, as /proc/cpuinfo names them. */
+  cpuFlags: string[];
+  /** In the order of their numbers; one where the kernel knows of none. */
+  numaNodes: HardwareFacts_NumaNode[];
+  /** By size of the pages; only sizes that the kernel offers. */
+  hugepages: HardwareFacts_Hugepages[];
+  /** Real disks, not partitions or what is made of them. */
+  disks: HardwareFacts_Disk[];
+  /** Real network devices, not bridges or taps. */
+  nics: HardwareFacts_Nic[];
+  /** PCI devices of the display class. */
+  gpus: HardwareFacts_Gpu[];
+  /** Of the file system of the state directory, bytes. */
+  stateTotalBytes: number;
+  /** Free there, bytes; changes that are small beside the whole are not told. */
+  stateFreeBytes: number;
+}
+
+/** A part of the memory and the processors near it. */
+export interface HardwareFacts_NumaNode {
+  /** Number of the node. */
+  id: number;
+  /** Its logical processors, such as 0-3,8-11. */
+  cpus: string;
+  /** Its memory, bytes. */
+  memoryBytes: number;
+}
+
+/** Large pages of one size. */
+export interface HardwareFacts_Hugepages {
+  /** Bytes of one page. */
+  pageBytes: number;
+  /** Pages that are set aside. */
+  total: number;
+  /** Of those, pages that nobody uses. */
+  free: number;
+}
+
+/** A disk. */
+export interface HardwareFacts_Disk {
+  /** Such as nvme0n1. */
+  name: string;
+  /** Its size, bytes. */
+  sizeBytes: number;
+  /** It has spinning parts. */
+  isRotational: boolean;
+}
+
+/** A network device. */
+export interface HardwareFacts_Nic {
+  /** Such as eno1. */
+  name: string;
+  /** Its hardware address. */
+  mac: string;
+  /** Megabits per second; 0 when there is no link or the driver does not tell. */
+  speedMbps: number;
+  /** Driver of the kernel; empty when unknown. */
+  driver: string;
+  /** It has a link. */
+  isUp: boolean;
+}
+
+/** A graphics processor. */
+export interface HardwareFacts_Gpu {
+  /** PCI address, such as 0000:01:00.0. */
+  address: string;
+  /** PCI vendor, four hexadecimal digits. */
+  vendor: string;
+  /** PCI device, four hexadecimal digits. */
+  device: string;
+  /** Driver that has it now, such as vfio-pci; empty when none. */
+  driver: string;
+}
+
+/** How far microVMs are kept apart from each other and from the host. */
+export interface IsolationFacts {
+  /** Each VMM has a user of its own. */
+  users: boolean;
+  /** What of each microVM is limited: memory, cpu, pids. */
+  limits: string[];
+  /** Version of control groups: v2, v1, hybrid, or none. */
+  cgroups: string;
+  /** Each VMM is a service of systemd. */
+  systemd: boolean;
+  /** VMMs confine themselves to their files: yes, no, or unknown before the first one. */
+  landlock: string;
+  /** What is not as it should be, in words. */
+  problems: string[];
 }
 
 /** A message of the agent on its long stream. The first one is hello. */
@@ -3042,6 +3149,9 @@ function createBaseHostFacts(): HostFacts {
     hasKvm: false,
     agentVersion: "",
     hypervisor: undefined,
+    hardware: undefined,
+    isolation: undefined,
+    clockSkewMs: 0,
   };
 }
 
@@ -3079,6 +3189,15 @@ export const HostFacts: MessageFns<HostFacts> = {
     }
     if (message.hypervisor !== undefined) {
       HypervisorFacts.encode(message.hypervisor, writer.uint32(90).fork()).join();
+    }
+    if (message.hardware !== undefined) {
+      HardwareFacts.encode(message.hardware, writer.uint32(98).fork()).join();
+    }
+    if (message.isolation !== undefined) {
+      IsolationFacts.encode(message.isolation, writer.uint32(106).fork()).join();
+    }
+    if (message.clockSkewMs !== 0) {
+      writer.uint32(112).sint64(message.clockSkewMs);
     }
     return writer;
   },
@@ -3184,6 +3303,30 @@ export const HostFacts: MessageFns<HostFacts> = {
             message.hypervisor = HypervisorFacts.decode(reader, reader.uint32());
             continue;
           }
+          case 12: {
+            if (tag !== 98) {
+              break;
+            }
+
+            message.hardware = HardwareFacts.decode(reader, reader.uint32());
+            continue;
+          }
+          case 13: {
+            if (tag !== 106) {
+              break;
+            }
+
+            message.isolation = IsolationFacts.decode(reader, reader.uint32());
+            continue;
+          }
+          case 14: {
+            if (tag !== 112) {
+              break;
+            }
+
+            message.clockSkewMs = longToNumber(reader.sint64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3241,6 +3384,13 @@ export const HostFacts: MessageFns<HostFacts> = {
         ? globalThis.String(object.agent_version)
         : "",
       hypervisor: isSet(object.hypervisor) ? HypervisorFacts.fromJSON(object.hypervisor) : undefined,
+      hardware: isSet(object.hardware) ? HardwareFacts.fromJSON(object.hardware) : undefined,
+      isolation: isSet(object.isolation) ? IsolationFacts.fromJSON(object.isolation) : undefined,
+      clockSkewMs: isSet(object.clockSkewMs)
+        ? globalThis.Number(object.clockSkewMs)
+        : isSet(object.clock_skew_ms)
+        ? globalThis.Number(object.clock_skew_ms)
+        : 0,
     };
   },
 
@@ -3279,6 +3429,15 @@ export const HostFacts: MessageFns<HostFacts> = {
     if (message.hypervisor !== undefined) {
       obj.hypervisor = HypervisorFacts.toJSON(message.hypervisor);
     }
+    if (message.hardware !== undefined) {
+      obj.hardware = HardwareFacts.toJSON(message.hardware);
+    }
+    if (message.isolation !== undefined) {
+      obj.isolation = IsolationFacts.toJSON(message.isolation);
+    }
+    if (message.clockSkewMs !== 0) {
+      obj.clockSkewMs = Math.round(message.clockSkewMs);
+    }
     return obj;
   },
 
@@ -3300,6 +3459,949 @@ export const HostFacts: MessageFns<HostFacts> = {
     message.hypervisor = (object.hypervisor !== undefined && object.hypervisor !== null)
       ? HypervisorFacts.fromPartial(object.hypervisor)
       : undefined;
+    message.hardware = (object.hardware !== undefined && object.hardware !== null)
+      ? HardwareFacts.fromPartial(object.hardware)
+      : undefined;
+    message.isolation = (object.isolation !== undefined && object.isolation !== null)
+      ? IsolationFacts.fromPartial(object.isolation)
+      : undefined;
+    message.clockSkewMs = object.clockSkewMs ?? 0;
+    return message;
+  },
+};
+
+function createBaseHardwareFacts(): HardwareFacts {
+  return {
+    cpuFlags: [],
+    numaNodes: [],
+    hugepages: [],
+    disks: [],
+    nics: [],
+    gpus: [],
+    stateTotalBytes: 0,
+    stateFreeBytes: 0,
+  };
+}
+
+export const HardwareFacts: MessageFns<HardwareFacts> = {
+  encode(message: HardwareFacts, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.cpuFlags) {
+      writer.uint32(10).string(v!);
+    }
+    for (const v of message.numaNodes) {
+      HardwareFacts_NumaNode.encode(v!, writer.uint32(18).fork()).join();
+    }
+    for (const v of message.hugepages) {
+      HardwareFacts_Hugepages.encode(v!, writer.uint32(26).fork()).join();
+    }
+    for (const v of message.disks) {
+      HardwareFacts_Disk.encode(v!, writer.uint32(34).fork()).join();
+    }
+    for (const v of message.nics) {
+      HardwareFacts_Nic.encode(v!, writer.uint32(42).fork()).join();
+    }
+    for (const v of message.gpus) {
+      HardwareFacts_Gpu.encode(v!, writer.uint32(50).fork()).join();
+    }
+    if (message.stateTotalBytes !== 0) {
+      writer.uint32(56).uint64(message.stateTotalBytes);
+    }
+    if (message.stateFreeBytes !== 0) {
+      writer.uint32(64).uint64(message.stateFreeBytes);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): HardwareFacts {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseHardwareFacts();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.cpuFlags.push(reader.string());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.numaNodes.push(HardwareFacts_NumaNode.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.hugepages.push(HardwareFacts_Hugepages.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.disks.push(HardwareFacts_Disk.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.nics.push(HardwareFacts_Nic.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.gpus.push(HardwareFacts_Gpu.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.stateTotalBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.stateFreeBytes = longToNumber(reader.uint64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): HardwareFacts {
+    return {
+      cpuFlags: globalThis.Array.isArray(object?.cpuFlags)
+        ? object.cpuFlags.map((e: any) => globalThis.String(e))
+        : globalThis.Array.isArray(object?.cpu_flags)
+        ? object.cpu_flags.map((e: any) => globalThis.String(e))
+        : [],
+      numaNodes: globalThis.Array.isArray(object?.numaNodes)
+        ? object.numaNodes.map((e: any) => HardwareFacts_NumaNode.fromJSON(e))
+        : globalThis.Array.isArray(object?.numa_nodes)
+        ? object.numa_nodes.map((e: any) => HardwareFacts_NumaNode.fromJSON(e))
+        : [],
+      hugepages: globalThis.Array.isArray(object?.hugepages)
+        ? object.hugepages.map((e: any) => HardwareFacts_Hugepages.fromJSON(e))
+        : [],
+      disks: globalThis.Array.isArray(object?.disks)
+        ? object.disks.map((e: any) => HardwareFacts_Disk.fromJSON(e))
+        : [],
+      nics: globalThis.Array.isArray(object?.nics) ? object.nics.map((e: any) => HardwareFacts_Nic.fromJSON(e)) : [],
+      gpus: globalThis.Array.isArray(object?.gpus) ? object.gpus.map((e: any) => HardwareFacts_Gpu.fromJSON(e)) : [],
+      stateTotalBytes: isSet(object.stateTotalBytes)
+        ? globalThis.Number(object.stateTotalBytes)
+        : isSet(object.state_total_bytes)
+        ? globalThis.Number(object.state_total_bytes)
+        : 0,
+      stateFreeBytes: isSet(object.stateFreeBytes)
+        ? globalThis.Number(object.stateFreeBytes)
+        : isSet(object.state_free_bytes)
+        ? globalThis.Number(object.state_free_bytes)
+        : 0,
+    };
+  },
+
+  toJSON(message: HardwareFacts): unknown {
+    const obj: any = {};
+    if (message.cpuFlags?.length) {
+      obj.cpuFlags = message.cpuFlags;
+    }
+    if (message.numaNodes?.length) {
+      obj.numaNodes = message.numaNodes.map((e) => HardwareFacts_NumaNode.toJSON(e));
+    }
+    if (message.hugepages?.length) {
+      obj.hugepages = message.hugepages.map((e) => HardwareFacts_Hugepages.toJSON(e));
+    }
+    if (message.disks?.length) {
+      obj.disks = message.disks.map((e) => HardwareFacts_Disk.toJSON(e));
+    }
+    if (message.nics?.length) {
+      obj.nics = message.nics.map((e) => HardwareFacts_Nic.toJSON(e));
+    }
+    if (message.gpus?.length) {
+      obj.gpus = message.gpus.map((e) => HardwareFacts_Gpu.toJSON(e));
+    }
+    if (message.stateTotalBytes !== 0) {
+      obj.stateTotalBytes = Math.round(message.stateTotalBytes);
+    }
+    if (message.stateFreeBytes !== 0) {
+      obj.stateFreeBytes = Math.round(message.stateFreeBytes);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<HardwareFacts>): HardwareFacts {
+    return HardwareFacts.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<HardwareFacts>): HardwareFacts {
+    const message = createBaseHardwareFacts();
+    message.cpuFlags = object.cpuFlags?.map((e) => e) || [];
+    message.numaNodes = object.numaNodes?.map((e) => HardwareFacts_NumaNode.fromPartial(e)) || [];
+    message.hugepages = object.hugepages?.map((e) => HardwareFacts_Hugepages.fromPartial(e)) || [];
+    message.disks = object.disks?.map((e) => HardwareFacts_Disk.fromPartial(e)) || [];
+    message.nics = object.nics?.map((e) => HardwareFacts_Nic.fromPartial(e)) || [];
+    message.gpus = object.gpus?.map((e) => HardwareFacts_Gpu.fromPartial(e)) || [];
+    message.stateTotalBytes = object.stateTotalBytes ?? 0;
+    message.stateFreeBytes = object.stateFreeBytes ?? 0;
+    return message;
+  },
+};
+
+function createBaseHardwareFacts_NumaNode(): HardwareFacts_NumaNode {
+  return { id: 0, cpus: "", memoryBytes: 0 };
+}
+
+export const HardwareFacts_NumaNode: MessageFns<HardwareFacts_NumaNode> = {
+  encode(message: HardwareFacts_NumaNode, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.id !== 0) {
+      writer.uint32(8).uint32(message.id);
+    }
+    if (message.cpus !== "") {
+      writer.uint32(18).string(message.cpus);
+    }
+    if (message.memoryBytes !== 0) {
+      writer.uint32(24).uint64(message.memoryBytes);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): HardwareFacts_NumaNode {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseHardwareFacts_NumaNode();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.id = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.cpus = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.memoryBytes = longToNumber(reader.uint64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): HardwareFacts_NumaNode {
+    return {
+      id: isSet(object.id) ? globalThis.Number(object.id) : 0,
+      cpus: isSet(object.cpus) ? globalThis.String(object.cpus) : "",
+      memoryBytes: isSet(object.memoryBytes)
+        ? globalThis.Number(object.memoryBytes)
+        : isSet(object.memory_bytes)
+        ? globalThis.Number(object.memory_bytes)
+        : 0,
+    };
+  },
+
+  toJSON(message: HardwareFacts_NumaNode): unknown {
+    const obj: any = {};
+    if (message.id !== 0) {
+      obj.id = Math.round(message.id);
+    }
+    if (message.cpus !== "") {
+      obj.cpus = message.cpus;
+    }
+    if (message.memoryBytes !== 0) {
+      obj.memoryBytes = Math.round(message.memoryBytes);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<HardwareFacts_NumaNode>): HardwareFacts_NumaNode {
+    return HardwareFacts_NumaNode.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<HardwareFacts_NumaNode>): HardwareFacts_NumaNode {
+    const message = createBaseHardwareFacts_NumaNode();
+    message.id = object.id ?? 0;
+    message.cpus = object.cpus ?? "";
+    message.memoryBytes = object.memoryBytes ?? 0;
+    return message;
+  },
+};
+
+function createBaseHardwareFacts_Hugepages(): HardwareFacts_Hugepages {
+  return { pageBytes: 0, total: 0, free: 0 };
+}
+
+export const HardwareFacts_Hugepages: MessageFns<HardwareFacts_Hugepages> = {
+  encode(message: HardwareFacts_Hugepages, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.pageBytes !== 0) {
+      writer.uint32(8).uint64(message.pageBytes);
+    }
+    if (message.total !== 0) {
+      writer.uint32(16).uint64(message.total);
+    }
+    if (message.free !== 0) {
+      writer.uint32(24).uint64(message.free);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): HardwareFacts_Hugepages {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseHardwareFacts_Hugepages();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.pageBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.total = longToNumber(reader.uint64());
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.free = longToNumber(reader.uint64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): HardwareFacts_Hugepages {
+    return {
+      pageBytes: isSet(object.pageBytes)
+        ? globalThis.Number(object.pageBytes)
+        : isSet(object.page_bytes)
+        ? globalThis.Number(object.page_bytes)
+        : 0,
+      total: isSet(object.total) ? globalThis.Number(object.total) : 0,
+      free: isSet(object.free) ? globalThis.Number(object.free) : 0,
+    };
+  },
+
+  toJSON(message: HardwareFacts_Hugepages): unknown {
+    const obj: any = {};
+    if (message.pageBytes !== 0) {
+      obj.pageBytes = Math.round(message.pageBytes);
+    }
+    if (message.total !== 0) {
+      obj.total = Math.round(message.total);
+    }
+    if (message.free !== 0) {
+      obj.free = Math.round(message.free);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<HardwareFacts_Hugepages>): HardwareFacts_Hugepages {
+    return HardwareFacts_Hugepages.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<HardwareFacts_Hugepages>): HardwareFacts_Hugepages {
+    const message = createBaseHardwareFacts_Hugepages();
+    message.pageBytes = object.pageBytes ?? 0;
+    message.total = object.total ?? 0;
+    message.free = object.free ?? 0;
+    return message;
+  },
+};
+
+function createBaseHardwareFacts_Disk(): HardwareFacts_Disk {
+  return { name: "", sizeBytes: 0, isRotational: false };
+}
+
+export const HardwareFacts_Disk: MessageFns<HardwareFacts_Disk> = {
+  encode(message: HardwareFacts_Disk, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.sizeBytes !== 0) {
+      writer.uint32(16).uint64(message.sizeBytes);
+    }
+    if (message.isRotational !== false) {
+      writer.uint32(24).bool(message.isRotational);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): HardwareFacts_Disk {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseHardwareFacts_Disk();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.sizeBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.isRotational = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): HardwareFacts_Disk {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      sizeBytes: isSet(object.sizeBytes)
+        ? globalThis.Number(object.sizeBytes)
+        : isSet(object.size_bytes)
+        ? globalThis.Number(object.size_bytes)
+        : 0,
+      isRotational: isSet(object.isRotational)
+        ? globalThis.Boolean(object.isRotational)
+        : isSet(object.is_rotational)
+        ? globalThis.Boolean(object.is_rotational)
+        : false,
+    };
+  },
+
+  toJSON(message: HardwareFacts_Disk): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.sizeBytes !== 0) {
+      obj.sizeBytes = Math.round(message.sizeBytes);
+    }
+    if (message.isRotational !== false) {
+      obj.isRotational = message.isRotational;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<HardwareFacts_Disk>): HardwareFacts_Disk {
+    return HardwareFacts_Disk.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<HardwareFacts_Disk>): HardwareFacts_Disk {
+    const message = createBaseHardwareFacts_Disk();
+    message.name = object.name ?? "";
+    message.sizeBytes = object.sizeBytes ?? 0;
+    message.isRotational = object.isRotational ?? false;
+    return message;
+  },
+};
+
+function createBaseHardwareFacts_Nic(): HardwareFacts_Nic {
+  return { name: "", mac: "", speedMbps: 0, driver: "", isUp: false };
+}
+
+export const HardwareFacts_Nic: MessageFns<HardwareFacts_Nic> = {
+  encode(message: HardwareFacts_Nic, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.mac !== "") {
+      writer.uint32(18).string(message.mac);
+    }
+    if (message.speedMbps !== 0) {
+      writer.uint32(24).uint32(message.speedMbps);
+    }
+    if (message.driver !== "") {
+      writer.uint32(34).string(message.driver);
+    }
+    if (message.isUp !== false) {
+      writer.uint32(40).bool(message.isUp);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): HardwareFacts_Nic {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseHardwareFacts_Nic();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.mac = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.speedMbps = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.driver = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.isUp = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): HardwareFacts_Nic {
+    return {
+      name: isSet(object.name) ? globalThis.String(object.name) : "",
+      mac: isSet(object.mac) ? globalThis.String(object.mac) : "",
+      speedMbps: isSet(object.speedMbps)
+        ? globalThis.Number(object.speedMbps)
+        : isSet(object.speed_mbps)
+        ? globalThis.Number(object.speed_mbps)
+        : 0,
+      driver: isSet(object.driver) ? globalThis.String(object.driver) : "",
+      isUp: isSet(object.isUp)
+        ? globalThis.Boolean(object.isUp)
+        : isSet(object.is_up)
+        ? globalThis.Boolean(object.is_up)
+        : false,
+    };
+  },
+
+  toJSON(message: HardwareFacts_Nic): unknown {
+    const obj: any = {};
+    if (message.name !== "") {
+      obj.name = message.name;
+    }
+    if (message.mac !== "") {
+      obj.mac = message.mac;
+    }
+    if (message.speedMbps !== 0) {
+      obj.speedMbps = Math.round(message.speedMbps);
+    }
+    if (message.driver !== "") {
+      obj.driver = message.driver;
+    }
+    if (message.isUp !== false) {
+      obj.isUp = message.isUp;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<HardwareFacts_Nic>): HardwareFacts_Nic {
+    return HardwareFacts_Nic.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<HardwareFacts_Nic>): HardwareFacts_Nic {
+    const message = createBaseHardwareFacts_Nic();
+    message.name = object.name ?? "";
+    message.mac = object.mac ?? "";
+    message.speedMbps = object.speedMbps ?? 0;
+    message.driver = object.driver ?? "";
+    message.isUp = object.isUp ?? false;
+    return message;
+  },
+};
+
+function createBaseHardwareFacts_Gpu(): HardwareFacts_Gpu {
+  return { address: "", vendor: "", device: "", driver: "" };
+}
+
+export const HardwareFacts_Gpu: MessageFns<HardwareFacts_Gpu> = {
+  encode(message: HardwareFacts_Gpu, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.address !== "") {
+      writer.uint32(10).string(message.address);
+    }
+    if (message.vendor !== "") {
+      writer.uint32(18).string(message.vendor);
+    }
+    if (message.device !== "") {
+      writer.uint32(26).string(message.device);
+    }
+    if (message.driver !== "") {
+      writer.uint32(34).string(message.driver);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): HardwareFacts_Gpu {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseHardwareFacts_Gpu();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.address = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.vendor = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.device = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.driver = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): HardwareFacts_Gpu {
+    return {
+      address: isSet(object.address) ? globalThis.String(object.address) : "",
+      vendor: isSet(object.vendor) ? globalThis.String(object.vendor) : "",
+      device: isSet(object.device) ? globalThis.String(object.device) : "",
+      driver: isSet(object.driver) ? globalThis.String(object.driver) : "",
+    };
+  },
+
+  toJSON(message: HardwareFacts_Gpu): unknown {
+    const obj: any = {};
+    if (message.address !== "") {
+      obj.address = message.address;
+    }
+    if (message.vendor !== "") {
+      obj.vendor = message.vendor;
+    }
+    if (message.device !== "") {
+      obj.device = message.device;
+    }
+    if (message.driver !== "") {
+      obj.driver = message.driver;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<HardwareFacts_Gpu>): HardwareFacts_Gpu {
+    return HardwareFacts_Gpu.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<HardwareFacts_Gpu>): HardwareFacts_Gpu {
+    const message = createBaseHardwareFacts_Gpu();
+    message.address = object.address ?? "";
+    message.vendor = object.vendor ?? "";
+    message.device = object.device ?? "";
+    message.driver = object.driver ?? "";
+    return message;
+  },
+};
+
+function createBaseIsolationFacts(): IsolationFacts {
+  return { users: false, limits: [], cgroups: "", systemd: false, landlock: "", problems: [] };
+}
+
+export const IsolationFacts: MessageFns<IsolationFacts> = {
+  encode(message: IsolationFacts, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.users !== false) {
+      writer.uint32(8).bool(message.users);
+    }
+    for (const v of message.limits) {
+      writer.uint32(18).string(v!);
+    }
+    if (message.cgroups !== "") {
+      writer.uint32(26).string(message.cgroups);
+    }
+    if (message.systemd !== false) {
+      writer.uint32(32).bool(message.systemd);
+    }
+    if (message.landlock !== "") {
+      writer.uint32(42).string(message.landlock);
+    }
+    for (const v of message.problems) {
+      writer.uint32(50).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): IsolationFacts {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseIsolationFacts();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.users = reader.bool();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.limits.push(reader.string());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.cgroups = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.systemd = reader.bool();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.landlock = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.problems.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): IsolationFacts {
+    return {
+      users: isSet(object.users) ? globalThis.Boolean(object.users) : false,
+      limits: globalThis.Array.isArray(object?.limits) ? object.limits.map((e: any) => globalThis.String(e)) : [],
+      cgroups: isSet(object.cgroups) ? globalThis.String(object.cgroups) : "",
+      systemd: isSet(object.systemd) ? globalThis.Boolean(object.systemd) : false,
+      landlock: isSet(object.landlock) ? globalThis.String(object.landlock) : "",
+      problems: globalThis.Array.isArray(object?.problems) ? object.problems.map((e: any) => globalThis.String(e)) : [],
+    };
+  },
+
+  toJSON(message: IsolationFacts): unknown {
+    const obj: any = {};
+    if (message.users !== false) {
+      obj.users = message.users;
+    }
+    if (message.limits?.length) {
+      obj.limits = message.limits;
+    }
+    if (message.cgroups !== "") {
+      obj.cgroups = message.cgroups;
+    }
+    if (message.systemd !== false) {
+      obj.systemd = message.systemd;
+    }
+    if (message.landlock !== "") {
+      obj.landlock = message.landlock;
+    }
+    if (message.problems?.length) {
+      obj.problems = message.problems;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<IsolationFacts>): IsolationFacts {
+    return IsolationFacts.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<IsolationFacts>): IsolationFacts {
+    const message = createBaseIsolationFacts();
+    message.users = object.users ?? false;
+    message.limits = object.limits?.map((e) => e) || [];
+    message.cgroups = object.cgroups ?? "";
+    message.systemd = object.systemd ?? false;
+    message.landlock = object.landlock ?? "";
+    message.problems = object.problems?.map((e) => e) || [];
     return message;
   },
 };
