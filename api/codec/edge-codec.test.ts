@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { DesiredMicroVM, ExecutionReport, HostFacts, Observation, Operation } from '../gen/nkudo/edge/v1/edge.pb.ts';
 import { makeEpoch, parseEpoch, splitEpoch } from '../model/epoch.ts';
 import { executionId, hostId, microVMId, operationId, planId } from '../model/ids.ts';
-import { exitReasons, networkKinds, observedStates, runPolicies, type DesiredMicroVM as Desired, type MicroVMObservation, type NetworkSpec } from '../model/microvm.ts';
+import { exitReasons, macvtapModes, networkKinds, observedStates, runPolicies, type DesiredMicroVM as Desired, type MicroVMObservation, type NetworkSpec } from '../model/microvm.ts';
 import { executionStatuses, operationKinds, type ExecutionReport as Report, type Operation as ModelOperation } from '../model/plan.ts';
 import { siteOrderKinds, siteOverrideKinds } from '../model/site-orders.ts';
 import {
@@ -41,6 +41,8 @@ const network: fc.Arbitrary<NetworkSpec> = fc.record(
     gateway: ipv4,
     bridgeName: fc.stringMatching(/^[a-z][a-z0-9.-]{0,14}$/),
     vlan: fc.integer({ min: 1, max: 4094 }),
+    parent: fc.stringMatching(/^[a-z][a-z0-9.-]{0,14}$/),
+    macvtapMode: fc.constantFrom(...macvtapModes),
     ports: fc.array(fc.record({ name: label, protocol: fc.constantFrom('tcp' as const, 'udp' as const), hostPort: port, guestPort: port }), { maxLength: 32 }),
   },
   { requiredKeys: ['name', 'kind', 'mac', 'ports'] },

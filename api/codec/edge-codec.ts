@@ -18,6 +18,7 @@ import {
   LogStream_Source,
   NetworkSpec as NetworkMessage,
   NetworkSpec_Kind,
+  NetworkSpec_MacvtapMode,
   OciImage as OciImageMessage,
   Observation as ObservationMessage,
   Observation_ExitReason,
@@ -46,6 +47,7 @@ import {
   type DiskSpec,
   type ExitReason,
   type ImagePolicy,
+  type MacvtapMode,
   type ManagedDisk,
   type MicroVMObservation,
   type NetworkKind,
@@ -95,6 +97,11 @@ const runPolicyMap = enumMap<RunPolicy>({
   Halted: DesiredMicroVM_RunPolicy.HALTED,
 });
 
+const macvtapModeMap = enumMap<MacvtapMode>({
+  bridge: NetworkSpec_MacvtapMode.BRIDGE,
+  private: NetworkSpec_MacvtapMode.PRIVATE,
+  vepa: NetworkSpec_MacvtapMode.VEPA,
+});
 const networkKindMap = enumMap<NetworkKind>({
   nat: NetworkSpec_Kind.NAT,
   bridge: NetworkSpec_Kind.BRIDGE,
@@ -328,7 +335,7 @@ function decodeBoot(field: string, boot: DesiredMessage['boot']): BootSource {
 }
 
 function encodeNetwork(network: NetworkSpec): NetworkMessage {
-  const { name, kind, mac, address, gateway, bridgeName, vlan, ports } = network;
+  const { name, kind, mac, address, gateway, bridgeName, vlan, parent, macvtapMode, ports } = network;
   return {
     name,
     kind: networkKindMap.encode(kind) as NetworkSpec_Kind,
@@ -337,6 +344,8 @@ function encodeNetwork(network: NetworkSpec): NetworkMessage {
     gateway,
     bridgeName,
     vlan,
+    parent,
+    macvtapMode: macvtapMode === undefined ? NetworkSpec_MacvtapMode.UNSPECIFIED : (macvtapModeMap.encode(macvtapMode) as NetworkSpec_MacvtapMode),
     ports: ports.map((port) => ({ ...port, protocol: protocolMap.encode(port.protocol) as PortForward_Protocol })),
   };
 }
@@ -352,7 +361,7 @@ function matching(field: string, value: string, pattern: RegExp, shape: string):
 }
 
 function decodeNetwork(field: string, message: NetworkMessage): NetworkSpec {
-  const { address, gateway, bridgeName, vlan } = message;
+  const { address, gateway, bridgeName, vlan, parent, macvtapMode } = message;
   return {
     name: text(`${field}.name`, message.name, { max: 63 }),
     kind: networkKindMap.decode(`${field}.kind`, message.kind),
@@ -361,6 +370,8 @@ function decodeNetwork(field: string, message: NetworkMessage): NetworkSpec {
     ...(gateway === undefined ? {} : { gateway: matching(`${field}.gateway`, gateway, ipPattern, 'an address') }),
     ...(bridgeName === undefined ? {} : { bridgeName: matching(`${field}.bridge_name`, text(`${field}.bridge_name`, bridgeName, { max: deviceNameMax }), deviceNamePattern, 'the name of a device') }),
     ...(vlan === undefined ? {} : { vlan: integer(`${field}.vlan`, vlan, 1, 4094) }),
+    ...(parent === undefined ? {} : { parent: matching(`${field}.parent`, text(`${field}.parent`, parent, { max: deviceNameMax }), deviceNamePattern, 'the name of a device') }),
+    ...(macvtapMode === NetworkSpec_MacvtapMode.UNSPECIFIED ? {} : { macvtapMode: macvtapModeMap.decode(`${field}.macvtap_mode`, macvtapMode) }),
     ports: atMost(`${field}.ports`, message.ports, portsMax).map((port, index) => ({
       name: text(`${field}.ports[${index}].name`, port.name, { max: 63 }),
       protocol: protocolMap.decode(`${field}.ports[${index}].protocol`, port.protocol),

@@ -86,10 +86,14 @@ export interface ImagePolicy {
 export const networkKinds = ['nat', 'bridge', 'mesh', 'macvtap'] as const;
 /**
  * nat: behind the address of the host, apart from all other guests. bridge: a port of a bridge that the
- * host has. mesh: a subnet of the host that the mesh of the site routes. macvtap: directly on an
- * interface of the host.
+ * host has. mesh: a subnet of the host that the mesh of the site routes. macvtap: beside the host on one
+ * of its interfaces, with a hardware address of its own there.
  */
 export type NetworkKind = (typeof networkKinds)[number];
+
+export const macvtapModes = ['bridge', 'private', 'vepa'] as const;
+/** bridge: guests of one interface reach each other. private: they do not. vepa: by way of the switch outside, if that sends frames back. */
+export type MacvtapMode = (typeof macvtapModes)[number];
 
 export interface PortForward {
   /** Unique within the network, DNS-1123 label. */
@@ -108,7 +112,7 @@ export interface NetworkSpec {
   readonly kind: NetworkKind;
   /** Unicast, six lower-case bytes with colons; see `deriveMac`. */
   readonly mac: string;
-  /** Address of the guest with its prefix length, such as 10.87.3.5/24. Absent only where the host does not give it: `bridge`. */
+  /** Address of the guest with its prefix length, such as 10.87.3.5/24. Absent only where the host does not give it: `bridge`, `macvtap`. */
   readonly address?: string;
   /** Address of the host in the guest's subnet, without a prefix length; with `nat` and `mesh`. */
   readonly gateway?: string;
@@ -116,6 +120,10 @@ export interface NetworkSpec {
   readonly bridgeName?: string;
   /** VLAN of the port, 1..4094; with `bridge` only. */
   readonly vlan?: number;
+  /** Interface of the host that the guest is on; with `macvtap` only. */
+  readonly parent?: string;
+  /** With `macvtap` only; absent: Bridge. */
+  readonly macvtapMode?: MacvtapMode;
   /** With `nat` only. */
   readonly ports: readonly PortForward[];
 }

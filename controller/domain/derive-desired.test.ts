@@ -39,6 +39,7 @@ describe('deriving the desired state', () => {
       { name: 'lan', nat: {}, ports: [{ name: 'web', guestPort: 80 }, { name: 'dns', protocol: 'UDP', hostPort: 53, guestPort: 5353 }] },
       { name: 'site', mesh: {}, mac: '52:54:00:00:00:01', address: '10.96.0.9/24' },
       { name: 'plant', bridge: { name: 'br0', vlan: 7 } },
+      { name: 'wire', macvtap: { parent: 'eth1', mode: 'VEPA' } },
     ];
     expect(deriveDesired({ metadata: { ...metadata, uid: '0190c9a3-0000-7000-8000-000000000001' }, spec: { ...spec, networks } })).toMatchObject({
       ok: true,
@@ -46,6 +47,7 @@ describe('deriving the desired state', () => {
         { name: 'lan', kind: 'nat', mac: expect.stringMatching(/^[0-9a-f][26ae](:[0-9a-f]{2}){5}$/), ports: [{ name: 'web', protocol: 'tcp', guestPort: 80 }, { name: 'dns', protocol: 'udp', hostPort: 53, guestPort: 5353 }] },
         { name: 'site', kind: 'mesh', mac: '52:54:00:00:00:01', address: '10.96.0.9/24', ports: [] },
         { name: 'plant', kind: 'bridge', bridgeName: 'br0', vlan: 7, ports: [] },
+        { name: 'wire', kind: 'macvtap', parent: 'eth1', macvtapMode: 'vepa', ports: [] },
       ],
     });
   });
@@ -84,7 +86,7 @@ describe('deriving the desired state', () => {
     [{ terminationGracePeriod: 'soon' }, 'terminationGracePeriod'],
     [{ boot: {} }, 'boot'],
     [{ disks: [{ name: 'd' }] }, 'disks[d]'],
-    [{ networks: [{ name: 'n', macvtap: { parent: 'eth0' } }] }, 'networks[n].macvtap'],
+    [{ networks: [{ name: 'n', macvtap: { parent: 'eth0' }, nat: {} }] }, 'networks[n] is to have exactly one'],
     [{ networks: [{ name: 'n' }] }, 'networks[n]'],
   ] as const)('names the field of %j that an older object may hold', (change, field) => {
     const derived = deriveDesired({ metadata, spec: { ...spec, ...change } as MicroVMSpec }); // As stored under older rules.

@@ -155,18 +155,20 @@ function deriveImagePolicy({ bandwidth, allowedRegistries = [] }: NonNullable<Si
   return { ...(bandwidth === undefined ? {} : { bytesPerSecond: bytes('images.bandwidth of the Site', bandwidth) }), allowedRegistries: [...allowedRegistries] };
 }
 
+const macvtapModes = { Bridge: 'bridge', Private: 'private', VEPA: 'vepa' } as const;
+
 function deriveNetwork(network: MicroVMNetwork, uid: string): NetworkRequest {
-  const { name, bridge, address } = network;
-  if (network.macvtap !== undefined) throw refused(`networks[${name}].macvtap is not there yet: connect the network with bridge`);
-  const kinds = (['nat', 'bridge', 'mesh'] as const).filter((kind) => network[kind] !== undefined);
+  const { name, bridge, macvtap, address } = network;
+  const kinds = (['nat', 'bridge', 'mesh', 'macvtap'] as const).filter((kind) => network[kind] !== undefined);
   const [kind] = kinds;
-  if (kind === undefined || kinds.length > 1) throw refused(`networks[${name}] is to have exactly one of nat, bridge and mesh`);
+  if (kind === undefined || kinds.length > 1) throw refused(`networks[${name}] is to have exactly one of nat, bridge, macvtap and mesh`);
   return {
     name,
     kind,
     mac: network.mac ?? deriveMac(microVMId(uid), name),
     ...(address === undefined ? {} : { address }),
     ...(bridge === undefined ? {} : { bridgeName: bridge.name, ...(bridge.vlan === undefined ? {} : { vlan: bridge.vlan }) }),
+    ...(macvtap === undefined ? {} : { parent: macvtap.parent, macvtapMode: macvtapModes[macvtap.mode ?? 'Bridge'] }),
     ports: (network.ports ?? []).map(({ name: port, protocol, hostPort, guestPort }) => ({
       name: port, protocol: protocol === 'UDP' ? 'udp' : 'tcp', ...(hostPort === undefined ? {} : { hostPort }), guestPort,
     })),

@@ -458,7 +458,7 @@ export interface MicroVMNetwork {
    */
   mac?: string;
   /**
-   * IPv4 address of the guest with its prefix length. With nat and mesh it is of the subnet that the host has for such guests, and given by n-kudo when left out. With bridge nobody gives one; a guest that has one here can use no other.
+   * IPv4 address of the guest with its prefix length. With nat and mesh it is of the subnet that the host has for such guests, and given by n-kudo when left out. With bridge and macvtap nobody gives one; a guest that has one here can use no other.
    */
   address?: string;
   /**
@@ -484,7 +484,7 @@ export interface MicroVMNetworkBridge {
   vlan?: number;
 }
 /**
- * Directly on an interface of the host. Reserved.
+ * Beside the host on one of its interfaces, under a hardware address of its own. Guest and host do not reach each other there.
  */
 export interface MicroVMNetworkMacvtap {
   /**
@@ -492,7 +492,9 @@ export interface MicroVMNetworkMacvtap {
    */
   parent: string;
   /**
-   * macvtap mode.
+   * How guests on one interface reach each other. Bridge: directly. Private: not at all. VEPA: by way of the switch outside, if that sends frames back.
+   *
+   * Default: "Bridge".
    */
   mode?: 'Bridge' | 'Private' | 'VEPA';
 }
@@ -937,7 +939,7 @@ export interface MicroVMStatusAddress {
   /**
    * How the network is connected.
    */
-  type?: 'NAT' | 'Bridge' | 'Mesh';
+  type?: 'NAT' | 'Bridge' | 'Mesh' | 'Macvtap';
   /**
    * Ports of the host that lead to the guest.
    */

@@ -14,6 +14,11 @@ export function tapName(microvmId: MicroVMId, networkName: string): string {
   return `${tapPrefixOf(microvmId)}${letters(`${microvmId}/${networkName}`, 5)}`;
 }
 
+/** The device on an interface of the host that belongs to a tap; 15 characters as well. */
+export function macvlanName(tap: string): string {
+  return `nkm${tap.slice(tapPrefix.length)}`;
+}
+
 /** What the names of all taps of one microVM begin with: 35 bits of its UID. */
 export function tapPrefixOf(microvmId: MicroVMId): string {
   return `${tapPrefix}${letters(microvmId, 7)}`;

@@ -17,8 +17,6 @@ const oldestMajor = 53;
 const features: readonly Feature[] = [
   { name: 'kvm', isNeeded: () => true, isThere: ({ hasKvm }) => hasKvm },
   { name: `vmm-${oldestMajor}`, isNeeded: () => true, isThere: ({ hypervisor }) => majorOf(hypervisor.version) >= oldestMajor },
-  // No agent makes one yet.
-  { name: 'macvtap', isNeeded: ({ networks = [] }) => networks.some(({ kind }) => kind === 'macvtap'), isThere: () => false },
 ];
 
 export function featuresNeededBy(desired: DesiredMicroVM): readonly string[] {

@@ -69,14 +69,14 @@ function agrees({ record, observation }: MicroVMView, revision: number): boolean
   return observation.state === (desired.paused ? 'paused' : 'running');
 }
 
-const addressTypes = { nat: 'NAT', bridge: 'Bridge', mesh: 'Mesh' } as const;
+const addressTypes = { nat: 'NAT', bridge: 'Bridge', mesh: 'Mesh', macvtap: 'Macvtap' } as const;
 
 /** As they were given, from the binding on: they do not depend on what the host does. */
 function projectAddresses({ record }: MicroVMView): Pick<MicroVMStatus, 'addresses' | 'meshAddress'> {
   if (record?.binding == null) return {};
   const addresses = (record.desired?.networks ?? []).flatMap(({ name, kind, address, ports }) => {
     const bare = address?.split('/')[0];
-    if (bare === undefined || kind === 'macvtap') return [];
+    if (bare === undefined) return [];
     const shown = ports.map(({ name: port, protocol, hostPort, guestPort }) => ({ name: port, protocol: protocol === 'udp' ? 'UDP' as const : 'TCP' as const, hostPort, guestPort }));
     return [{ network: name, address: bare, type: addressTypes[kind], ...(shown.length === 0 ? {} : { ports: shown }) }];
   });

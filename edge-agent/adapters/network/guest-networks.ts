@@ -11,7 +11,7 @@ import { AppError, isAppError } from '#api/model/error-codes.ts';
 import { isUuid, microVMId, type MicroVMId } from '#api/model/ids.ts';
 import type { NetworkSpec } from '#api/model/microvm.ts';
 import { stableHash } from '#api/model/stable-hash.ts';
-import { tapPrefix, tapPrefixOf } from '../../domain/tap-name.ts';
+import { macvlanName, tapPrefix, tapPrefixOf } from '../../domain/tap-name.ts';
 import type { GuestNetworks, NetworkWarning } from '../../ports/network.ts';
 import { createDhcpServer, isMissingServer } from './dhcp-server.ts';
 import { createForwarding } from './forwarding.ts';
@@ -19,6 +19,7 @@ import { deriveGuestPort, meshBridge, natBridge, networkOf, type GuestPort } fro
 import type { HostNetwork } from './host-network.ts';
 import { parseLinks, parseListeners, type Link, type LinkAddress } from './links.ts';
 import { elementsOf, identityOf, noRules, parseRules, renderChange, renderRemoval, renderWelcome, tableName, type ListedRules, type RuleElement } from './rules.ts';
+import { checkWire, ensureWire, isWired, removeUnusedTables, removeWire } from './wire.ts';
 
 export interface GuestNetworksOptions {
   readonly host: HostNetwork;
@@ -69,8 +70,10 @@ export function createGuestNetworks(options: GuestNetworksOptions): GuestNetwork
     return { links, rules: await lookAtRules(signal) };
   }
 
+  const listTables = (signal: AbortSignal): Promise<string> => host.run('nft', ['-j', 'list', 'tables'], { signal });
+
   async function lookAtRules(signal: AbortSignal): Promise<ListedRules> {
-    const tables = await host.run('nft', ['-j', 'list', 'tables'], { signal });
+    const tables = await listTables(signal);
     const families = (['bridge', 'inet'] as const).filter((family) => hasTable(tables, family));
     if (families.length === 0) return noRules;
     const listings: unknown[] = [];
@@ -90,7 +93,7 @@ export function createGuestNetworks(options: GuestNetworksOptions): GuestNetwork
       return [];
     }
     const seen = await look(signal);
-    const plan = planRules(microvmId, ports, seen);
+    const plan = planRules(microvmId, ports.filter((port) => !isWired(port)), seen);
     checkDevices(ports, seen.links, aliasOf);
     checkAddresses(ports, seen.links);
     await checkPorts(plan.add, signal);
@@ -98,11 +101,15 @@ export function createGuestNetworks(options: GuestNetworksOptions): GuestNetwork
     const needsForwarding = isRouted && !(await forwarding.isOn());
     if (needsForwarding) await forwarding.note();
 
-    await removeTaps(tapsOf(microvmId, seen.links).filter(({ name }) => !ports.some(({ tap }) => tap === name)), signal);
+    // A tap that was behind a bridge, or on an interface, and is to be the other.
+    const isMoved = ({ name, master }: Link): boolean => ports.some((port) => port.tap === name && (isWired(port) ? master !== undefined : seen.links.some((link) => link.name === macvlanName(name))));
+    const gone = tapsOf(microvmId, seen.links).filter((link) => !ports.some(({ tap }) => tap === link.name) || isMoved(link));
+    await removeTaps(gone, seen.links, signal);
     for (const port of firstOfEachSubnet(ports)) await ensureBridge(port, seen.links, signal);
-    await applyRules(renderChange(seen.rules, { ...plan, refuseStrangers: isRouted && (await forwarding.isOurs()) }, meshInterface), signal);
+    const hasRights = ports.some((port) => !isWired(port)) || plan.remove.length > 0;
+    if (hasRights) await applyRules(renderChange(seen.rules, { ...plan, refuseStrangers: isRouted && (await forwarding.isOurs()) }, meshInterface), signal);
     if (needsForwarding) await forwarding.switchOn();
-    for (const port of ports) await ensureTap(port, seen.links.find(({ name }) => name === port.tap), signal);
+    for (const port of ports) await ensureTap(port, seen.links.filter((link) => !gone.includes(link)), signal);
     return removeUnused(signal);
   }
 
@@ -150,14 +157,19 @@ export function createGuestNetworks(options: GuestNetworksOptions): GuestNetwork
     if (link?.isUp !== true) await ip(signal, 'link', 'set', 'dev', bridge, 'addrgenmode', 'none', 'up');
   }
 
-  async function ensureTap(port: GuestPort, found: Link | undefined, signal: AbortSignal): Promise<void> {
+  async function ensureTap(port: GuestPort, links: readonly Link[], signal: AbortSignal): Promise<void> {
     const { tap, bridge, isIsolated, vlan } = port;
+    const found = links.find(({ name }) => name === tap);
     const userId = options.vmmUserIdOf(port.microvmId);
     // Of an earlier start as another user. One that a VMM has open stays that VMM's.
     const isStrange = found?.ownerId !== undefined && found.ownerId !== userId && !found.hasCarrier;
-    if (found !== undefined && isStrange) await removeTaps([found], signal);
+    if (found !== undefined && isStrange) await removeTaps([found], links, signal);
     const link = isStrange ? undefined : found;
     if (link === undefined) await ip(signal, 'tuntap', 'add', 'dev', tap, 'mode', 'tap', 'user', String(userId));
+    if (isWired(port)) {
+      await ip(signal, 'link', 'set', 'dev', tap, 'alias', aliasOf(port), 'addrgenmode', 'none');
+      return ensureWire(port, isStrange ? links.filter(({ name }) => name !== macvlanName(tap)) : links, aliasOf(port), host, signal);
+    }
     const isComplete = link?.alias === aliasOf(port) && link.master === bridge && link.isIsolated === isIsolated && link.isUp;
     if (isComplete && vlan === undefined) return;
     await ip(signal, 'link', 'set', 'dev', tap, 'alias', aliasOf(port), 'addrgenmode', 'none', 'master', bridge);
@@ -170,8 +182,11 @@ export function createGuestNetworks(options: GuestNetworksOptions): GuestNetwork
     await ip(signal, 'link', 'set', 'dev', tap, 'up');
   }
 
-  async function removeTaps(taps: readonly Link[], signal: AbortSignal): Promise<void> {
-    for (const { name } of taps) await ip(signal, 'link', 'delete', 'dev', name);
+  async function removeTaps(taps: readonly Link[], links: readonly Link[], signal: AbortSignal): Promise<void> {
+    for (const { name } of taps) {
+      await removeWire(name, links, host, signal);
+      await ip(signal, 'link', 'delete', 'dev', name);
+    }
   }
 
   async function remove(microvmId: MicroVMId, signal: AbortSignal): Promise<void> {
@@ -179,7 +194,7 @@ export function createGuestNetworks(options: GuestNetworksOptions): GuestNetwork
     if (!(await host.deviceNames()).some((name) => name.startsWith(tapPrefix) || ownBridges.some((bridge) => bridge === name))) return;
     const links = await linksOrNone(signal);
     if (links === null) return;
-    await removeTaps(tapsOf(microvmId, links), signal);
+    await removeTaps(tapsOf(microvmId, links), links, signal);
     await removeUnused(signal);
   }
 
@@ -198,6 +213,7 @@ export function createGuestNetworks(options: GuestNetworksOptions): GuestNetwork
     const links = parseLinks(await ip(signal, '-json', '-details', 'address', 'show'));
     const rules = await rulesOrNone(links, signal);
     const taps = links.filter(({ name }) => name.startsWith(tapPrefix));
+    await removeTablesOfGoneTaps(links, signal);
     const stale = rules.elements.filter(({ tap }) => !taps.some(({ name }) => name === tap));
     if (stale.length > 0 && taps.length > 0) await applyRules(renderChange(rules, { remove: stale, add: [], refuseStrangers: false }, meshInterface), signal);
     const served: ServedBridge[] = [];
@@ -217,6 +233,15 @@ export function createGuestNetworks(options: GuestNetworksOptions): GuestNetwork
     if (taps.length === 0 && rules !== noRules) await applyRules(renderRemoval(), signal);
     else if (rules.refusesStrangers) await applyRules(renderWelcome(), signal);
     return [];
+  }
+
+  async function removeTablesOfGoneTaps(links: readonly Link[], signal: AbortSignal): Promise<void> {
+    const tables = await listTables(signal).catch((error: unknown) => {
+      // As with the other rules: who may not look has made none.
+      if (isAppError(error) && !links.some(({ name }) => name.startsWith(tapPrefix)) && (error.code === 'NETWORK_UNAVAILABLE' || error.code === 'NETWORK_FAILED')) return '{}';
+      throw error;
+    });
+    await removeUnusedTables(tables, (tap) => links.some(({ name }) => name === tap) && links.some(({ name }) => name === macvlanName(tap)), host, signal);
   }
 
   /** Takes the host's address out of subnets in which no guest is left. */
@@ -263,7 +288,7 @@ export function createGuestNetworks(options: GuestNetworksOptions): GuestNetwork
       if (links === null) return [];
       const keptPrefixes = new Set([...kept].map(tapPrefixOf));
       const lost = links.filter((link) => link.name.startsWith(tapPrefix) && isLost(link, kept, keptPrefixes));
-      await removeTaps(lost, signal);
+      await removeTaps(lost, links, signal);
       await removeUnused(signal);
       return lost.map(({ name }) => name);
     });
@@ -307,6 +332,10 @@ function checkDevices(ports: readonly GuestPort[], links: readonly Link[], alias
     const device = links.find(({ name }) => name === tap);
     if (device?.alias !== undefined && device.alias !== aliasOf(port)) throw new AppError('NETWORK_UNAVAILABLE', `device ${tap} belongs to ${device.alias}`);
     if (device !== undefined && device.kind !== 'tun') throw new AppError('NETWORK_UNAVAILABLE', `device ${tap} is not a tap`);
+    if (isWired(port)) {
+      checkWire(port, links, aliasOf(port));
+      continue;
+    }
     const master = links.find(({ name }) => name === bridge);
     if (master !== undefined && master.kind !== 'bridge') throw new AppError('NETWORK_UNAVAILABLE', `network ${networkName}: ${bridge} is not a bridge`);
     if (subnet === undefined && master === undefined) throw new AppError('NETWORK_UNAVAILABLE', `network ${networkName}: the host has no bridge ${bridge}`);

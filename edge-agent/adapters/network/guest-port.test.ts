@@ -18,7 +18,9 @@ describe('the port of a guest', () => {
   });
 
   test.each<[string, NetworkSpec, string]>([
-    ['macvtap', { ...nat, kind: 'macvtap' }, 'NETWORK_UNSUPPORTED'],
+    ['macvtap without a parent', { ...nat, kind: 'macvtap' }, 'INVALID_REQUEST'],
+    ['macvtap on a bridge of ours', { ...nat, kind: 'macvtap', parent: 'nkbr-nat' }, 'INVALID_REQUEST'],
+    ['macvtap with a strange name', { ...nat, kind: 'macvtap', parent: 'eth0; x' }, 'INVALID_REQUEST'],
     ['an IPv6 address', { ...nat, address: 'fd00::5/64' }, 'NETWORK_UNSUPPORTED'],
     ['no address', { name: 'lan', kind: 'nat', mac: nat.mac, ports: [] }, 'INVALID_REQUEST'],
     ['a gateway elsewhere', { ...nat, gateway: '10.0.1.1' }, 'INVALID_REQUEST'],

@@ -1,11 +1,11 @@
 /**
- * What one network of a microVM comes to on the host: a tap, the bridge it is a port of, and what may
+ * What one network of a microVM comes to on the host: a tap, the bridge or interface behind it, and what may
  * be sent from it. Pure; checks every value that later becomes an argument or a rule.
  */
 import { isIPv4 } from 'node:net';
 import { AppError } from '#api/model/error-codes.ts';
 import type { MicroVMId } from '#api/model/ids.ts';
-import type { NetworkSpec, PortForward } from '#api/model/microvm.ts';
+import type { MacvtapMode, NetworkSpec, PortForward } from '#api/model/microvm.ts';
 import { tapName } from '../../domain/tap-name.ts';
 
 /** Bridges that this adapter makes and removes; guests of one kind share one. */
@@ -23,7 +23,10 @@ export interface GuestPort {
   readonly microvmId: MicroVMId;
   readonly networkName: string;
   readonly tap: string;
+  /** Empty when there is a `wire` instead. */
   readonly bridge: string;
+  /** The interface of the host that the guest is on, beside the host. */
+  readonly wire?: { readonly parent: string; readonly mode: MacvtapMode };
   /** Of a bridge that this adapter makes; absent for one that the host has. */
   readonly subnet?: Subnet;
   readonly vlan?: number;
@@ -38,15 +41,22 @@ export interface GuestPort {
 /** @throws NETWORK_UNSUPPORTED, INVALID_REQUEST */
 export function deriveGuestPort(microvmId: MicroVMId, network: NetworkSpec): GuestPort {
   const { name, kind, mac, ports } = network;
-  if (kind === 'macvtap') throw new AppError('NETWORK_UNSUPPORTED', `network ${name}: macvtap is not there yet; use bridge`);
   if (!/^[0-9a-f][02468ace](:[0-9a-f]{2}){5}$/.test(mac)) throw refused(name, `mac ${mac} is no unicast hardware address`);
   const base = { microvmId, networkName: name, tap: tapName(microvmId, name), mac, forwards: ports };
   if (kind === 'bridge') return { ...base, ...deriveBridgePort(network) };
+  if (kind === 'macvtap') return { ...base, ...deriveWirePort(network) };
   const { address, subnet } = deriveSubnet(network);
   for (const port of ports) for (const number of [port.hostPort, port.guestPort]) {
     if (!Number.isInteger(number) || number < 1 || number > 65_535) throw refused(name, `${number} is no port`);
   }
   return { ...base, bridge: kind === 'nat' ? natBridge : meshBridge, subnet, isIsolated: kind === 'nat', address };
+}
+
+function deriveWirePort({ name, parent, macvtapMode = 'bridge', address, ports }: NetworkSpec): Pick<GuestPort, 'bridge' | 'wire' | 'isIsolated' | 'address'> {
+  if (parent === undefined || !/^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$/.test(parent)) throw refused(name, 'names no interface of the host');
+  if (parent === natBridge || parent === meshBridge || parent === 'lo' || /^nk[tm]/.test(parent)) throw refused(name, `${parent} is not for others`);
+  if (ports.length > 0) throw refused(name, 'a guest on an interface of the host has ports of its own');
+  return { bridge: '', wire: { parent, mode: macvtapMode }, isIsolated: false, ...(address === undefined ? {} : { address: parseAddress(name, address).address }) };
 }
 
 function deriveBridgePort({ name, bridgeName, vlan, address, ports }: NetworkSpec): Pick<GuestPort, 'bridge' | 'vlan' | 'isIsolated' | 'address'> {

@@ -12,6 +12,12 @@ export interface Link {
   /** The bridge it is a port of. */
   readonly master?: string;
   readonly alias?: string;
+  /** The device that it is on top of. */
+  readonly parent?: string;
+  /** As a macvlan device. */
+  readonly mode?: string;
+  readonly mac?: string;
+  readonly mtu?: number;
   readonly isUp: boolean;
   /** Of a tap: a program has it open. */
   readonly hasCarrier: boolean;
@@ -37,7 +43,8 @@ function parseLink(listed: unknown): readonly Link[] {
   if (typeof name !== 'string') return [];
   const info = asRecord(link['linkinfo']);
   const flags = link['flags'];
-  const { master, ifalias } = link;
+  const { master, ifalias, link: parent, address: mac, mtu } = link;
+  const mode = asRecord(info['info_data'])['mode'];
   const addresses = Array.isArray(link['addr_info']) ? link['addr_info'] : [];
   return [
     {
@@ -45,6 +52,10 @@ function parseLink(listed: unknown): readonly Link[] {
       kind: typeof info['info_kind'] === 'string' ? info['info_kind'] : '',
       ...(typeof master === 'string' ? { master } : {}),
       ...(typeof ifalias === 'string' ? { alias: ifalias } : {}),
+      ...(typeof parent === 'string' ? { parent } : {}),
+      ...(typeof mode === 'string' ? { mode } : {}),
+      ...(typeof mac === 'string' ? { mac } : {}),
+      ...(typeof mtu === 'number' ? { mtu } : {}),
       isUp: Array.isArray(flags) && flags.includes('UP'),
       hasCarrier: Array.isArray(flags) && flags.includes('LOWER_UP'),
       ...ownerOf(asRecord(info['info_data'])['user']),

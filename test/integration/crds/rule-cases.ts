@@ -479,7 +479,6 @@ const microvmCases: RuleCase[] = [
   reserved('MicroVM', 'memory.max', microvmSpec({ memory: { size: '512Mi', max: '1Gi' } })),
   reserved('MicroVM', 'memory.shared', microvmSpec({ memory: { size: '512Mi', shared: false } })),
   reserved('MicroVM', 'memory.hugepages', microvmSpec({ memory: { size: '512Mi', hugepages: '2Mi' } })),
-  reserved('MicroVM', 'networks[].macvtap', network({ macvtap: { parent: 'eth0' } }), { accepted: network({ bridge: { name: 'br0', vlan: 7 } }) }),
   reserved('MicroVM', 'networks[].mesh.groups', network({ mesh: { groups: ['staff'] } }), { accepted: network({ mesh: {} }) }),
   reserved('MicroVM', 'vsock', microvmSpec({ vsock: {} })),
   reserved('MicroVM', 'probes', microvmSpec({ probes: {} })),

@@ -32,6 +32,10 @@ function bridge(id: MicroVMId, change: Partial<NetworkSpec> = {}): NetworkSpec {
   return { name: 'lan', kind: 'bridge', mac: deriveMac(id, 'lan'), bridgeName: 'lan0', ports: [], ...change };
 }
 
+function wire(id: MicroVMId, change: Partial<NetworkSpec> = {}): NetworkSpec {
+  return { name: 'wire', kind: 'macvtap', mac: deriveMac(id, 'wire'), parent: 'uplink', macvtapMode: 'bridge', ports: [], ...change };
+}
+
 describe.skipIf(obstacle !== null)('networks of guests', () => {
   let lab: Lab;
   let networks: GuestNetworks;
@@ -264,7 +268,68 @@ describe.skipIf(obstacle !== null)('networks of guests', () => {
     await expect(networks.ensure(id, [bridge(id, { bridgeName: 'absent0' })], signal)).rejects.toMatchObject({ code: 'NETWORK_UNAVAILABLE', message: expect.stringContaining('no bridge absent0') });
     await expect(networks.ensure(id, [bridge(id, { bridgeName: 'uplink' })], signal)).rejects.toMatchObject({ code: 'NETWORK_UNAVAILABLE', message: expect.stringContaining('not a bridge') });
     await expect(networks.ensure(id, [bridge(id, { vlan: 7 })], signal)).rejects.toMatchObject({ code: 'NETWORK_UNAVAILABLE', message: expect.stringContaining('VLAN') });
-    await expect(networks.ensure(id, [nat(id, 5, { kind: 'macvtap' })], signal)).rejects.toMatchObject({ code: 'NETWORK_UNSUPPORTED' });
+    expect(await lab.snapshot()).toBe(pristine);
+  });
+
+  test('[E6] a guest on an interface of the host is a machine of that wire under its own hardware address, and nothing else gets onto it', async () => {
+    const id = idOf(31);
+    const guest = await start(id, wire(id), '198.51.100.31/24');
+    const { world } = lab.namespaces;
+    const server = await lab.start(world, 'serve', 'tcp', '8431');
+    await lab.start(guest.namespace, 'serve', 'tcp', '81');
+    expect(await lab.ask(guest.namespace, 'tcp', worldAddress, 8431)).toBe('198.51.100.31');
+    expect(await lab.ask(world, 'tcp', '198.51.100.31', 81)).toBe(worldAddress);
+    expect((await lab.run(world, 'ip', 'neigh', 'show', '198.51.100.31')).includes(guest.mac)).toBe(true);
+    const seen = await lab.start(world, 'sniff', 'eth0');
+    const sender = await lab.start(guest.namespace, 'inject', 'eth0');
+    const frame = { toMac: broadcastMac, from: '198.51.100.31', to: '198.51.100.255' } as const;
+    sender.write(`${udpFrame({ ...frame, fromMac: '02:00:00:00:00:99', payload: 'bad' })}\n`);
+    sender.write(`${udpFrame({ ...frame, fromMac: guest.mac, vlan: 7, payload: 'bad' })}\n`);
+    sender.write(`${udpFrame({ ...frame, fromMac: guest.mac, fromPort: 67, toPort: 68, payload: 'bad' })}\n`);
+    sender.write(`${udpFrame({ ...frame, fromMac: guest.mac, payload: 'good' })}\n`);
+    await seen.line((line) => line.includes(hexText('good')));
+    expect(seen.lines.filter((line) => line.includes(hexText('bad')))).toEqual([]);
+    // With an address in the specification it may use no other.
+    await networks.ensure(id, [wire(id, { address: '198.51.100.32/24' })], signal);
+    sender.write(`${udpFrame({ ...frame, fromMac: guest.mac, payload: 'bad' })}\n`);
+    sender.write(`${udpFrame({ ...frame, fromMac: guest.mac, from: '198.51.100.32', payload: 'better' })}\n`);
+    await seen.line((line) => line.includes(hexText('better')));
+    expect(seen.lines.filter((line) => line.includes(hexText('bad')))).toEqual([]);
+    await guest.end();
+    await server.stop();
+    expect(await lab.snapshot()).toBe(pristine);
+    for (const [parent, problem] of [['absent0', 'no interface absent0'], ['lanport', 'a port of lan0']] as const) {
+      await expect(networks.ensure(id, [wire(id, { parent })], signal)).rejects.toMatchObject({ code: 'NETWORK_UNAVAILABLE', message: expect.stringContaining(problem) });
+    }
+    expect(await lab.snapshot()).toBe(pristine);
+  });
+
+  test('[E6] guests on one interface reach each other in the mode bridge, not in the mode private, and never the host', async () => {
+    for (const macvtapMode of ['bridge', 'private'] as const) {
+      const [one, other] = [await start(idOf(32), wire(idOf(32), { macvtapMode }), '198.51.100.41/24'), await start(idOf(33), wire(idOf(33), { macvtapMode }), '198.51.100.42/24')];
+      await lab.start(other.namespace, 'serve', 'tcp', '80');
+      const servers = [await lab.start(lab.namespaces.world, 'serve', 'tcp', '8432'), await lab.start(lab.namespaces.host, 'serve', 'tcp', '8433')];
+      expect(await lab.ask(one.namespace, 'tcp', worldAddress, 8432)).toBe('198.51.100.41');
+      expect(await lab.ask(one.namespace, 'tcp', '198.51.100.42', 80), macvtapMode).toBe(macvtapMode === 'bridge' ? '198.51.100.41' : null);
+      expect(await lab.ask(one.namespace, 'tcp', hostAddress, 8433)).toBeNull();
+      for (const part of [one, other]) await part.end();
+      for (const server of servers) await server.stop();
+      expect(await lab.snapshot()).toBe(pristine);
+    }
+  });
+
+  test('[E6] a guest moves from a bridge to an interface of the host and back with its next start, and leaves nothing behind', async () => {
+    const id = idOf(34);
+    await networks.ensure(id, [bridge(id)], signal);
+    const onBridge = await lab.snapshot();
+    await networks.ensure(id, [wire(id, { name: 'lan' })], signal);
+    const onWire = await lab.snapshot();
+    expect(onWire).toContain('nkm');
+    await networks.ensure(id, [wire(id, { name: 'lan', macvtapMode: 'vepa' })], signal);
+    expect(await lab.run(lab.namespaces.host, 'ip', '-details', 'link', 'show')).toContain('macvlan mode vepa');
+    await networks.ensure(id, [bridge(id)], signal);
+    expect(await lab.snapshot()).toBe(onBridge);
+    await networks.remove(id, signal);
     expect(await lab.snapshot()).toBe(pristine);
   });
 
@@ -326,7 +391,7 @@ describe.skipIf(obstacle !== null)('networks of guests', () => {
   test('[E6] an agent that dies at any effect of making or removing networks leaves nothing that the next one does not mend or sweep away', async () => {
     const id = idOf(20);
     const survivor = idOf(21);
-    const wanted = [nat(id, 20, { ports: [{ name: 'web', protocol: 'tcp', hostPort: 8080, guestPort: 80 }] }), bridge(id, { name: 'office' })];
+    const wanted = [nat(id, 20, { ports: [{ name: 'web', protocol: 'tcp', hostPort: 8080, guestPort: 80 }] }), bridge(id, { name: 'office' }), wire(id)];
     await networks.ensure(id, wanted, signal);
     const complete = await lab.snapshot();
     await networks.remove(id, signal);

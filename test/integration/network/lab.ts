@@ -233,6 +233,7 @@ export async function openLab(): Promise<Lab> {
           .replace(/^\d+: | tentative|@\w+|NO-CARRIER,|,LOWER_UP/gm, '')
           .replace(/^(\S+\s+)(UP|DOWN|UNKNOWN)\b/gm, '$1')
           .replace(/^(nkt\S+\s+)[0-9a-f:]{17}/gm, '$1')
+          .replace(/fwd to \d+$/gm, 'fwd')
           .replace(/^.* inet6 fe80::.* scope link .*$/gm, '')
           .split('\n')
           .map((line) => line.replace(/\s+/g, ' ').trim())

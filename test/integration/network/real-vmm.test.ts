@@ -94,4 +94,17 @@ describe.skipIf(obstacle !== null)('a real VMM on a tap of the adapter', () => {
     await networks.remove(id, signal);
     expect(await lab.snapshot()).toBe(pristine);
   });
+
+  test('[E6] Cloud Hypervisor boots on an interface of the host, and the guest has the hardware address that the wire knows', async () => {
+    const pristine = await lab.snapshot();
+    const wire: NetworkSpec = { name: 'lan', kind: 'macvtap', mac: network.mac, parent: 'uplink', macvtapMode: 'bridge', ports: [] };
+    await networks.ensure(id, [wire], signal);
+    const one = await start('one');
+    await hypervisor.boot(one, signal);
+    expect(await carrier()).toBe('1');
+    expect(await lab.run(lab.namespaces.host, 'ip', '-details', 'link', 'show', 'type', 'macvlan')).toMatch(new RegExp(`${network.mac}[\\s\\S]*macvlan mode bridge`));
+    await hypervisor.kill(one, signal);
+    await networks.remove(id, signal);
+    expect(await lab.snapshot()).toBe(pristine);
+  });
 });

@@ -1163,6 +1163,12 @@ export interface NetworkSpec {
     | undefined;
   /** Ports of the host that lead to the guest, at most 32; with nat. */
   ports: PortForward[];
+  /** Interface of the host that the guest is on; with macvtap. */
+  parent?:
+    | string
+    | undefined;
+  /** With macvtap. */
+  macvtapMode: NetworkSpec_MacvtapMode;
 }
 
 /** How it is connected. */
@@ -1228,6 +1234,66 @@ export function networkSpec_KindToJSON(object: NetworkSpec_Kind): string {
     case NetworkSpec_Kind.MACVTAP:
       return "KIND_MACVTAP";
     case NetworkSpec_Kind.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+/** How guests on one interface of the host reach each other. */
+export const NetworkSpec_MacvtapMode = {
+  /** UNSPECIFIED - Bridge. */
+  UNSPECIFIED: 0,
+  /** BRIDGE - They do. */
+  BRIDGE: 1,
+  /** PRIVATE - They do not. */
+  PRIVATE: 2,
+  /** VEPA - By way of the switch outside. */
+  VEPA: 3,
+  UNRECOGNIZED: -1,
+} as const;
+
+export type NetworkSpec_MacvtapMode = typeof NetworkSpec_MacvtapMode[keyof typeof NetworkSpec_MacvtapMode];
+
+export namespace NetworkSpec_MacvtapMode {
+  export type UNSPECIFIED = typeof NetworkSpec_MacvtapMode.UNSPECIFIED;
+  export type BRIDGE = typeof NetworkSpec_MacvtapMode.BRIDGE;
+  export type PRIVATE = typeof NetworkSpec_MacvtapMode.PRIVATE;
+  export type VEPA = typeof NetworkSpec_MacvtapMode.VEPA;
+  export type UNRECOGNIZED = typeof NetworkSpec_MacvtapMode.UNRECOGNIZED;
+}
+
+export function networkSpec_MacvtapModeFromJSON(object: any): NetworkSpec_MacvtapMode {
+  switch (object) {
+    case 0:
+    case "MACVTAP_MODE_UNSPECIFIED":
+      return NetworkSpec_MacvtapMode.UNSPECIFIED;
+    case 1:
+    case "MACVTAP_MODE_BRIDGE":
+      return NetworkSpec_MacvtapMode.BRIDGE;
+    case 2:
+    case "MACVTAP_MODE_PRIVATE":
+      return NetworkSpec_MacvtapMode.PRIVATE;
+    case 3:
+    case "MACVTAP_MODE_VEPA":
+      return NetworkSpec_MacvtapMode.VEPA;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return NetworkSpec_MacvtapMode.UNRECOGNIZED;
+  }
+}
+
+export function networkSpec_MacvtapModeToJSON(object: NetworkSpec_MacvtapMode): string {
+  switch (object) {
+    case NetworkSpec_MacvtapMode.UNSPECIFIED:
+      return "MACVTAP_MODE_UNSPECIFIED";
+    case NetworkSpec_MacvtapMode.BRIDGE:
+      return "MACVTAP_MODE_BRIDGE";
+    case NetworkSpec_MacvtapMode.PRIVATE:
+      return "MACVTAP_MODE_PRIVATE";
+    case NetworkSpec_MacvtapMode.VEPA:
+      return "MACVTAP_MODE_VEPA";
+    case NetworkSpec_MacvtapMode.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
   }
@@ -8150,6 +8216,8 @@ function createBaseNetworkSpec(): NetworkSpec {
     bridgeName: undefined,
     vlan: undefined,
     ports: [],
+    parent: undefined,
+    macvtapMode: 0,
   };
 }
 
@@ -8178,6 +8246,12 @@ export const NetworkSpec: MessageFns<NetworkSpec> = {
     }
     for (const v of message.ports) {
       PortForward.encode(v!, writer.uint32(66).fork()).join();
+    }
+    if (message.parent !== undefined) {
+      writer.uint32(74).string(message.parent);
+    }
+    if (message.macvtapMode !== 0) {
+      writer.uint32(80).int32(message.macvtapMode);
     }
     return writer;
   },
@@ -8259,6 +8333,22 @@ export const NetworkSpec: MessageFns<NetworkSpec> = {
             message.ports.push(PortForward.decode(reader, reader.uint32()));
             continue;
           }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.parent = reader.string();
+            continue;
+          }
+          case 10: {
+            if (tag !== 80) {
+              break;
+            }
+
+            message.macvtapMode = reader.int32() as any;
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -8285,6 +8375,12 @@ export const NetworkSpec: MessageFns<NetworkSpec> = {
         : undefined,
       vlan: isSet(object.vlan) ? globalThis.Number(object.vlan) : undefined,
       ports: globalThis.Array.isArray(object?.ports) ? object.ports.map((e: any) => PortForward.fromJSON(e)) : [],
+      parent: isSet(object.parent) ? globalThis.String(object.parent) : undefined,
+      macvtapMode: isSet(object.macvtapMode)
+        ? networkSpec_MacvtapModeFromJSON(object.macvtapMode)
+        : isSet(object.macvtap_mode)
+        ? networkSpec_MacvtapModeFromJSON(object.macvtap_mode)
+        : 0,
     };
   },
 
@@ -8314,6 +8410,12 @@ export const NetworkSpec: MessageFns<NetworkSpec> = {
     if (message.ports?.length) {
       obj.ports = message.ports.map((e) => PortForward.toJSON(e));
     }
+    if (message.parent !== undefined) {
+      obj.parent = message.parent;
+    }
+    if (message.macvtapMode !== 0) {
+      obj.macvtapMode = networkSpec_MacvtapModeToJSON(message.macvtapMode);
+    }
     return obj;
   },
 
@@ -8330,6 +8432,8 @@ export const NetworkSpec: MessageFns<NetworkSpec> = {
     message.bridgeName = object.bridgeName ?? undefined;
     message.vlan = object.vlan ?? undefined;
     message.ports = object.ports?.map((e) => PortForward.fromPartial(e)) || [];
+    message.parent = object.parent ?? undefined;
+    message.macvtapMode = object.macvtapMode ?? 0;
     return message;
   },
 };
