@@ -7,6 +7,7 @@ import { createHash } from 'node:crypto';
 import { experimental, Metadata, Server, status, type ServerDuplexStream } from '@grpc/grpc-js';
 import { decodeExecution, decodeObservation, encodeOperation } from '#api/codec/edge-codec.ts';
 import { decodeMeshReport, encodeMeshOrder } from '#api/codec/mesh-codec.ts';
+import { decodeAgentReport, encodeAgentOrder } from '#api/codec/release-order-codec.ts';
 import { encodeEnrollmentToken, parseEnrollmentToken } from '#api/codec/enrollment-token.ts';
 import {
   EdgeServiceService,
@@ -38,6 +39,9 @@ export interface FakeControlPlane {
   /** Serial bytes by `microvm incarnation`. */
   readonly logs: ReadonlyMap<string, string>;
   readonly meshReports: readonly MeshReport[];
+  readonly agentReports: readonly AgentReport[];
+  /** From now on this is the order for the agent's version, also of later sessions. */
+  orderAgent(order: AgentOrder): void;
   /** From now on this is the mesh order, also of later sessions; a host that asks gets the key that `issueKey` gives, or none. */
   orderMesh(order: MeshOrder, issueKey?: () => string | null): void;
   readonly beats: () => number;
@@ -67,6 +71,8 @@ export async function startFakeControlPlane(options: { readonly heartbeatInterva
   const usedBy = new Map<string, string>();
   const waiting: (() => void)[] = [];
   const meshReports: MeshReport[] = [];
+  const agentReports: AgentReport[] = [];
+  let agentOrder: AgentOrder | undefined;
   let mesh: { readonly order: MeshOrder; readonly issueKey: () => string | null } | undefined;
   let stream: ServerDuplexStream<HeartbeatRequest, HeartbeatResponse> | undefined;
   let beats = 0;
@@ -121,7 +127,9 @@ export async function startFakeControlPlane(options: { readonly heartbeatInterva
           call.write({ message: { $case: 'welcome', value: { sessionId, heartbeatIntervalMs: options.heartbeatIntervalMs ?? 10_000, serverTime: undefined, endpoints: [address], trustBundlePem: rootPem, renewNow: false, awaitsApproval: false } } });
           for (const sendWaiting of waiting.splice(0)) sendWaiting();
           sendMesh('');
+          sendAgent();
         }
+        if (message?.$case === 'agent') agentReports.push(decodeAgentReport(message.value));
         if (message?.$case === 'beat') {
           beats += 1;
           call.write({ message: { $case: 'ack', value: { sequence: message.value.sequence, leaseMs: undefined } } });
@@ -157,6 +165,10 @@ export async function startFakeControlPlane(options: { readonly heartbeatInterva
     if (mesh !== undefined) stream?.write({ message: { $case: 'mesh', value: encodeMeshOrder(mesh.order, setupKey) } });
   };
 
+  const sendAgent = (): void => {
+    if (agentOrder !== undefined) stream?.write({ message: { $case: 'agent', value: encodeAgentOrder(agentOrder) } });
+  };
+
   const listen = async (at: string): Promise<void> => {
     server = new Server();
     server.addService(EnrollmentServiceService, enrollment as EnrollmentServiceServer); // Recovery is left out.
@@ -183,6 +195,11 @@ export async function startFakeControlPlane(options: { readonly heartbeatInterva
     logs,
     tokensSeen,
     meshReports,
+    agentReports,
+    orderAgent: (order) => {
+      agentOrder = order;
+      sendAgent();
+    },
     orderMesh: (order, issueKey = () => null) => {
       mesh = { order, issueKey };
       sendMesh('');
