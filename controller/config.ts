@@ -3,6 +3,7 @@
  * refused with the name of the variable and what it must be; values are never quoted, as some are secrets.
  */
 import { hostname } from 'node:os';
+import { isManifestUrl } from '#api/model/release.ts';
 
 export interface MigrateConfig {
   readonly databaseAdminUrl: string;
@@ -69,6 +70,8 @@ export interface ServeConfig {
   readonly resyncIntervalMs: number;
   readonly pollIntervalMs: number;
   readonly aggregateIntervalMs: number;
+  /** URL of the manifests of the agent's releases, with `{version}` in it; null: each Host names its own. */
+  readonly agentReleases: string | null;
   /** Between looks at a mesh account in which nothing seemed to change. */
   readonly meshResyncIntervalMs: number;
   /** Longest time between tries while a mesh account does not answer. */
@@ -127,6 +130,13 @@ function address(environment: Environment, name: string, fallback: string | null
   if (value === undefined || value === '') return fallback;
   const port = Number(addressPattern.exec(value)?.[2] ?? '-1');
   if (port < 0 || port > 65_535) throw new ConfigError(`${name} must be host:port with a port from 0 to 65535`);
+  return value;
+}
+
+function releases(environment: Environment, name: string): string | null {
+  const value = environment[name];
+  if (value === undefined || value === '') return null;
+  if (!value.includes('{version}') || !isManifestUrl(value.replaceAll('{version}', '0.0.0'))) throw new ConfigError(`${name} must be an http or https URL with {version} in it, such as https://releases.example/{version}/manifest.json`);
   return value;
 }
 
@@ -241,6 +251,7 @@ export function parseServeConfig(environment: Environment, suffix: string): Serv
     resyncIntervalMs: milliseconds(environment, 'NKUDO_RESYNC_INTERVAL_MS', { fallback: 600_000, min: 1_000, max: 24 * hourMs }),
     pollIntervalMs: milliseconds(environment, 'NKUDO_POLL_INTERVAL_MS', { fallback: 2_000, min: 50, max: 24 * hourMs }),
     aggregateIntervalMs: milliseconds(environment, 'NKUDO_AGGREGATE_INTERVAL_MS', { fallback: 10_000, min: 50, max: hourMs }),
+    agentReleases: releases(environment, 'NKUDO_AGENT_RELEASES'),
     meshResyncIntervalMs: milliseconds(environment, 'NKUDO_MESH_RESYNC_INTERVAL_MS', { fallback: 600_000, min: 1_000, max: 24 * hourMs }),
     meshRetryMaxMs: milliseconds(environment, 'NKUDO_MESH_RETRY_MAX_MS', { fallback: 300_000, min: 100, max: 24 * hourMs }),
     meshAbandonAfterMs: milliseconds(environment, 'NKUDO_MESH_ABANDON_AFTER_MS', { fallback: 600_000, min: 0, max: 24 * hourMs }),

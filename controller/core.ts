@@ -20,6 +20,7 @@ import type { LogExportStore, LogSink } from './ports/log-sink.ts';
 import type { LogStore } from './ports/log-store.ts';
 import type { MaintenanceStore } from './ports/maintenance.ts';
 import type { OpenMeshAccount } from './ports/mesh.ts';
+import type { AgentOrders } from './ports/agent-orders.ts';
 import type { MeshStore } from './ports/mesh-store.ts';
 import type { MicroVMStore } from './ports/microvm-store.ts';
 import type { PlanStore } from './ports/plan-store.ts';
@@ -42,6 +43,7 @@ export interface Stores {
   readonly logExports: LogExportStore;
   readonly fleet: FleetStore;
   readonly changes: ChangeReader;
+  readonly agentOrders: AgentOrders;
   readonly mesh: MeshStore;
   readonly identities: IdentityStore;
   readonly apiKeys: ApiKeyStore;

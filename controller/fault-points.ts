@@ -41,6 +41,14 @@ export const meshGatewaySteps = [
   'gateway.meshPush',
 ] as const;
 
+/** The same for the version of agents. */
+export const agentGatewaySteps = [
+  /** Stores what a host says of the order for its agent. */
+  'db.agentReport',
+  /** Writes an order for the agent to the stream of its host. */
+  'gateway.agentPush',
+] as const;
+
 export const controllerSteps = [...gatewaySteps, ...reconcilerSteps] as const;
 
 /** On the path of a caller's plan, which not every create takes; the tests of plans walk this list. */
@@ -65,5 +73,5 @@ export type ProcessFaultPoints = FaultPoints<PointOf<ControllerStep | PlanStep>>
 
 export const controllerFaultPoints = pointsOf(controllerSteps);
 
-export type ControllerStep = (typeof controllerSteps)[number] | (typeof meshGatewaySteps)[number];
+export type ControllerStep = (typeof controllerSteps)[number] | (typeof meshGatewaySteps)[number] | (typeof agentGatewaySteps)[number];
 export type ControllerFaultPoints = FaultPoints<PointOf<ControllerStep>>;

@@ -27,7 +27,7 @@ import { createNetbirdAccounts } from './adapters/netbird/netbird.ts';
 import type { ServeConfig } from './config.ts';
 import type { Core } from './core.ts';
 import { createEdgeGateway, edgeAccess } from './edge-gateway/gateway.ts';
-import { controllerSteps, meshGatewaySteps, planSteps } from './fault-points.ts';
+import { agentGatewaySteps, controllerSteps, meshGatewaySteps, planSteps } from './fault-points.ts';
 import { createAuthentication } from './fleet-api/authentication.ts';
 import { createFleetCalls } from './fleet-api/fleet-calls.ts';
 import { createFleetService, fleetAccess } from './fleet-api/fleet-service.ts';
@@ -116,6 +116,7 @@ async function startGrpc(core: Core, ownCertificates: FileCertificates | null): 
       settings: { heartbeatIntervalMs: config.heartbeatIntervalMs, pollIntervalMs: config.pollIntervalMs, recoveryWindowMs: config.recoveryWindowMs, replica: config.replica, endpoints: core.endpoints },
       recovery: database.recovery,
       mesh: createMesh(core),
+      agents: database.agentOrders,
       onLogStored: (microvmId) => wakeUps.wake(`log/${microvmId}`),
     },
     calls,
@@ -244,7 +245,7 @@ export async function serve(config: ServeConfig, log: Logger, signal: AbortSigna
     tracing,
     meshFaults: createFaultPoints({ socketPath: config.faultSocket, processName: 'controller', known: meshFaultPoints }),
     openMeshAccount: createNetbirdAccounts(time),
-    faults: createFaultPoints({ socketPath: config.faultSocket, processName: 'controller', known: pointsOf([...controllerSteps, ...planSteps, ...meshGatewaySteps]) }),
+    faults: createFaultPoints({ socketPath: config.faultSocket, processName: 'controller', known: pointsOf([...controllerSteps, ...planSteps, ...meshGatewaySteps, ...agentGatewaySteps]) }),
     endpoints: () => (config.advertise === null ? (boundEdge === null ? [] : [boundEdge]) : [config.advertise]),
   };
   const apiCertificates = config.apiTlsDirectory === null ? null : createFileCertificates(config.apiTlsDirectory, log.child({ part: 'api' }));

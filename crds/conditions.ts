@@ -289,6 +289,12 @@ export const hostConditions = {
     meaning: 'the database was restored and the host has not said since what it has; there is none of it where nothing was restored',
     reasons: ['NotReported', 'Reported'],
   },
+  AgentUpToDate: {
+    ...host,
+    polarity: 'positive',
+    meaning: 'its agent is the version that spec.agent names; there is none of it without spec.agent.version',
+    reasons: ['VersionRuns', 'VersionOrdered', 'VersionFetching', 'VersionStarting', 'ReleaseUnknown', 'NotEnrolled', 'HostSilent', 'UpdateFailed', 'UpdateUnsupported', 'ReleaseInvalid', 'ReleaseUnsigned', 'ReleaseExpired', 'ReleaseOlder', 'ReleaseUnsuitable', 'ReleaseRefused'],
+  },
   MeshConnected: {
     ...host,
     polarity: 'positive',

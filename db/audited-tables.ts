@@ -15,7 +15,7 @@ export interface AuditedTable {
 export const auditedTables: Readonly<Record<string, AuditedTable>> = {
   tenants: { subject: 'tenant', silent: [] },
   sites: { subject: 'site', silent: [] },
-  hosts: { subject: 'host', silent: ['facts', 'facts_revision', 'orphan_ids', 'recovered_incarnation', 'sightings', 'quarantine', 'certificate_counter', 'certificate_counter_used', 'changed_at', 'emptying'] },
+  hosts: { subject: 'host', silent: ['facts', 'facts_revision', 'orphan_ids', 'recovered_incarnation', 'sightings', 'quarantine', 'certificate_counter', 'certificate_counter_used', 'changed_at', 'emptying', 'agent_revision', 'agent_report'] },
   agents: { subject: 'agent', silent: [] },
   certificates: { subject: 'certificate', silent: [] },
   enrollment_tokens: { subject: 'enrollmentToken', silent: [] },

@@ -12,6 +12,7 @@ import type { IdentityStore } from '#controller/ports/identity-store.ts';
 import type { LeadershipStore } from '#controller/ports/leadership-store.ts';
 import type { LogExportStore } from '#controller/ports/log-sink.ts';
 import type { LogStore } from '#controller/ports/log-store.ts';
+import type { AgentOrders } from '#controller/ports/agent-orders.ts';
 import type { MeshStore } from '#controller/ports/mesh-store.ts';
 import type { RecoveryStore } from '#controller/ports/recovery.ts';
 import type { MicroVMStore } from '#controller/ports/microvm-store.ts';
@@ -31,6 +32,7 @@ import { createLeadershipStore } from './stores/leadership-store.ts';
 import { createLeaseStore } from './stores/lease-store.ts';
 import { createLogExportStore } from './stores/log-export-store.ts';
 import { createLogStore } from './stores/log-store.ts';
+import { createAgentOrderStore } from './stores/agent-order-store.ts';
 import { createMeshStore } from './stores/mesh-store.ts';
 import { createMicroVMStore } from './stores/microvm-store.ts';
 import { createReplacementStore } from './stores/replacement-store.ts';
@@ -66,6 +68,7 @@ export interface Database {
   readonly fleet: FleetStore;
   readonly changes: ChangeReader;
   readonly mesh: MeshStore;
+  readonly agentOrders: AgentOrders;
   readonly identities: IdentityStore;
   readonly apiKeys: ApiKeyStore;
   readonly recovery: RecoveryStore;
@@ -100,6 +103,7 @@ export function openDatabase(options: DatabaseOptions): Database {
     fleet: createFleetStore(transactions),
     changes: createChangeReader(transactions),
     mesh: createMeshStore(transactions),
+    agentOrders: createAgentOrderStore(transactions),
     identities: createIdentityStore(transactions),
     apiKeys: createApiKeyStore(transactions),
     recovery: createRecoveryStore(transactions),

@@ -21,6 +21,7 @@ export function encodeAgentOrder({ version, manifestUrl, revision }: AgentOrder)
 
 /** @throws INVALID_REQUEST */
 export function decodeAgentOrder({ version, manifestUrl, revision }: AgentOrderMessage): AgentOrder {
+  if (version === '') return { version, manifestUrl: '', revision: integer('agent.revision', revision, 1) };
   if (!isVersion(version)) throw invalid('agent.version', 'must be a version such as 0.4.1');
   if (!isManifestUrl(manifestUrl)) throw invalid('agent.manifest_url', 'must be an http or https URL');
   return { version, manifestUrl, revision: integer('agent.revision', revision, 1) };

@@ -105,8 +105,9 @@ export function judgeRelease(manifest: ReleaseManifest, { runningVersion, previo
 
 /** What a host is ordered to run. Equal orders have equal revisions. */
 export interface AgentOrder {
+  /** Empty: the order before is withdrawn, and what runs stays. */
   readonly version: string;
-  /** https or http: what it leads to is believed by its signature only. */
+  /** Empty without a version. https or http: what it leads to is believed by its signature only. */
   readonly manifestUrl: string;
   /** Rises with every change, from 1. */
   readonly revision: number;
@@ -138,5 +139,6 @@ export function isManifestUrl(text: string): boolean {
 export function isAgentOrder(value: unknown): value is AgentOrder {
   if (typeof value !== 'object' || value === null) return false;
   const { version, manifestUrl, revision } = value as Record<string, unknown>; // Each field is checked here.
-  return typeof version === 'string' && isVersion(version) && typeof manifestUrl === 'string' && isManifestUrl(manifestUrl) && Number.isSafeInteger(revision) && Number(revision) >= 1;
+  const isText = typeof version === 'string' && typeof manifestUrl === 'string';
+  return isText && ((version === '' && manifestUrl === '') || (isVersion(version) && isManifestUrl(manifestUrl))) && Number.isSafeInteger(revision) && Number(revision) >= 1;
 }

@@ -1,5 +1,6 @@
 /** What the gateway needs from the rest of the controller, and its settings. */
 import type { Logger } from 'pino';
+import type { AgentOrders } from '#controller/ports/agent-orders.ts';
 import type { Clock } from '#controller/ports/clock.ts';
 import type { DispatchStore } from '#controller/ports/dispatch-store.ts';
 import type { EnrollmentStore } from '#controller/ports/enrollment-store.ts';
@@ -44,6 +45,8 @@ export interface GatewayDeps {
   readonly logs: Pick<LogStore, 'appendAll'>;
   /** Absent: reports on the mesh are dropped, and no order is sent. */
   readonly mesh?: (MeshOrders & MeshReports) | undefined;
+  /** Absent: no agent is ordered a version. */
+  readonly agents?: AgentOrders | undefined;
   readonly hints: Pick<HintBus, 'publish' | 'onHint' | 'onRemoteChange'>;
   readonly faults: ControllerFaultPoints;
   readonly metrics: GatewayMetrics;

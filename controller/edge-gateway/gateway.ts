@@ -15,6 +15,7 @@ import type { HostSession } from './host-session.ts';
 import { createLeaseGrants } from './lease-grants.ts';
 import { streamLogs } from './log-service.ts';
 import { createLogStreams, type LogStream, type LogStreams } from './log-streams.ts';
+import { createAgentPush, type AgentPush } from './agent-push.ts';
 import { createMeshPush, type MeshPush } from './mesh-push.ts';
 import { createAuthenticator, type HostCaller } from './peer-identity.ts';
 import { reportExecutions } from './report-service.ts';
@@ -64,8 +65,9 @@ export function createEdgeGateway(deps: GatewayDeps, calls: CallDeps): EdgeGatew
       await logStreams.guard(caller, stream, (guarded) => streamLogs(deps, guarded, caller));
     }),
   };
-  const meshPush = createMeshPush(deps);
-  const safetyRead = createSafetyRead(deps, { sessions, logStreams, meshPush });
+  const [meshPush, agentPush] = [createMeshPush(deps), createAgentPush(deps)];
+  const orders = { refresh: async (all: readonly HostSession[]) => void (await Promise.all([meshPush.refresh(all), agentPush.refresh(all)])) };
+  const safetyRead = createSafetyRead(deps, { sessions, logStreams, orders });
   const timers: NodeJS.Timeout[] = [];
   deps.hints.onHint((hint) => {
     if (hint.kind === 'operations') sessions.get(hint.hostId)?.wake();
@@ -73,7 +75,7 @@ export function createEdgeGateway(deps: GatewayDeps, calls: CallDeps): EdgeGatew
     if (hint.kind === 'recovery') void safetyRead.wakeWaiting();
     if (hint.kind === 'host') {
       const session = sessions.get(hint.hostId);
-      void safetyRead.checkIdentity(session).then(() => (session === undefined ? undefined : meshPush.refresh([session])));
+      void safetyRead.checkIdentity(session).then(() => (session === undefined ? undefined : orders.refresh([session])));
       void safetyRead.checkLogStreams(hint.hostId);
     }
   });
@@ -117,10 +119,10 @@ interface SafetyRead {
 interface SafetyReadParts {
   readonly sessions: SessionRegistry;
   readonly logStreams: LogStreams;
-  readonly meshPush: MeshPush;
+  readonly orders: MeshPush & AgentPush;
 }
 
-function createSafetyRead(deps: GatewayDeps, { sessions, logStreams, meshPush }: SafetyReadParts): SafetyRead {
+function createSafetyRead(deps: GatewayDeps, { sessions, logStreams, orders }: SafetyReadParts): SafetyRead {
   let isRunning = false;
   const checkIdentity = async (session: HostSession | undefined): Promise<void> => {
     if (session === undefined) return;
@@ -183,7 +185,7 @@ function createSafetyRead(deps: GatewayDeps, { sessions, logStreams, meshPush }:
       isRunning = true;
       try {
         endSilent();
-        await Promise.all([wakeWaiting(), checkAll(), meshPush.refresh(sessions.all())]);
+        await Promise.all([wakeWaiting(), checkAll(), orders.refresh(sessions.all())]);
       } finally {
         isRunning = false;
       }

@@ -8,14 +8,16 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { decodeHostFacts, dispositionMap, encodeOperation, type Disposition } from '#api/codec/edge-codec.ts';
 import { decodeMeshReport } from '#api/codec/mesh-codec.ts';
+import { decodeAgentReport } from '#api/codec/release-order-codec.ts';
 import { id, present, text } from '#api/codec/validate.ts';
-import { Goodbye_Reason, type Beat, type HeartbeatRequest, type HeartbeatResponse, type MeshReport, type OperationReceipt } from '#api/gen/nkudo/edge/v1/edge.pb.ts';
+import { Goodbye_Reason, type AgentReport, type Beat, type HeartbeatRequest, type HeartbeatResponse, type MeshReport, type OperationReceipt } from '#api/gen/nkudo/edge/v1/edge.pb.ts';
 import { isAppError } from '#api/model/error-codes.ts';
 import { operationId, type OperationId, type SessionId } from '#api/model/ids.ts';
 import type { SecretValue } from '#api/model/microvm.ts';
 import type { Operation } from '#api/model/plan.ts';
 import { createSlots } from '#api/model/slots.ts';
 import type { Stream } from '#controller/grpc/calls.ts';
+import { createAgentChannel, type AgentChannel } from './agent-channel.ts';
 import type { Beats } from './beats.ts';
 import type { GatewayDeps } from './deps.ts';
 import type { LeaseGrants } from './lease-grants.ts';
@@ -67,12 +69,13 @@ function decodeReceipt(message: OperationReceipt): Receipt {
   };
 }
 
-export type SessionDeps = Pick<GatewayDeps, 'log' | 'clock' | 'dispatch' | 'hosts' | 'hints' | 'faults' | 'metrics' | 'mesh' | 'guestSecrets'> & { readonly beats: Beats; readonly grants: LeaseGrants };
+export type SessionDeps = Pick<GatewayDeps, 'log' | 'clock' | 'dispatch' | 'hosts' | 'hints' | 'faults' | 'metrics' | 'mesh' | 'agents' | 'guestSecrets'> & { readonly beats: Beats; readonly grants: LeaseGrants };
 
 export class HostSession {
   readonly caller: HostCaller;
   readonly sessionId: SessionId;
   readonly mesh: MeshChannel;
+  readonly agent: AgentChannel;
   readonly #deps: SessionDeps;
   readonly #stream: HostStream;
   readonly #peer: string;
@@ -101,6 +104,7 @@ export class HostSession {
     this.#peer = input.peer;
     const { tenantId, hostId } = input.caller.identity;
     this.mesh = createMeshChannel(deps, { tenantId, hostId, sessionId: input.sessionId }, input.stream);
+    this.agent = createAgentChannel(deps, { tenantId, hostId, sessionId: input.sessionId }, input.stream);
     this.#lastReceivedMs = deps.clock.monotonicMs();
     this.#finished = new Promise((resolve) => {
       this.#finish = resolve;
@@ -268,6 +272,9 @@ export class HostSession {
       case 'mesh':
         this.#takeMeshReport(message.value);
         return;
+      case 'agent':
+        this.#takeAgentReport(message.value);
+        return;
       case 'hello':
         this.dismiss('REPLACED'); // A second hello on one stream: let the agent begin anew.
         return;
@@ -295,6 +302,15 @@ export class HostSession {
     } catch (error) {
       if (!isAppError(error)) throw error;
       this.#deps.log.warn({ code: error.code, error: error.message, hostId: this.hostId }, 'a report on the mesh can not be read');
+    }
+  }
+
+  #takeAgentReport(message: AgentReport): void {
+    try {
+      this.agent.report(decodeAgentReport(message));
+    } catch (error) {
+      if (!isAppError(error)) throw error;
+      this.#deps.log.warn({ code: error.code, error: error.message, hostId: this.hostId }, 'a report on the version of an agent can not be read');
     }
   }
 

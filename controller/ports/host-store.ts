@@ -4,6 +4,7 @@
  */
 import type { HostId, MicroVMId, SessionId, SiteId, TenantId } from '#api/model/ids.ts';
 import type { EmptyingPhase, HostFacts } from '#api/model/host.ts';
+import type { AgentOrder, AgentReport } from '#api/model/release.ts';
 import type { Actor } from './audit.ts';
 
 /** Why two claims to one identity can not both be true. */
@@ -69,6 +70,10 @@ export interface HostRecord {
   readonly allocated: { readonly cpus: number; readonly memoryBytes: number; readonly microvms: number };
   /** MicroVMs that the host reports and nobody explains. */
   readonly orphanIds: readonly string[];
+  /** Which agent it is to run; absent or null: what it has. */
+  readonly agentOrder?: AgentOrder | null;
+  /** What it said of an order last; absent or null: nothing yet. */
+  readonly agentReport?: AgentReport | null;
 }
 
 export interface BeatRecord {
@@ -111,6 +116,8 @@ export interface HostStore {
     readonly overcommitMemoryPercent?: number | null;
     /** Absent or null: it is not being emptied. */
     readonly emptying?: EmptyingPhase | null;
+    /** Absent or null: no version is ordered. The revision of the order rises with every change. */
+    readonly agent?: Pick<AgentOrder, 'version' | 'manifestUrl'> | null;
   }, epoch: number, actor: Actor): Promise<void>;
   /**
    * Revokes the identity: certificates, sessions; the name is free again.

@@ -71,6 +71,8 @@ export interface ReconcilersOptions {
     readonly resyncIntervalMs: number;
     readonly pollIntervalMs: number;
     readonly aggregateIntervalMs: number;
+    /** URL of the manifests of the agent's releases, with `{version}` in it; left out or null: none is known. */
+    readonly agentReleases?: string | null;
   };
   readonly pki: { endpoints(): readonly string[]; pins(): readonly string[] };
   /** Through which `kube` shows objects of a lost cluster; left out: there are none. */
@@ -224,7 +226,7 @@ function createQueues(options: ReconcilersOptions, parts: { readonly caches: Cac
       ? null
       : createMeshQueue(meshOptions, { deps, sites: caches.sites, log, signal, onFinding: ({ namespace, name }) => wake.siteFigures(namespace, name) });
   const siteDeps = { ...deps, aggregateIntervalMs, onSaved: (site: Site) => wake.siteSaved(site), meshOf: (uid: string) => mesh?.board.of(uid) ?? null, massOf: (uid: string) => parts.leases.mass(siteId(uid)) };
-  const hostDeps = { ...deps, aggregateIntervalMs, onReachabilityChanged: (hostId: HostId) => wake.microvmsOf(hostId), onRoomChanged: (namespace: string, site: string) => wake.unplacedAt(namespace, site), mesh: meshOptions?.store ?? null };
+  const hostDeps = { ...deps, aggregateIntervalMs, onReachabilityChanged: (hostId: HostId) => wake.microvmsOf(hostId), onRoomChanged: (namespace: string, site: string) => wake.unplacedAt(namespace, site), mesh: meshOptions?.store ?? null, agentReleases: settings.agentReleases ?? null };
   const microvmDeps = { ...deps, retryGate: createRetryGate(time), leases: parts.leases, terms: createTermsMemory(() => time.monotonicMs()), recovery: stores.recovery };
   const sha256 = (bytes: Uint8Array): Uint8Array => createHash('sha256').update(bytes).digest();
   const keyDeps = { ...deps, newKeySecret: () => randomBytes(32), sha256 };

@@ -111,19 +111,23 @@ export interface HostDrain {
   mode?: 'Evict' | 'StopAll';
 }
 /**
- * Which agent the host runs. Reserved.
+ * Which agent the host runs; what it has when left out.
  */
 export interface HostAgent {
   /**
-   * Version to run, such as 0.4.1.
+   * Version to run, such as 0.4.1. The host fetches it, takes it only when a key that it trusts signed it, and goes back by itself when it does not get ready. A version that failed is tried again when this field was changed meanwhile.
    */
   version?: string;
   /**
-   * true: rollouts leave this host alone.
+   * URL of the signed manifest of that version; its signature and the files lie beside it. The one that the control plane knows for every version when left out.
+   */
+  manifestURL?: string;
+  /**
+   * true: rollouts leave this host alone. Reserved.
    */
   pinned?: boolean;
   /**
-   * Group in which rollouts reach this host.
+   * Group in which rollouts reach this host. Reserved.
    */
   ring?: string;
 }

@@ -5,6 +5,7 @@
 import { AppError } from '#api/model/error-codes.ts';
 import type { EmptyingPhase, HostFacts } from '#api/model/host.ts';
 import { hostId, sessionId, siteId, tenantId, type HostId, type TenantId } from '#api/model/ids.ts';
+import type { AgentReport } from '#api/model/release.ts';
 import type { Actor } from '#controller/ports/audit.ts';
 import type { HostQuarantine, HostRecord, HostStore } from '#controller/ports/host-store.ts';
 import { appendAudit } from '../audit.ts';
@@ -125,11 +126,15 @@ interface HostRow {
   readonly memory_bytes: number;
   readonly microvms: number;
   readonly orphan_ids: string[];
+  readonly agent_version: string | null;
+  readonly agent_manifest_url: string | null;
+  readonly agent_revision: number;
+  readonly agent_report: AgentReport | null;
 }
 
 const hostSelect = `select h.tenant_id, h.site_id, s.name as site_name, t.namespace, h.id, h.name, h.object_uid, h.is_approved, h.is_unschedulable,
     h.revoked_at is not null as is_revoked, h.quarantined_at is not null as is_quarantined, h.quarantine, s.require_approval,
-    h.reserved_cpus, h.reserved_memory_bytes, h.overcommit_cpu_percent, h.overcommit_memory_percent, h.emptying, h.facts, h.facts_revision, h.orphan_ids, l.last_beat_at, l.session_id, c.serial, c.not_after,
+    h.reserved_cpus, h.reserved_memory_bytes, h.overcommit_cpu_percent, h.overcommit_memory_percent, h.emptying, h.facts, h.facts_revision, h.orphan_ids, h.agent_version, h.agent_manifest_url, h.agent_revision, h.agent_report, l.last_beat_at, l.session_id, c.serial, c.not_after,
     a.cpus, a.memory_bytes, a.microvms
   from nkudo.hosts h
   join nkudo.tenants t on t.tenant_id = h.tenant_id
@@ -180,6 +185,8 @@ async function readHosts(tx: Tx, statement: typeof byId, values: readonly string
     certificate: row.serial === null ? null : { serial: row.serial, notAfterMs: row.not_after },
     allocated: { cpus: row.cpus, memoryBytes: row.memory_bytes, microvms: row.microvms },
     orphanIds: row.orphan_ids,
+    agentOrder: row.agent_version === null || row.agent_manifest_url === null ? null : { version: row.agent_version, manifestUrl: row.agent_manifest_url, revision: row.agent_revision },
+    agentReport: row.agent_report,
   }));
 }
 
@@ -212,6 +219,8 @@ interface ObjectRow {
   readonly overcommit_memory_percent: number | null;
   readonly emptying: EmptyingPhase | null;
   readonly is_revoked: boolean;
+  readonly agent_version: string | null;
+  readonly agent_manifest_url: string | null;
 }
 
 async function readObject(tx: Tx, tenant: TenantId, id: HostId): Promise<ObjectRow | undefined> {
@@ -219,7 +228,7 @@ async function readObject(tx: Tx, tenant: TenantId, id: HostId): Promise<ObjectR
     {
       name: 'read-host-object',
       isHot: true,
-      text: `select object_uid, is_approved, is_unschedulable, reserved_cpus, reserved_memory_bytes, overcommit_cpu_percent, overcommit_memory_percent, emptying, revoked_at is not null as is_revoked
+      text: `select object_uid, is_approved, is_unschedulable, reserved_cpus, reserved_memory_bytes, overcommit_cpu_percent, overcommit_memory_percent, emptying, revoked_at is not null as is_revoked, agent_version, agent_manifest_url
         from nkudo.hosts where tenant_id = $1 and id = $2`,
     },
     [tenant, id],
@@ -237,7 +246,9 @@ function isSaved(found: ObjectRow | undefined, input: ObjectInput): boolean {
     found.reserved_memory_bytes === input.reservedMemoryBytes &&
     found.overcommit_cpu_percent === (input.overcommitCpuPercent ?? null) &&
     found.overcommit_memory_percent === (input.overcommitMemoryPercent ?? null) &&
-    found.emptying === (input.emptying ?? null)
+    found.emptying === (input.emptying ?? null) &&
+    found.agent_version === (input.agent?.version ?? null) &&
+    found.agent_manifest_url === (input.agent?.manifestUrl ?? null)
   );
 }
 
@@ -248,10 +259,11 @@ async function saveObject(tx: LeaderTx, input: ObjectInput, actor: Actor): Promi
     {
       name: 'save-host-object',
       text: `update nkudo.hosts set object_uid = $3, is_approved = $4, is_unschedulable = $5, reserved_cpus = $6, reserved_memory_bytes = $7,
-          overcommit_cpu_percent = $8, overcommit_memory_percent = $9, emptying = $10, changed_at = now()
+          overcommit_cpu_percent = $8, overcommit_memory_percent = $9, emptying = $10, agent_version = $11::text, agent_manifest_url = $12::text,
+          agent_revision = agent_revision + case when (agent_version, agent_manifest_url) is distinct from ($11::text, $12::text) then 1 else 0 end, changed_at = now()
         where tenant_id = $1 and id = $2`,
     },
-    [input.tenantId, input.hostId, input.objectUid, input.isApproved, input.isUnschedulable, input.reservedCpus, input.reservedMemoryBytes, input.overcommitCpuPercent ?? null, input.overcommitMemoryPercent ?? null, input.emptying ?? null],
+    [input.tenantId, input.hostId, input.objectUid, input.isApproved, input.isUnschedulable, input.reservedCpus, input.reservedMemoryBytes, input.overcommitCpuPercent ?? null, input.overcommitMemoryPercent ?? null, input.emptying ?? null, input.agent?.version ?? null, input.agent?.manifestUrl ?? null],
   );
   await appendAudit(tx, input.tenantId, actor, [{ action: 'saved', subject: 'host', id: input.hostId, before: found, after: input }]);
   return true;

@@ -21,10 +21,12 @@ export interface AgentLook {
   readonly failedReason: string | null;
 }
 
-export type AgentDecision = { readonly action: 'none' | 'install'; readonly report: AgentReport };
+/** Nothing is said of an order that was withdrawn. */
+export type AgentDecision = { readonly action: 'none'; readonly report: AgentReport | null } | { readonly action: 'install'; readonly report: AgentReport };
 
 export function decideAgent({ order, isSelected, refusal }: AgentOrderRecord, look: AgentLook): AgentDecision {
   const report = { phase: 'Current', runningVersion: look.runningVersion, previousVersion: look.previousVersion ?? '', orderRevision: order.revision, errorCode: '', problem: '' } as const;
+  if (order.version === '') return { action: 'none', report: null };
   if (look.runningVersion === order.version) return { action: 'none', report };
   if (refusal !== null) return { action: 'none', report: { ...report, phase: 'Refused', errorCode: refusal.code, problem: refusal.message } };
   if (isSelected) return { action: 'none', report: { ...report, phase: 'RolledBack', errorCode: 'UPDATE_FAILED', problem: `${order.version} ${look.failedReason ?? 'did not get ready'}` } };

@@ -84,9 +84,9 @@ export function createAgentVersionKeeper(deps: AgentVersionDeps): AgentVersionKe
     if (record === null) return;
     const { previousVersion, failed } = versions.state();
     const failedReason = failed?.version === record.order.version ? failed.reason : null;
-    const { action, report } = decideAgent(record, { runningVersion: deps.runningVersion, previousVersion, failedReason });
-    await tell(report);
-    if (action === 'install') await install(record, report);
+    const decision = decideAgent(record, { runningVersion: deps.runningVersion, previousVersion, failedReason });
+    if (decision.report !== null) await tell(decision.report);
+    if (decision.action === 'install') await install(record, decision.report);
   }
 
   async function takeOrder(): Promise<void> {

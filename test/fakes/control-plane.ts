@@ -23,6 +23,7 @@ import type { ErrorCode } from '#api/model/error-codes.ts';
 import { hostId, siteId, tenantId } from '#api/model/ids.ts';
 import type { MeshOrder, MeshReport } from '#api/model/mesh.ts';
 import type { MicroVMObservation, SecretValue } from '#api/model/microvm.ts';
+import type { AgentOrder, AgentReport } from '#api/model/release.ts';
 import type { ExecutionReport, Operation } from '#api/model/plan.ts';
 import { checkRequest, createAuthority, issueHostCertificate, issueServerCertificate, pinOf, type CertificateAuthority } from '#controller/pki/certificates.ts';
 

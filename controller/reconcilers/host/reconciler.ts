@@ -22,6 +22,7 @@ import { acceptClaimAnnotation, forceDeleteAnnotation, hostFinalizer, hostResour
 import { isMeshed } from '../mesh/desired.ts';
 import { definitionRetryMs, describeDefinitionHold } from '../recovery/definition-guard.ts';
 import { confirmAnnotation } from '../recovery/hold.ts';
+import { deriveAgentOrder } from './agent-version.ts';
 import { emptyingPhase, gatherEmptying } from './emptying.ts';
 import { projectHostStatus } from './status.ts';
 
@@ -38,6 +39,8 @@ export interface HostDeps extends ReconcilerDeps {
   readonly onRoomChanged: (namespace: string, site: string) => void;
   /** Null where no mesh is run. */
   readonly mesh: Pick<MeshStore, 'load'> | null;
+  /** URL of the manifests of the agent's releases, with `{version}` in it; null: none is known. */
+  readonly agentReleases: string | null;
 }
 
 interface HostScope {
@@ -143,12 +146,15 @@ const saveObject: HostStep = async (scope, deps) => {
     overcommitMemoryPercent: object.spec.overcommit?.memoryPercent ?? null,
     emptying: emptyingPhase(object, gatherEmptying(object, record, deps.caches.microvms.list(object.metadata.namespace))),
   };
-  const isEqual = Object.entries(said).every(([field, value]) => record[field as keyof typeof said] === value); // Keys of the literal above.
+  const agent = deriveAgentOrder(object, deps.agentReleases);
+  const isAgentEqual = record.agentOrder?.version === agent?.version && record.agentOrder?.manifestUrl === agent?.manifestUrl;
+  const isEqual = isAgentEqual && Object.entries(said).every(([field, value]) => record[field as keyof typeof said] === value); // Keys of the literal above.
   if (isEqual) return null;
   await durably(deps.faults, 'db.saveHost', () =>
-    deps.stores.hosts.saveObject({ tenantId, hostId: record.hostId, ...said }, deps.epoch, deps.actor),
+    deps.stores.hosts.saveObject({ tenantId, hostId: record.hostId, ...said, agent }, deps.epoch, deps.actor),
   );
-  scope.record = { ...record, ...said };
+  // Its revision is the database's to give.
+  scope.record = { ...(isAgentEqual ? record : ((await deps.stores.hosts.load(tenantId, record.hostId)) ?? record)), ...said };
   deps.placement.hostChanged(scope.record);
   deps.onRoomChanged(object.metadata.namespace, object.spec.siteRef.name);
   // An approval may be what the host's stream waits for, and one that was withdrawn ends it.

@@ -11,6 +11,7 @@ import type { MeshHostRecord } from '#controller/ports/mesh-store.ts';
 import type { HostSilence } from '#controller/domain/silence.ts';
 import { acceptClaimAnnotation } from '../kinds.ts';
 import { formatTime, stampConditions, type DerivedCondition } from '#controller/runtime/status-patch.ts';
+import { deriveAgentUpToDate } from './agent-version.ts';
 import { deriveDrained, describeBlocked, emptyingPhase, type Emptying } from './emptying.ts';
 import { overcommitOf } from '../microvm/placement-cache.ts';
 import { projectDisplaced } from '../replacement/status.ts';
@@ -58,7 +59,7 @@ export function projectHostStatus(host: Host, facts: HostFactsForStatus): HostSt
     ...(record === null || isHeard || record.lastBeatAtMs === null ? {} : { lastObservedTime: formatTime(record.lastBeatAtMs) }),
     ...mesh.fields,
     ...projectDisplaced(facts.displaced),
-    conditions: stampConditions([...deriveConditions(view), ...mesh.conditions, ...deriveHostRecovery(facts.recovery, host.status?.conditions)], host.status?.conditions, { generation: host.metadata.generation, nowMs: facts.nowMs }),
+    conditions: stampConditions([...deriveConditions(view), ...deriveAgentUpToDate(host, record, isHeard), ...mesh.conditions, ...deriveHostRecovery(facts.recovery, host.status?.conditions)], host.status?.conditions, { generation: host.metadata.generation, nowMs: facts.nowMs }),
   };
 }
 

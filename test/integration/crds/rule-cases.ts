@@ -300,13 +300,24 @@ const siteCases: RuleCase[] = [
 const hostCases: RuleCase[] = [
   nameRule('Host'),
   natSubnetRule('Host', (natSubnet) => hostSpec({ natSubnet })),
-  reserved('Host', 'agent', hostSpec({ agent: { pinned: true } })),
+  reserved('Host', 'agent.pinned', hostSpec({ agent: { pinned: true } })),
+  reserved('Host', 'agent.ring', hostSpec({ agent: { ring: 'first' } })),
   {
     kind: 'Host',
     variant: 'shipped',
     rule: 'siteRef can not be changed',
     accepted: [{ title: 'another change', before: hostSpec(), spec: hostSpec({ unschedulable: true }) }],
     refused: [{ title: 'another site', before: hostSpec(), spec: hostSpec({ siteRef: { name: 'shop-2' } }) }],
+  },
+  {
+    kind: 'Host',
+    variant: 'shipped',
+    rule: 'write agent.version as well',
+    accepted: [
+      { title: 'a version', spec: hostSpec({ agent: { version: '0.4.1' } }) },
+      { title: 'a version and its manifest', spec: hostSpec({ agent: { version: '0.4.1', manifestURL: 'https://releases.example/0.4.1/manifest.json' } }) },
+    ],
+    refused: [{ title: 'a manifest of no version', spec: hostSpec({ agent: { manifestURL: 'https://releases.example/0.4.1/manifest.json' } }) }],
   },
   ...quantityRules(
     { kind: 'Host', variant: 'shipped', label: 'reserved.memory', place: (memory) => hostSpec({ reserved: { memory } }) },

@@ -501,7 +501,7 @@ export interface HeartbeatResponse {
  * it trusts: an order can at most name a release.
  */
 export interface AgentOrder {
-  /** Version to run, such as 0.4.1. */
+  /** Version to run, such as 0.4.1; empty: the order before is withdrawn, and what runs stays. */
   version: string;
   /** URL of the manifest of its release; the signature and the files lie beside it. */
   manifestUrl: string;
