@@ -273,7 +273,7 @@ export async function runAgent(config: RunConfig): Promise<'stopped' | 'restart'
 }
 
 /** When the garbage of the start is thrown away, milliseconds: by then the first session stands. */
-const giveBackAfterMs = 10_000;
+const giveBackAfterMs = 5_000;
 
 /** How often facts are compared with those that were sent; nothing is said when they are the same. */
 const factsIntervalMs = 600_000;

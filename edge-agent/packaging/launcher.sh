@@ -144,9 +144,23 @@ choose() {
   fi
 }
 
-# Beside an agent on trial: makes it the current one as soon as it is ready, or ends it at the deadline.
+# Whether the child still runs; one that ended and was not waited for does not.
+is_running() {
+  first_line "/proc/$child/stat"
+  # shellcheck disable=SC2086
+  set -- ${line##*) }
+  case ${1:-Z} in
+    Z | X) return 1 ;;
+  esac
+  shift "$(($# < 19 ? $# : 19))"
+  [ "${1:-}" = "$started" ]
+}
+
+# Beside an agent on trial: makes it the current one as soon as it is ready, or ends it at the deadline. Ends by itself
+# with the agent: a signal to a subshell that was just made can be lost.
 watch() {
-  while seconds_since_boot; do
+  while is_running; do
+    seconds_since_boot
     first_line "$dir/ready"
     if [ "$line" = "$id" ]; then
       previous=$current current=$trial trial=- needs=- deadline=0 attempts=0 since_boot=- since=0 failures=0
@@ -202,7 +216,7 @@ trap '[ -z "$child" ] || kill -HUP "$child" 2>/dev/null' HUP
 end_orphan
 
 turn=0
-while :; do
+while [ -z "$stopping" ]; do
   choose
   turn=$((turn + 1))
   id=$boot.$now.$$.$turn
@@ -223,9 +237,9 @@ while :; do
     # A signal to this script ends the wait before the agent ends.
     kill -0 "$child" 2>/dev/null || break
   done
+  child=
   if [ -n "$watcher" ]; then
-    kill "$watcher" 2>/dev/null
-    wait "$watcher" 2>/dev/null
+    while kill -0 "$watcher" 2>/dev/null; do wait "$watcher"; done
   fi
   on_trial=$trial
   back=
@@ -240,7 +254,6 @@ while :; do
   fi
   if [ "$on_trial" != - ] && [ "$trial" = "$on_trial" ]; then
     tell "version in slot $trial ended with $code before it was ready"
-    sleep 1
     continue
   fi
   if [ "$code" -eq $again ]; then
