@@ -179,7 +179,8 @@ export function createCloudHypervisor(options: CloudHypervisorOptions): Hypervis
     ];
     const words = { vmDirectory, guardDirectory, confinement, command, environment: options.environment };
     const started = confinement.unit === undefined ? startReaper(words) : startReaperUnit(words, confinement.unit, done);
-    const reaper: LaunchedReaper = { pid: started.pid, status: null, failure: null };
+    const reaper: LaunchedReaper = { pid: undefined, status: null, failure: null };
+    void started.pid.then((pid) => (reaper.pid = pid));
     started.ended.then(
       (status) => (reaper.status = status),
       (error: unknown) => (reaper.failure = error),
@@ -367,7 +368,8 @@ function hasSameFiles(info: VmmInfo, { boot, disks }: VmSpec): boolean {
 }
 
 interface LaunchedReaper {
-  readonly pid: number | undefined;
+  /** Undefined until it is known. */
+  pid: number | undefined;
   /** Null while it lives. */
   status: number | null;
   failure: unknown;

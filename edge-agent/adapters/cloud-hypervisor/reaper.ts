@@ -14,7 +14,9 @@
  * - reaper killed later: the VMM is still identified by the record; only its exit status is lost.
  */
 import { spawn } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
 import { link, open, stat, unlink, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { AppError } from '#api/model/error-codes.ts';
 import type { ProcessIdentity } from '../../ports/hypervisor.ts';
@@ -31,7 +33,7 @@ const notConfinedStatus = 71;
 const leftBehind = ['api.sock', 'api.sock.lock', 'events', 'serial.sock', 'vsock.sock'];
 
 /**
- * Arguments: $1 VM directory, $2 directory of the guard or nothing, $3 script of the watcher, $4 control groups that the VMM joins before its program
+ * Arguments: $1 VM directory, $2 directory of the guard or nothing, $3 script of the watcher or the name of its file, $4 control groups that the VMM joins before its program
  * starts and $5 files that count kills for want of memory (one in each line), then the command to run. It doesn't wait for the claim: a reaper that
  * waited would start a VMM that nobody asked for when the other one ends.
  *
@@ -75,6 +77,7 @@ identity="\\"pid\\":$child,\\"startTime\\":\\"$start\\",\\"bootId\\":\\"$boot\\"
 printf '{%s,"reaperPid":%d}\\n' "$identity" "$$" >${vmFiles.process}.tmp && mv -f ${vmFiles.process}.tmp ${vmFiles.process}
 watcher=
 if [ -n "$guard" ]; then
+  [ "$watch" = ${vmFiles.watcherScript} ] && watch='. ./${vmFiles.watcherScript}'
   /bin/sh -c "$watch" nkudo-vmm-watcher "$guard" "$vm" "$child" "$start" </dev/null >/dev/null 2>&1 9>&- &
   watcher=$!
 fi
@@ -108,8 +111,8 @@ export interface ReaperCommand {
 }
 
 export interface StartedReaper {
-  /** Undefined when it could not be started, or is not known yet. */
-  readonly pid: number | undefined;
+  /** Undefined when it could not be started. */
+  readonly pid: Promise<number | undefined>;
   /**
    * Settles with the reaper's status: 75 when another one holds the claim, 0 when the VMM ran and is gone. It is never to
    * be waited for without a bound.
@@ -119,19 +122,19 @@ export interface StartedReaper {
 
 /** Starts a reaper as a child that outlives this process, and returns at once. */
 export function startReaper(options: ReaperCommand): StartedReaper {
-  const child = spawn('/bin/sh', reaperArguments(options), { cwd: '/', env: { ...options.environment }, detached: true, stdio: 'ignore' });
+  const child = spawn('/bin/sh', ['-c', reaperScript, 'nkudo-vmm-reaper', ...reaperArguments(options, watcherScript)], { cwd: '/', env: { ...options.environment }, detached: true, stdio: 'ignore' });
   child.unref();
   const ended = new Promise<number>((resolve, reject) => {
     child.once('error', reject);
     child.once('exit', (code) => resolve(code ?? -1));
   });
   ended.catch(() => undefined); // The caller may have stopped listening; it observes the directory anyway.
-  return { pid: child.pid, ended };
+  return { pid: Promise.resolve(child.pid), ended };
 }
 
-function reaperArguments({ vmDirectory, guardDirectory, confinement, command }: ReaperCommand): readonly string[] {
+function reaperArguments({ vmDirectory, guardDirectory, confinement, command }: ReaperCommand, watcher: string): readonly string[] {
   const lists = [confinement?.cgroups ?? [], confinement?.oomFiles ?? []].map((lines) => lines.join('\n'));
-  return ['-c', reaperScript, 'nkudo-vmm-reaper', vmDirectory, guardDirectory ?? '', guardDirectory === undefined ? '' : watcherScript, ...lists, ...command];
+  return [vmDirectory, guardDirectory ?? '', guardDirectory === undefined ? '' : watcher, ...lists, ...command];
 }
 
 /**
@@ -139,24 +142,36 @@ function reaperArguments({ vmDirectory, guardDirectory, confinement, command }: 
  * is aborted: nobody waits for a service as for a child.
  */
 export function startReaperUnit(options: ReaperCommand, unit: VmmUnit, signal: AbortSignal): StartedReaper {
-  const ended = runUnit(options, unit, signal);
+  const started = runUnit(options, unit);
+  const pid = started.then(
+    async (status) => (status === 0 ? Number(await askUnit('MainPID', unit, options)) : undefined),
+    () => undefined,
+  );
+  const ended = started.then((status) => (status === 0 ? awaitUnit(options, unit, signal) : status));
   ended.catch(() => undefined); // As above.
-  return { pid: undefined, ended };
+  return { pid, ended };
 }
 
 /** How often a unit is asked whether it still runs, milliseconds. */
 const unitPollMs = 200;
 
-async function runUnit(options: ReaperCommand, unit: VmmUnit, signal: AbortSignal): Promise<number> {
-  const started = await runTool('systemd-run', unitArguments(options, unit), options.environment);
-  if (started.code !== 0) {
-    // The name is taken: a reaper of this microVM is there, or its unit is just going away.
-    if ((await unitState(unit.name, options.environment)) !== 'inactive') return claimHeldStatus;
-    throw new AppError('HYPERVISOR_FAILED', `systemd-run ended with ${started.code}: ${started.output.trim().slice(-outputShownMax)}`);
-  }
+/** @returns 0 when the unit was started, 75 when there is one of that name */
+async function runUnit(options: ReaperCommand, unit: VmmUnit): Promise<number> {
+  const { vmDirectory, environment } = options;
+  // systemd keeps what it runs in a file of lines, so that text of several lines has to lie in files of its own.
+  writeFileSync(join(vmDirectory, vmFiles.reaperScript), reaperScript, { mode: 0o600 });
+  if (options.guardDirectory !== undefined) writeFileSync(join(vmDirectory, vmFiles.watcherScript), watcherScript, { mode: 0o600 });
+  const started = await runTool('systemd-run', unitArguments(options, unit), environment);
+  if (started.code === 0) return 0;
+  // The name is taken: a reaper of this microVM is there, or its unit is just going away.
+  if ((await askUnit('ActiveState', unit, options)) !== 'inactive') return claimHeldStatus;
+  throw new AppError('HYPERVISOR_FAILED', `systemd-run ended with ${started.code}: ${started.output.trim().slice(-outputShownMax)}`);
+}
+
+async function awaitUnit(options: ReaperCommand, unit: VmmUnit, signal: AbortSignal): Promise<number> {
   while (!signal.aborted) {
     await delay(unitPollMs, undefined, { ref: false });
-    if ((await unitState(unit.name, options.environment)) === 'inactive') return 0;
+    if ((await askUnit('ActiveState', unit, options)) === 'inactive') break;
   }
   return 0;
 }
@@ -165,9 +180,11 @@ const outputShownMax = 500;
 
 /** Nothing of it becomes shell or unit text: each word is one argument of the reaper's shell, and `$` and `%` are taken as they are. */
 export function unitArguments(options: ReaperCommand, unit: VmmUnit): readonly string[] {
+  const words = ['/bin/sh', join(options.vmDirectory, vmFiles.reaperScript), ...reaperArguments(options, vmFiles.watcherScript)];
+  if (words.some((word) => word.includes('\n'))) throw new AppError('HYPERVISOR_FAILED', 'a path with a line break can not be given to systemd');
   const environment = Object.entries(options.environment).map(([name, value]) => `--setenv=${name}=${value}`);
   const properties = unit.properties.map((property) => `--property=${property}`);
-  return ['--quiet', '--collect', '--no-ask-password', `--unit=${unit.name}`, ...properties, ...environment, '--', '/bin/sh', ...reaperArguments(options).map(escapeForUnit)];
+  return ['--quiet', '--collect', '--no-ask-password', `--unit=${unit.name}`, ...properties, ...environment, '--', ...words.map(escapeForUnit)];
 }
 
 /** Source: systemd.service(5), COMMAND LINES: `$` begins a variable; systemd-run passes words on as such a line would have them. */
@@ -175,8 +192,8 @@ function escapeForUnit(word: string): string {
   return word.replaceAll('$', () => '$$');
 }
 
-async function unitState(name: string, environment: Readonly<Record<string, string>>): Promise<string> {
-  return (await runTool('systemctl', ['show', '--property=ActiveState', '--value', name], environment)).output.trim();
+async function askUnit(property: 'ActiveState' | 'MainPID', { name }: VmmUnit, { environment }: ReaperCommand): Promise<string> {
+  return (await runTool('systemctl', ['show', `--property=${property}`, '--value', name], environment)).output.trim();
 }
 
 async function runTool(program: string, args: readonly string[], environment: Readonly<Record<string, string>>): Promise<{ readonly code: number | null; readonly output: string }> {

@@ -22,6 +22,9 @@ export const vmFiles = {
   exit: 'vmm.exit',
   /** Standard output and error of the VMM, which it uses only before its log file is open. */
   output: 'vmm.out',
+  /** Scripts that a service of systemd runs. */
+  reaperScript: 'vmm.reaper',
+  watcherScript: 'vmm.watcher',
   apiSocket: `${runFolder}/api.sock`,
   events: `${runFolder}/events`,
   log: `${runFolder}/vmm.log`,

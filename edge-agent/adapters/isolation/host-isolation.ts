@@ -31,7 +31,8 @@ export interface HostIsolationOptions {
 
 export function createHostIsolation(options: HostIsolationOptions): VmmIsolation {
   const vmsDirectory = join(options.stateDirectory, 'vms');
-  const host = parseCgroupHost(readFileSync('/proc/self/mountinfo', 'utf8'), readFileSync('/proc/self/cgroup', 'utf8'));
+  const mounts = readFileSync('/proc/self/mountinfo', 'utf8');
+  const host = parseCgroupHost(mounts, readFileSync('/proc/self/cgroup', 'utf8'));
   const isRoot = process.geteuid?.() === 0;
   const canSetPrivileges = isOnPath('setpriv', options.path);
   const usesUnits = isRoot && hasSystemd() && isOnPath('systemd-run', options.path);
@@ -76,7 +77,7 @@ export function createHostIsolation(options: HostIsolationOptions): VmmIsolation
       const user = userOf(microvmId);
       ensureOwnFolder(join(vmDirectory, ownFolder), user?.userId ?? null);
       const base = { user, prefix: prefixFor(user) };
-      if (usesUnits) return { ...base, cgroups: [], oomFiles: unitOomFiles(host, microvmId), unit: unitOf(microvmId, size) };
+      if (usesUnits) return { ...base, cgroups: [], oomFiles: unitOomFiles(parseCgroupHost(mounts, readFileSync('/proc/1/cgroup', 'utf8')), microvmId), unit: unitOf(microvmId, size) };
       const made = cgroups?.make(microvmId, vmDirectory, size) ?? { directories: [], oomFiles: [] };
       return { ...base, cgroups: made.directories, oomFiles: made.oomFiles };
     },

@@ -117,16 +117,19 @@ describe('a VMM as a service of systemd', () => {
     const { name, properties } = unitOf(id, size);
     expect(name).toBe(`nkudo-vmm-${id}.service`);
     expect(properties).toEqual(expect.arrayContaining(['Type=exec', 'Slice=nkudo.slice', 'CollectMode=inactive-or-failed', 'OOMPolicy=continue', 'CPUWeight=200', 'CPUQuota=300%', 'TasksMax=264']));
-    const memory = Number(properties.find((property) => property.startsWith('MemoryMax='))?.slice('MemoryMax='.length));
-    expect(memory).toBeGreaterThan(size.memoryBytes + vmmOverheadBytes);
-    expect(unitOomFiles({ layout: 'v2', v1: {}, v2: '/sys/fs/cgroup/system.slice' }, id)).toEqual([`/sys/fs/cgroup/nkudo.slice/${name}/memory.events`]);
-    expect(unitOomFiles({ layout: 'hybrid', v1: { memory: '/sys/fs/cgroup/memory/system.slice' }, v2: '/sys/fs/cgroup/unified' }, id)).toEqual([`/sys/fs/cgroup/memory/nkudo.slice/${name}/memory.oom_control`]);
+    const memoryMax = Number(properties.find((property) => property.startsWith('MemoryMax='))?.slice('MemoryMax='.length));
+    expect(memoryMax).toBeGreaterThan(size.memoryBytes + vmmOverheadBytes);
+    const ofSystemd = (mounts: string, own: string) => unitOomFiles(parseCgroupHost(mounts, own), id);
+    expect(ofSystemd('24 1 0:22 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n', '0::/init.scope\n')).toEqual([`/sys/fs/cgroup/nkudo.slice/${name}/memory.events`]);
+    expect(ofSystemd('24 1 0:22 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n', '0::/box/init.scope\n')).toEqual([`/sys/fs/cgroup/box/nkudo.slice/${name}/memory.events`]);
+    const memory = '30 1 0:30 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n';
+    for (const own of ['4:memory:/\n', '4:memory:/init.scope\n']) expect(ofSystemd(memory, own)).toEqual([`/sys/fs/cgroup/memory/nkudo.slice/${name}/memory.oom_control`]);
   });
 
   test('is asked for with words that systemd and the shell take as they are', () => {
     const command = { vmDirectory: '/state/vms/$HOME %n', confinement: { cgroups: [], oomFiles: ['/x'] }, command: ['setpriv', '--no-new-privs', '/bin/ch', '${PATH}'], environment: { PATH: '/bin' } };
     const words = unitArguments(command, { name: 'u.service', properties: ['Type=exec'] });
-    expect(words.slice(0, 8)).toEqual(['--quiet', '--collect', '--no-ask-password', '--unit=u.service', '--property=Type=exec', '--setenv=PATH=/bin', '--', '/bin/sh']);
+    expect(words.slice(0, 9)).toEqual(['--quiet', '--collect', '--no-ask-password', '--unit=u.service', '--property=Type=exec', '--setenv=PATH=/bin', '--', '/bin/sh', '/state/vms/$$HOME %n/vmm.reaper']);
     expect(words.slice(-9)).toEqual(['/state/vms/$$HOME %n', '', '', '', '/x', 'setpriv', '--no-new-privs', '/bin/ch', '$${PATH}']);
   });
 });

@@ -47,17 +47,12 @@ export function unitOf(microvmId: MicroVMId, size: GuestSize): VmmUnit {
   };
 }
 
-/** Where the kernel counts kills in the unit's group. */
+/**
+ * Where the kernel counts kills in the unit's group.
+ * The groups are those of process 1, whose own is `init.scope`, beside which the slices lie
+ */
 export function unitOomFiles({ v1, v2 }: CgroupHost, microvmId: MicroVMId): readonly string[] {
   const inside = join(unitSlice, unitName(microvmId));
-  const memory = rootOf(v1.memory);
-  if (memory !== undefined) return [join(memory, inside, oomFile('v1'))];
-  const unified = rootOf(v2);
-  return unified === undefined ? [] : [join(unified, inside, oomFile('v2'))];
-}
-
-/** Slices of systemd begin at the mount point, wherever the agent itself is. */
-function rootOf(directory: string | undefined): string | undefined {
-  const match = directory === undefined ? null : /^(\/sys\/fs\/cgroup(?:\/(?:memory|unified))?)(?:\/|$)/.exec(directory);
-  return match?.[1];
+  if (v1.memory !== undefined) return [join(v1.memory.replace(/\/init\.scope$/, ''), inside, oomFile('v1'))];
+  return v2 === undefined ? [] : [join(v2, inside, oomFile('v2'))];
 }
