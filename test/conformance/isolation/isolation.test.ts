@@ -4,7 +4,7 @@
  * files of control groups, from file modes, and by trying as the user of a VMM what it must not be able to do.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
-import { chmodSync, lstatSync, mkdirSync, readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { chmodSync, copyFileSync, lstatSync, mkdirSync, readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { vmmOverheadBytes } from '#api/model/capacity.ts';
@@ -169,6 +169,25 @@ describe.skipIf(!isRoot)('isolation', () => {
       truncateSync(made, 2 ** 20);
       execFileSync('chown', [String(userId), made]);
       expect((await put('vm.add-disk', { id: 'more', path: 'disks/more.raw' })).status).toBe(200);
+    });
+
+    test('[E7] a kernel that VMMs may not read is refused before anything starts, with the file that is closed, and taken once it is open', async () => {
+      const path = join(fixture.stateDirectory, '..', 'kernel');
+      copyFileSync(target.guest, path);
+      chmodSync(path, 0o600);
+      const id = newMicroVM();
+      await agent.kill('SIGTERM');
+      fixture.seed(id, fixture.desired({ boot: { kind: 'kernel', path, cmdline: 'idle' } }));
+      agent = await fixture.start();
+      await fixture.until('the refusal', () => fixture.record(id).operation?.state === 'done');
+      expect(fixture.record(id).problem).toMatchObject({ code: 'FILE_NOT_OPEN', message: expect.stringContaining(path) });
+      expect(fixture.vmmPids(id)).toEqual([]);
+      chmodSync(path, 0o644);
+      await fixture.until('the guest to run', () => fixture.record(id).run.phase === 'started');
+      await agent.kill('SIGTERM');
+      fixture.seed(id, null, 2);
+      agent = await fixture.start();
+      await fixture.until('the microVM to be gone', () => fixture.record(id).isTombstone);
     });
 
     test('[E7] a VMM that takes more memory than its limit is ended by the kernel, told as OOM, and started again', async () => {
