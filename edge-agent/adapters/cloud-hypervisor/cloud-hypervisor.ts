@@ -70,6 +70,8 @@ const unconfined: Confinement = { user: null, prefix: [], cgroups: [], oomFiles:
 /** Where disks lie that the agent made; ones that are plugged in later are among them. */
 const disksFolder = 'disks';
 const tunDevice = '/dev/net/tun';
+/** Measured on cloud-hypervisor v53: it reads the flags of a tap here, also of one that is plugged in later. */
+const tapFolder = '/sys/devices/virtual/net';
 
 /** How often a process or file that gives no notification is looked at while a call waits for it. */
 const pollMs = 3;
@@ -360,7 +362,8 @@ interface SpawnOptions {
 /** What a VMM may open besides the files of its own configuration: what it writes, and what is plugged in later. */
 function landlockRules(vmDirectory: string): readonly LandlockRule[] {
   const inside = [runFolder, disksFolder].filter((folder) => existsSync(join(vmDirectory, folder)));
-  return [...inside, ...(existsSync(tunDevice) ? [tunDevice] : [])].map((path) => ({ path, access: 'rw' }));
+  const written = [...inside, ...(existsSync(tunDevice) ? [tunDevice] : [])].map((path) => ({ path, access: 'rw' as const }));
+  return [...written, ...(existsSync(tapFolder) ? [{ path: tapFolder, access: 'r' as const }] : [])];
 }
 
 function hasSameFiles(info: VmmInfo, { boot, disks }: VmSpec): boolean {

@@ -3,7 +3,7 @@
  * leaves it behind. The guest has no network driver, so packets through it are not shown here.
  */
 import { execFileSync } from 'node:child_process';
-import { closeSync, constants, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, closeSync, constants, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -11,6 +11,8 @@ import { microVMId } from '#api/model/ids.ts';
 import { deriveMac } from '#api/model/mac.ts';
 import type { NetworkSpec } from '#api/model/microvm.ts';
 import { createCloudHypervisor } from '#edge-agent/adapters/cloud-hypervisor/cloud-hypervisor.ts';
+import { openDevice, vmmDevices } from '#edge-agent/adapters/isolation/devices.ts';
+import { ensureOwnFolder } from '#edge-agent/adapters/isolation/vmm-users.ts';
 import { createGuestNetworks } from '#edge-agent/adapters/network/guest-networks.ts';
 import { tapName } from '#edge-agent/domain/tap-name.ts';
 import type { Hypervisor, VmSpec } from '#edge-agent/ports/hypervisor.ts';
@@ -106,5 +108,36 @@ describe.skipIf(obstacle !== null)('a real VMM on a tap of the adapter', () => {
     await hypervisor.kill(one, signal);
     await networks.remove(id, signal);
     expect(await lab.snapshot()).toBe(pristine);
+  });
+
+  test('[E7] Cloud Hypervisor as a user of its own, shut in by Landlock, boots with the tap of that user', async () => {
+    const userId = 1_900_000_042;
+    const own = createGuestNetworks({ host: lab.host, owner: 'test', runtimeDirectory: lab.runtimeDirectory, vmmUserIdOf: () => userId, meshInterface: 'wt0', nameServers: [], mayEnableForwarding: true });
+    const confined = createCloudHypervisor({ binaryPath: 'cloud-hypervisor', environment: { PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin` }, landlock: 'try' });
+    const groupIds = vmmDevices.map((device) => openDevice(device, 1_900_000_000)).filter((group) => group !== null);
+    const user = { userId, groupIds };
+    const groups = groupIds.length === 0 ? ['--clear-groups'] : ['--groups', groupIds.join()];
+    const prefix = ['ip', 'netns', 'exec', lab.namespaces.host, 'setpriv', '--reuid', String(userId), '--regid', String(userId), ...groups, '--inh-caps=-all', '--ambient-caps=-all', '--bounding-set=-all', '--no-new-privs'];
+    await own.ensure(id, [network], signal);
+    const directory = join(base, 'one');
+    rmSync(directory, { recursive: true, force: true });
+    mkdirSync(directory, { mode: 0o710 });
+    chmodSync(directory, 0o710);
+    chownSync(directory, 0, userId);
+    ensureOwnFolder(join(directory, 'run'), userId);
+    await confined.spawn(directory, signal, { confinement: { user, prefix, cgroups: [], oomFiles: [] } });
+    await confined.create(directory, spec, signal, { user });
+    await confined.boot(directory, signal);
+    expect(await carrier()).toBe('1');
+    const { landlock } = await confined.probe(signal);
+    process.stdout.write(`[E7] Landlock with a tap: ${landlock}\n`);
+    await confined.kill(directory, signal);
+    // The next start is as another user, and makes the tap that user's.
+    await networks.ensure(id, [network], signal);
+    const again = await start('two');
+    await hypervisor.boot(again, signal);
+    expect(await carrier()).toBe('1');
+    await hypervisor.kill(again, signal);
+    await networks.remove(id, signal);
   });
 });
