@@ -34,7 +34,7 @@ export interface BuiltEdge {
 
 /**
  * What the runtime is told, also instead of NODE_OPTIONS, which it ignores. A small young generation and no mid-tier
- * compiler save 4 MB of resident memory and cost an idle agent nothing: docs/adr/0013-one-executable-file.md.
+ * compiler save 4 MB of resident memory and cost an idle agent nothing: docs/adr/0015-one-executable-file.md.
  */
 const runtimeOptions = ['--max-semi-space-size=1', '--no-maglev'];
 /** Source: https://nodejs.org/docs/latest-v24.x/api/single-executable-applications.html */

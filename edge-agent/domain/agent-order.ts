@@ -8,28 +8,37 @@ export const agentOrderFact = 'agentOrder';
 
 export interface AgentOrderRecord {
   readonly order: AgentOrder;
-  /** The version was handed to the launcher: when another one runs, it did not get ready. */
+  /** The launcher was asked, or was about to be: a mark of a failure is of this attempt. */
   readonly isSelected: boolean;
-  /** How it was refused; null: it was not. */
+  /** How it was refused, or that it did not get ready; null: neither. Final. */
   readonly refusal: { readonly code: string; readonly message: string } | null;
 }
 
 export interface AgentLook {
   readonly runningVersion: string;
   readonly previousVersion: string | null;
+  /** The version that the launcher tries at the next start. */
+  readonly trialVersion: string | null;
   /** Why the launcher gave up the version of the order; null: it did not. */
   readonly failedReason: string | null;
 }
 
 /** Nothing is said of an order that was withdrawn. */
-export type AgentDecision = { readonly action: 'none'; readonly report: AgentReport | null } | { readonly action: 'install'; readonly report: AgentReport };
+export type AgentDecision =
+  | { readonly action: 'none'; readonly report: AgentReport | null }
+  | { readonly action: 'install'; readonly report: AgentReport }
+  /** It is over: to be noted, since the mark of the launcher goes with the next version. */
+  | { readonly action: 'conclude'; readonly report: null; readonly refusal: { readonly code: string; readonly message: string } };
+
+const failedCode = 'UPDATE_FAILED';
 
 export function decideAgent({ order, isSelected, refusal }: AgentOrderRecord, look: AgentLook): AgentDecision {
   const report = { phase: 'Current', runningVersion: look.runningVersion, previousVersion: look.previousVersion ?? '', orderRevision: order.revision, errorCode: '', problem: '' } as const;
   if (order.version === '') return { action: 'none', report: null };
   if (look.runningVersion === order.version) return { action: 'none', report };
-  if (refusal !== null) return { action: 'none', report: { ...report, phase: 'Refused', errorCode: refusal.code, problem: refusal.message } };
-  if (isSelected) return { action: 'none', report: { ...report, phase: 'RolledBack', errorCode: 'UPDATE_FAILED', problem: `${order.version} ${look.failedReason ?? 'did not get ready'}` } };
+  if (refusal !== null) return { action: 'none', report: { ...report, phase: refusal.code === failedCode ? 'RolledBack' : 'Refused', errorCode: refusal.code, problem: refusal.message } };
+  if (isSelected && look.failedReason !== null) return { action: 'conclude', report: null, refusal: { code: failedCode, message: `${order.version} ${look.failedReason}` } };
+  if (look.trialVersion === order.version) return { action: 'none', report: { ...report, phase: 'Starting' } };
   return { action: 'install', report: { ...report, phase: 'Fetching' } };
 }
 

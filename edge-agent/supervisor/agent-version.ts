@@ -82,10 +82,14 @@ export function createAgentVersionKeeper(deps: AgentVersionDeps): AgentVersionKe
   async function turn(): Promise<void> {
     await takeOrder();
     if (record === null) return;
-    const { previousVersion, failed } = versions.state();
+    const { previousVersion, trialVersion, failed } = versions.state();
     const failedReason = failed?.version === record.order.version ? failed.reason : null;
-    const decision = decideAgent(record, { runningVersion: deps.runningVersion, previousVersion, failedReason });
+    const decision = decideAgent(record, { runningVersion: deps.runningVersion, previousVersion, trialVersion, failedReason });
     if (decision.report !== null) await tell(decision.report);
+    if (decision.action === 'conclude') {
+      await save('journal.agentAttempt', { ...record, refusal: decision.refusal });
+      return wake();
+    }
     if (decision.action === 'install') await install(record, decision.report);
   }
 
