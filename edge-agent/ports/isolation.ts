@@ -61,9 +61,6 @@ export interface VmmIsolation {
   /** Makes all that a VMM is confined by, anew, before it is started. No VMM may live in the directory. */
   prepare(microvmId: MicroVMId, size: GuestSize): Promise<Confinement>;
 
-  /** Raises or lowers the limits of a VMM that lives. Idempotent; without limits it does nothing. */
-  resize(microvmId: MicroVMId, size: GuestSize): Promise<void>;
-
   /** Removes the limits of a microVM whose VMM is gone. Idempotent. */
   release(microvmId: MicroVMId): Promise<void>;
 

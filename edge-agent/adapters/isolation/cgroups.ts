@@ -28,7 +28,6 @@ export interface Cgroups {
   /** Why the others don't; empty when all do. */
   readonly problem: string;
   make(microvmId: MicroVMId, vmDirectory: string, size: GuestSize): { readonly directories: readonly string[]; readonly oomFiles: readonly string[] };
-  resize(microvmId: MicroVMId, size: GuestSize): void;
   remove(microvmId: MicroVMId, vmDirectory: string): void;
   sweep(kept: ReadonlySet<MicroVMId>): readonly string[];
 }
@@ -107,16 +106,6 @@ export function createCgroups(host: CgroupHost, owner: string): Cgroups {
         directories: groups.map(({ directory }) => directory),
         oomFiles: groups.filter((group) => group.controllers.includes('memory')).map(({ directory, version }) => join(directory, oomFile(version))),
       };
-    },
-    resize(microvmId, size) {
-      for (const group of groupsOf(microvmId)) {
-        try {
-          limit(group, size);
-        } catch (cause) {
-          // A VMM that was started without the group goes on without it.
-          if (!isErrno(cause, 'ENOENT', 'ENOTDIR')) throw new AppError('HYPERVISOR_FAILED', `the limits could not be changed: ${messageOf(cause)}`, { cause });
-        }
-      }
     },
     remove(microvmId, vmDirectory) {
       for (const directory of new Set([...listed(vmDirectory), ...groupsOf(microvmId).map((group) => group.directory)])) removeGroup(directory);

@@ -81,9 +81,6 @@ export function createHostIsolation(options: HostIsolationOptions): VmmIsolation
       const made = cgroups?.make(microvmId, vmDirectory, size) ?? { directories: [], oomFiles: [] };
       return { ...base, cgroups: made.directories, oomFiles: made.oomFiles };
     },
-    async resize(microvmId, size) {
-      cgroups?.resize(microvmId, size);
-    },
     async release(microvmId) {
       cgroups?.remove(microvmId, join(vmsDirectory, microvmId));
     },
