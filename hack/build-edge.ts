@@ -6,8 +6,8 @@
 import { build } from 'esbuild';
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { chmod, copyFile, mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { chmod, copyFile, mkdir, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { buildOnce, contentKey, repositoryRoot } from './build-cache.ts';
 import { runTool } from './compile-cache.ts';
@@ -41,6 +41,9 @@ const runtimeOptions = ['--max-semi-space-size=1', '--no-maglev'];
 const fuse = 'NODE_SEA_FUSE_fce680ab2cc467b6e072b8b5df1996b2';
 const resource = 'NODE_SEA_BLOB';
 const name = 'nkudo-edge';
+/** Builds that stay in the cache whatever their age, and how long one counts as in use, milliseconds. */
+const buildsKept = 6;
+const buildUsedMs = 3_600_000;
 /** What `nkudo-edge install` writes, by the name under which the program finds it. */
 const assets = { launcher: 'launcher.sh', unit: 'nkudo-edge.service' } as const;
 const stripTools = { x64: ['strip', 'x86_64-linux-gnu-strip', 'llvm-strip'], arm64: ['aarch64-linux-gnu-strip', 'llvm-strip'] } as const;
@@ -56,9 +59,19 @@ export async function buildEdge(options: EdgeBuildOptions = {}): Promise<BuiltEd
     key: contentKey([program, ...(await Promise.all(Object.values(assets).map((file) => readFile(join(repositoryRoot, 'edge-agent', 'packaging', file))))), JSON.stringify([runtime.version, architecture, runtimeOptions, strip !== null])]),
     build: (staging) => assemble(staging, program, { runtime: runtime.path, strip }),
   });
+  await removeOldBuilds(directory);
   const path = join(directory, name);
   const content = await readFile(path);
   return { path, bytes: content.length, sha256: createHash('sha256').update(content).digest('hex'), isStripped: strip !== null };
+}
+
+/** Each is 110 MB, and every change of the source makes another. What another process may be using stays. */
+async function removeOldBuilds(newest: string): Promise<void> {
+  const parent = dirname(newest);
+  await utimes(newest, new Date(), new Date());
+  const builds = await Promise.all((await readdir(parent)).filter((entry) => /^[0-9a-f]{16}$/.test(entry)).map(async (entry) => ({ path: join(parent, entry), usedAtMs: await stat(join(parent, entry)).then(({ mtimeMs }) => mtimeMs, () => Date.now()) })));
+  const old = builds.toSorted((left, right) => right.usedAtMs - left.usedAtMs).slice(buildsKept).filter(({ usedAtMs }) => usedAtMs < Date.now() - buildUsedMs);
+  await Promise.all(old.map(({ path }) => rm(path, { recursive: true, force: true })));
 }
 
 /** One CommonJS file; names are kept, so that a stack trace from a site can be read. */
