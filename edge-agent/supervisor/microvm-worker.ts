@@ -471,6 +471,7 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
       return () => void onSituation.delete(callback);
     },
     async ordersTold(upTo) {
+      if (forgetTold(record, upTo) === record) return;
       await faults.reach('journal.siteTold:before');
       const next = forgetTold(record, upTo);
       if (next !== record) save(next);

@@ -81,5 +81,6 @@ function toAppError(error: Error): AppError {
   const code = 'code' in error ? error.code : undefined;
   if (code === 'ENOENT' || code === 'ECONNREFUSED') return new AppError('AGENT_NOT_RUNNING', undefined, { cause: error });
   if (code === 'EACCES') return new AppError('PERMISSION_DENIED', 'only root and the user of the agent may give orders', { cause: error, remedy: 'use sudo' });
+  if (code === 'ENOENT' || ('syscall' in error && error.syscall === 'connect')) return new AppError('AGENT_NOT_RUNNING', undefined, { cause: error });
   return new AppError('UNAVAILABLE', 'the agent ended while it was asked', { cause: error, remedy: 'look how it is: nkudo-edge vm ls; an order that was taken is not lost' });
 }
