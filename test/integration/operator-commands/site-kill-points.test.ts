@@ -103,8 +103,7 @@ async function runKilled(scene: Scene, where: { readonly point: string; readonly
   const earlier = numberOf();
   const { incarnation } = fixture.record(id).run;
   let isKilled = false as boolean; // Set by a callback.
-  // A reset of the faults rejects what was never reached.
-  const killed = faults.killAt({ process: 'edge', ...where }).then(() => (isKilled = true), () => false);
+  const killed = faults.killAt({ process: 'edge', ...where }).then(() => (isKilled = true));
   // Whoever typed it may get no answer.
   const answer = give(scene.kind).catch((error: unknown) => String(error));
   const carriedOut = answer.then(() => settled(scene.isUpAfter)).then(
@@ -114,9 +113,12 @@ async function runKilled(scene: Scene, where: { readonly point: string; readonly
   // Killed on the way, it can't settle.
   const failure = await Promise.race([killed.then(() => null), carriedOut.then((error) => (error === null || isKilled ? null : error))]);
   if (failure !== null && !isKilled) throw failure;
-  // It may come to the point just now.
-  if (!isKilled) faults.reset();
-  if (!(await killed)) return false;
+  if (!isKilled) {
+    // It may have come to the point just now; after this it can't any more.
+    faults.reset();
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  if (!isKilled) return false;
   await agent.exited;
   await answer;
   const isDurable = numberOf() > earlier;
