@@ -43,6 +43,7 @@ async function putSecret(name: string, value: string, labels: Readonly<Record<st
   await world.kubernetes.client.apply(`/api/v1/namespaces/${world.namespace}/secrets/${name}`, secret);
 }
 
+const seedPath = (): string => join(holder.stateDirectory, 'vms', String(object.metadata.uid), 'seed.iso');
 const userData = (name: string) => ({ cloudInit: { userDataSecretRef: { name, key: 'user-data' } } });
 
 beforeAll(async () => {
@@ -64,6 +65,7 @@ beforeAll(async () => {
   await world.startController();
   await holder.startAgent();
   await world.patchMicroVM('till', { restartNonce: 1 });
+  await until(() => readFileSync(seedPath()).includes(second), 'the seed of the next start');
   await world.waitForCondition('microvms', 'till', { type: 'RestartRequired', status: 'False' });
   await putSecret('unlabelled', absent, {});
   await world.applyMicroVM('refused', userData('unlabelled'));
@@ -73,7 +75,7 @@ beforeAll(async () => {
 describe('the values of a guest\'s Secrets', () => {
   it('[E7] are on its host, readable by the agent and its VMM alone', () => {
     const keptPath = join(holder.stateDirectory, 'secrets', `${String(object.metadata.uid)}.json`);
-    const seed = readFileSync(join(holder.stateDirectory, 'vms', String(object.metadata.uid), 'seed.iso'));
+    const seed = readFileSync(seedPath());
     expect([seed.includes(second), seed.includes(first)]).toEqual([true, false]);
     const kept = readFileSync(keptPath, 'utf8');
     expect(formsOf(second).some((form) => kept.includes(form))).toBe(true);
@@ -119,7 +121,7 @@ describe('the values of a guest\'s Secrets', () => {
 
   it('[E7] are in no other file of the host, the journal included, and on no other host at all', () => {
     const hunt = startHunt(canaries);
-    const own = new Set([join(holder.stateDirectory, 'secrets', `${String(object.metadata.uid)}.json`), join(holder.stateDirectory, 'vms', String(object.metadata.uid), 'seed.iso')]);
+    const own = new Set([join(holder.stateDirectory, 'secrets', `${String(object.metadata.uid)}.json`), seedPath()]);
     for (const host of [holder, other]) {
       const files = filesBelow(host.stateDirectory).filter((path) => !own.has(path));
       expect(files.map((path) => path.slice(host.stateDirectory.length + 1))).toContain('journal.db');
