@@ -50,6 +50,19 @@ describe('the lease keeper', () => {
     expect(counts().confirmations).toBe(1);
   });
 
+  test('lets go of a microVM that somebody started without a lease, asks on, and wakes it with a grant', () => {
+    const forced = { kind: 'ForcedStart', number: 1, by: { user: 'alice', uid: 1001 }, atMs: 1, acceptsTwoCopies: true } as const;
+    const { view, counts, grant, keeper, record, table } = scene({
+      ...testRecord({ desired: testDesired({ lease: { stopOnHostAfterMs: 9_000 } }) }),
+      site: { override: forced, starts: 1, newest: 1, untold: [], lost: 0 },
+    });
+    keeper.noticed(record, { kind: 'live', process: { pid: 1, startTime: '1', bootId: testNow.bootId }, api: 'running' });
+    expect([view(), table(), keeper.guardDirectoryOf(record)]).toEqual([undefined, [], undefined]);
+    expect([keeper.askEveryMs(), keeper.isHeld(testNow)]).toEqual([2_250, false]);
+    grant();
+    expect([keeper.isHeld(testNow), counts().confirmations]).toEqual([true, 1]);
+  });
+
   test('writes the table before a start, and moves it with each grant from when the beat was sent', async () => {
     const { keeper, record, table, grant, advance } = scene();
     grant();
