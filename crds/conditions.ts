@@ -36,6 +36,8 @@ export const hostFailureReasons = [
   'DiskFull',
   'PathNotAllowed',
   'NotEnoughMemory',
+  'HugepagesUnavailable',
+  'GuestIgnoresChange',
   'SpecRefused',
   'HypervisorMissing',
   'HypervisorFailed',

@@ -39,6 +39,9 @@ export const edgeFaultSteps = [
   'report.send',
 ] as const;
 
+/** Only reached when the machine of a running guest is changed. */
+export const machineFaultSteps = ['vmm.resizeCpus', 'vmm.resizeMemory', 'vmm.plugDisk', 'vmm.unplugDisk', 'vmm.growDisk', 'vmm.plugNetwork', 'vmm.unplugNetwork'] as const;
+
 /** Beside the life of microVMs, so in a list of its own: the way into the mesh and out of it. */
 export const meshFaultSteps = [
   /** The order becomes durable, without a key. */
@@ -69,11 +72,12 @@ export const versionFaultSteps = [
   /** The launcher is told to try another version at the next start. */
   'agent.select',
 ] as const;
-export type EdgeFaultStep = (typeof edgeFaultSteps)[number] | (typeof meshFaultSteps)[number] | (typeof siteFaultSteps)[number] | (typeof versionFaultSteps)[number];
+export type EdgeFaultStep = (typeof edgeFaultSteps)[number] | (typeof machineFaultSteps)[number] | (typeof meshFaultSteps)[number] | (typeof siteFaultSteps)[number] | (typeof versionFaultSteps)[number];
 export type EdgeFaultPoint = PointOf<EdgeFaultStep>;
 export type EdgeFaultPoints = FaultPoints<EdgeFaultPoint>;
 
 export const edgeFaultPoints: readonly EdgeFaultPoint[] = pointsOf(edgeFaultSteps);
+export const machineFaultPoints: readonly EdgeFaultPoint[] = pointsOf(machineFaultSteps);
 export const meshFaultPoints: readonly EdgeFaultPoint[] = pointsOf(meshFaultSteps);
 export const siteFaultPoints: readonly EdgeFaultPoint[] = pointsOf(siteFaultSteps);
 export const versionFaultPoints: readonly EdgeFaultPoint[] = pointsOf(versionFaultSteps);

@@ -40,6 +40,7 @@ export const generators: readonly Generator[] = [
   { name: 'tenant API descriptors', writes: ['api/gen/fleet-descriptors.ts'], run: () => runScript('hack/generate-fleet-descriptors.ts') },
   { name: 'chart', writes: chartFiles, run: () => runScript('hack/generate-chart.ts') },
   { name: 'error list', writes: ['docs/errors.md'], run: () => runScript('hack/generate-errors-doc.ts') },
+  { name: 'list of fields', writes: ['docs/fields.md'], run: () => runScript('hack/generate-fields-doc.ts') },
 ];
 
 function runScript(script: string): Promise<void> {

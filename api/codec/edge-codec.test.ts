@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { DesiredMicroVM, ExecutionReport, HostFacts, Observation, Operation } from '../gen/nkudo/edge/v1/edge.pb.ts';
 import { makeEpoch, parseEpoch, splitEpoch } from '../model/epoch.ts';
 import { executionId, hostId, microVMId, operationId, planId } from '../model/ids.ts';
-import { exitReasons, macvtapModes, networkKinds, observedStates, runPolicies, type DesiredMicroVM as Desired, type MicroVMObservation, type NetworkSpec } from '../model/microvm.ts';
+import { exitReasons, hugepageSizes, macvtapModes, memoryStepBytes, networkKinds, observedStates, runPolicies, type DesiredMicroVM as Desired, type MicroVMObservation, type NetworkSpec } from '../model/microvm.ts';
 import { executionStatuses, operationKinds, type ExecutionReport as Report, type Operation as ModelOperation } from '../model/plan.ts';
 import { siteOrderKinds, siteOverrideKinds } from '../model/site-orders.ts';
 import {
@@ -51,6 +51,7 @@ const network: fc.Arbitrary<NetworkSpec> = fc.record(
 const diskName = fc.stringMatching(/^[a-z]{1,10}$/);
 const sizeBytes = fc.integer({ min: 1, max: 2 ** 46 });
 const persistence = fc.constantFrom('Persistent' as const, 'Ephemeral' as const);
+const rateLimit = fc.record({ bytesPerSecond: fc.integer({ min: 1, max: 2 ** 40 }), opsPerSecond: fc.integer({ min: 1, max: 10_000_000 }) }, { requiredKeys: [] });
 const httpImage = fc.record({ url: fc.stringMatching(/^https?:\/\/[a-z]{1,10}\/[a-z]{0,10}$/), sha256: fc.stringMatching(/^[0-9a-f]{64}$/) });
 const imageDisk = fc.record(
   { name: diskName, path: fc.constant(''), readOnly: fc.boolean(), sizeBytes, managed: fc.record({ persistence, isRetained: fc.boolean(), image: httpImage }) },
@@ -73,7 +74,7 @@ const desiredFields = {
     fc.record({ kind: fc.constant('firmware' as const), path }),
     fc.record({ kind: fc.constant('kernel' as const), path, cmdline: fc.string({ maxLength: 80 }), initramfsPath: path }, { requiredKeys: ['kind', 'path', 'cmdline'] }),
   ),
-  disks: fc.array(fc.oneof(fc.record({ name: diskName, path, readOnly: fc.boolean() }), imageDisk, ociDisk, blankDisk), { maxLength: 16 }),
+  disks: fc.array(fc.oneof(fc.record({ name: diskName, path, readOnly: fc.boolean(), rateLimit, bootIndex: fc.integer({ min: 0, max: 15 }) }, { requiredKeys: ['name', 'path', 'readOnly'] }), imageDisk, ociDisk, blankDisk), { maxLength: 16 }),
   images: fc.record({ bytesPerSecond: fc.integer({ min: 1, max: 2 ** 40 }), allowedRegistries: fc.array(fc.stringMatching(/^[a-z]{1,10}(:[1-9][0-9]{0,3})?$/), { maxLength: 32 }) }, { requiredKeys: ['allowedRegistries'] }),
   networks: fc.array(network, { minLength: 1, maxLength: 8 }),
   cloudInit: fc.record(
@@ -90,9 +91,14 @@ const desiredFields = {
   serialLog: fc.boolean(),
   terminationGracePeriodMs: count,
   overruledSiteOrder: fc.integer({ min: 1, max: 2 ** 45 }),
+  cpuMax: fc.constant(255),
+  memoryShared: fc.constant(true as const),
+  memoryHugepageBytes: fc.constantFrom(...hugepageSizes),
 };
-const { networks: _networks, images: _images, secrets: _secrets, cloudInit: _cloudInit, overruledSiteOrder: _overruled, ...alwaysThere } = desiredFields;
-const desired: fc.Arbitrary<Desired> = fc.record(desiredFields, { requiredKeys: Object.keys(alwaysThere) as (keyof typeof alwaysThere)[] }); // Object.keys loses the key type.
+const { networks: _networks, images: _images, secrets: _secrets, cloudInit: _cloudInit, overruledSiteOrder: _overruled, cpuMax: _cpuMax, memoryShared: _shared, memoryHugepageBytes: _pages, ...alwaysThere } = desiredFields;
+const desired: fc.Arbitrary<Desired> = fc
+  .tuple(fc.record(desiredFields, { requiredKeys: Object.keys(alwaysThere) as (keyof typeof alwaysThere)[] }), fc.option(fc.integer({ min: 0, max: 1024 }))) // Object.keys loses the key type.
+  .map(([fields, steps]) => (steps === null ? fields : { ...fields, memoryMaxBytes: fields.memoryBytes + steps * memoryStepBytes }));
 
 const problem = fc.record({ code: fc.constantFrom('KERNEL_NOT_FOUND', 'INTERNAL'), message: fc.string({ maxLength: 100 }) });
 
@@ -124,6 +130,8 @@ const observation: fc.Arbitrary<MicroVMObservation> = fc.record(
       { requiredKeys: ['reason', 'atMs'] },
     ),
     problem,
+    cpuCount: fc.integer({ min: 1, max: 255 }),
+    memoryBytes: count,
     warnings: fc.array(fc.record({ code: fc.constantFrom('DHCP_UNAVAILABLE', 'LATER'), message: fc.string({ maxLength: 100 }) }), { minLength: 1, maxLength: 8 }),
     siteOverride,
     siteOrders: fc.array(siteOrder, { minLength: 1, maxLength: 16 }),

@@ -39,6 +39,8 @@ import {
 import { hardwareMax, type HardwareFacts, type HostFacts, type HypervisorFacts, type IsolationFacts } from '../model/host.ts';
 import { executionId, microVMId, operationId, planId, type HostId } from '../model/ids.ts';
 import {
+  hugepageSizes,
+  memoryStepBytes,
   secretsMax,
   secretValueMax,
   type BootSource,
@@ -381,12 +383,14 @@ function decodeNetwork(field: string, message: NetworkMessage): NetworkSpec {
   };
 }
 
-function encodeDisk({ name, path, readOnly, managed, sizeBytes }: DiskSpec): DiskMessage {
+function encodeDisk({ name, path, readOnly, managed, sizeBytes, rateLimit, bootIndex }: DiskSpec): DiskMessage {
   return {
     name,
     path,
     readOnly,
     sizeBytes,
+    rateLimit: rateLimit === undefined ? undefined : { bytesPerSecond: rateLimit.bytesPerSecond, opsPerSecond: rateLimit.opsPerSecond },
+    bootIndex,
     managed: managed === undefined ? undefined : encodeManaged(managed),
   };
 }
@@ -399,7 +403,8 @@ function encodeManaged({ persistence, isRetained, image, oci, secretName }: Mana
 function decodeDisk(field: string, disk: DiskMessage): DiskSpec {
   const name = text(`${field}.name`, disk.name, { max: 63 });
   const { managed, sizeBytes, readOnly } = disk;
-  if (managed === undefined) return { name, path: decodePath(`${field}.path`, disk.path), readOnly };
+  const attached = { readOnly, ...decodeAttachment(field, disk) };
+  if (managed === undefined) return { name, path: decodePath(`${field}.path`, disk.path), ...attached };
   // It becomes the name of a file.
   matching(`${field}.name`, name, labelPattern, 'a DNS-1123 label');
   if (disk.path !== '') throw invalid(`${field}.path`, 'must be empty for a managed disk');
@@ -409,7 +414,7 @@ function decodeDisk(field: string, disk: DiskMessage): DiskSpec {
   return {
     name,
     path: '',
-    readOnly,
+    ...attached,
     ...(sizeBytes === undefined ? {} : { sizeBytes: integer(`${field}.size_bytes`, sizeBytes, 1) }),
     managed: {
       persistence: managed.ephemeral ? 'Ephemeral' : 'Persistent',
@@ -433,6 +438,26 @@ function decodeOciImage(field: string, { registry, repository, sha256 }: OciImag
   const parsed = parseOciReference(`${text(`${field}.registry`, registry, { max: 255 })}/${text(`${field}.repository`, repository, { max: 255 })}`);
   if (parsed?.registry !== registry || parsed.repository !== repository) throw invalid(field, 'must be a registry and a repository');
   return { registry, repository, sha256: matching(`${field}.sha256`, sha256, sha256Pattern, 'a SHA-256 in hexadecimal') };
+}
+
+function decodeAttachment(field: string, { rateLimit, bootIndex }: DiskMessage): Pick<DiskSpec, 'rateLimit' | 'bootIndex'> {
+  const rate = (name: string, value: number | undefined): number | undefined => (value === undefined ? undefined : integer(`${field}.rate_limit.${name}`, value, 1));
+  const [bytesPerSecond, opsPerSecond] = [rate('bytes_per_second', rateLimit?.bytesPerSecond), rate('ops_per_second', rateLimit?.opsPerSecond)];
+  return {
+    ...(rateLimit === undefined ? {} : { rateLimit: { ...(bytesPerSecond === undefined ? {} : { bytesPerSecond }), ...(opsPerSecond === undefined ? {} : { opsPerSecond }) } }),
+    ...(bootIndex === undefined ? {} : { bootIndex: integer(`${field}.boot_index`, bootIndex, 0, 255) }),
+  };
+}
+
+function decodeSizes(field: string, { cpuCount, cpuMax, memoryBytes, memoryMaxBytes, memoryShared, memoryHugepageBytes }: DesiredMessage): Pick<DesiredMicroVM, 'cpuMax' | 'memoryMaxBytes' | 'memoryShared' | 'memoryHugepageBytes'> {
+  if (memoryMaxBytes !== undefined && (memoryMaxBytes - memoryBytes) % memoryStepBytes !== 0) throw invalid(`${field}.memory_max_bytes`, 'must be a multiple of 128 MiB above memory_bytes');
+  if (memoryHugepageBytes !== undefined && !hugepageSizes.includes(memoryHugepageBytes)) throw invalid(`${field}.memory_hugepage_bytes`, 'must be 2 MiB or 1 GiB');
+  return {
+    ...(cpuMax === undefined ? {} : { cpuMax: integer(`${field}.cpu_max`, cpuMax, cpuCount, 255) }),
+    ...(memoryMaxBytes === undefined ? {} : { memoryMaxBytes: integer(`${field}.memory_max_bytes`, memoryMaxBytes, memoryBytes) }),
+    ...(memoryShared ? { memoryShared: true as const } : {}),
+    ...(memoryHugepageBytes === undefined ? {} : { memoryHugepageBytes }),
+  };
 }
 
 function decodeImagePolicy(field: string, { bytesPerSecond, allowedRegistries }: ImagePolicyMessage): ImagePolicy {
@@ -478,10 +503,11 @@ export function decodeSecretValues(message: OperationMessage): readonly SecretVa
 }
 
 export function encodeDesired(desired: DesiredMicroVM): DesiredMessage {
-  const { boot, runPolicy, disks, networks, restart, lease, images, secrets, cloudInit, overruledSiteOrder, ...rest } = desired;
+  const { boot, runPolicy, disks, networks, restart, lease, images, secrets, cloudInit, overruledSiteOrder, memoryShared, ...rest } = desired;
   return {
     ...rest,
     cloudInit: cloudInit === undefined ? undefined : encodeCloudInit(cloudInit),
+    memoryShared: memoryShared === true,
     secrets: (secrets ?? []).map((reference) => ({ ...reference })),
     overruledSiteOrder: overruledSiteOrder ?? 0,
     lease: lease === undefined ? undefined : { ...lease },
@@ -519,6 +545,7 @@ export function decodeDesired(field: string, message: DesiredMessage | undefined
       : { networks: atMost(`${field}.networks`, desired.networks, networksMax).map((network, index) => decodeNetwork(`${field}.networks[${index}]`, network)) }),
     serialLog: desired.serialLog,
     terminationGracePeriodMs: integer(`${field}.termination_grace_period_ms`, desired.terminationGracePeriodMs, 0),
+    ...decodeSizes(field, desired),
     ...(desired.images === undefined ? {} : { images: decodeImagePolicy(`${field}.images`, desired.images) }),
     ...(desired.cloudInit === undefined ? {} : { cloudInit: decodeCloudInit(`${field}.cloud_init`, desired.cloudInit) }),
     ...(desired.secrets.length === 0 ? {} : { secrets: atMost(`${field}.secrets`, desired.secrets, secretsMax).map((reference, index) => decodeSecretReference(`${field}.secrets[${index}]`, reference)) }),
@@ -612,6 +639,8 @@ export function encodeObservation(seen: MicroVMObservation): ObservationMessage 
     lastExitSignal: exit?.signal ?? '',
     problemCode: seen.problem?.code ?? '',
     problemMessage: seen.problem?.message.slice(0, messageMax) ?? '',
+    cpuCount: seen.cpuCount,
+    memoryBytes: seen.memoryBytes,
     warnings: (seen.warnings ?? []).slice(0, warningsMax).map(({ code, message }) => ({ code, message: message.slice(0, messageMax) })),
     siteOverride: seen.siteOverride === undefined ? undefined : encodeSiteOverride(seen.siteOverride),
     siteOrders: (seen.siteOrders ?? []).slice(-siteOrdersMax).map(encodeSiteOrder),
@@ -693,6 +722,8 @@ export function decodeObservation(message: ObservationMessage): MicroVMObservati
     ...(message.problemCode === ''
       ? {}
       : { problem: { code: text('observation.problem_code', message.problemCode, { max: 64 }), message: text('observation.problem_message', message.problemMessage, { max: messageMax, allowEmpty: true }) } }),
+    ...(message.cpuCount === undefined ? {} : { cpuCount: integer('observation.cpu_count', message.cpuCount, 1, 255) }),
+    ...(message.memoryBytes === undefined ? {} : { memoryBytes: integer('observation.memory_bytes', message.memoryBytes, 0) }),
     ...(message.warnings.length === 0
       ? {}
       : {

@@ -41,6 +41,17 @@ export interface DiskSpec {
   readonly managed?: ManagedDisk;
   /** Size of a managed disk, bytes; absent: that of its image. */
   readonly sizeBytes?: number;
+  readonly rateLimit?: RateLimit;
+  /** Place in the order in which firmware tries disks, lowest first; disks without one come after. With firmware only. */
+  readonly bootIndex?: number;
+}
+
+/** The most that a guest may read and write on one disk, with bursts of up to a second's worth. An absent part has no bound. */
+export interface RateLimit {
+  /** > 0. */
+  readonly bytesPerSecond?: number;
+  /** > 0. */
+  readonly opsPerSecond?: number;
 }
 
 export interface ManagedDisk {
@@ -222,7 +233,21 @@ export interface DesiredMicroVM {
   readonly secrets?: readonly SecretReference[];
   /** Number of the order of the site that this desired state lifts; absent: none. A later order stands. */
   readonly overruledSiteOrder?: number;
+  /** Processors that a running guest can be given, ≥ cpuCount; absent: it keeps those it started with. */
+  readonly cpuMax?: number;
+  /** Memory that a running guest can be given: memoryBytes and a multiple of {@link memoryStepBytes} above it; absent: it keeps what it started with. */
+  readonly memoryMaxBytes?: number;
+  /** Other processes of the host can map its memory; absent: no. */
+  readonly memoryShared?: true;
+  /** Size of the huge pages that hold its memory; absent: ordinary pages. */
+  readonly memoryHugepageBytes?: number;
 }
+
+/** Memory of a running guest changes by multiples of this: the memory block of Linux on x86-64. */
+export const memoryStepBytes = 128 * 2 ** 20;
+
+/** Sizes of huge pages that a spec may ask for, bytes. */
+export const hugepageSizes: readonly number[] = [2 * 2 ** 20, 2 ** 30];
 
 /**
  * What the host sees: `absent` no trace of the microVM, `preparing` directories and files are being
@@ -286,6 +311,10 @@ export interface MicroVMObservation {
   readonly siteOrders?: readonly SiteOrder[];
   /** How many orders before those were not kept; absent: none. */
   readonly siteOrdersLost?: number;
+  /** Processors that the running guest has now; only for one that can be given others while it runs. */
+  readonly cpuCount?: number;
+  /** Memory that the running guest has now, bytes; only for one that can be given more while it runs. */
+  readonly memoryBytes?: number;
 }
 
 /** Warning code of a microVM that waits for an image; the message says how far it is, in coarse steps. */

@@ -8,7 +8,7 @@
 import type { ErrorCode } from '#api/model/error-codes.ts';
 import { microVMId } from '#api/model/ids.ts';
 import { deriveMac } from '#api/model/mac.ts';
-import { secretsMax, type BootSource, type CloudInit, type DesiredMicroVM, type DiskSpec, type ImagePolicy, type NetworkRequest, type OciImage, type RestartSpec } from '#api/model/microvm.ts';
+import { memoryStepBytes, secretsMax, type BootSource, type CloudInit, type DesiredMicroVM, type DiskSpec, type ImagePolicy, type NetworkRequest, type OciImage, type RestartSpec } from '#api/model/microvm.ts';
 import { parseOciReference } from '#api/model/oci-reference.ts';
 import type { MicroVM, MicroVMDisk, MicroVMNetwork, MicroVMSpec } from '#crds/gen/microvm.ts';
 import type { MicroVMClass } from '#crds/gen/microvmclass.ts';
@@ -80,13 +80,28 @@ function derive({ metadata, spec }: Pick<MicroVM, 'metadata' | 'spec'>, sizes: C
     paused: spec.paused ?? false,
     restartNonce: spec.restartNonce ?? 0,
     restart: deriveRestart(spec),
-    cpuCount: cpu.count,
-    memoryBytes: bytes('memory.size', memory.size),
+    ...deriveSizes(spec, cpu.count, bytes('memory.size', memory.size)),
     boot: deriveBoot(spec),
     disks: (spec.disks ?? []).map(deriveDisk),
     serialLog: (spec.console?.serial ?? 'Log') === 'Log',
     ...(spec.cloudInit === undefined ? {} : { cloudInit: deriveCloudInit(spec.cloudInit, metadata.name) }),
     terminationGracePeriodMs: duration('terminationGracePeriod', spec.terminationGracePeriod ?? defaults.terminationGracePeriod),
+  };
+}
+
+/** Rules of the CRD hold here as well, for an object stored under older ones. */
+function deriveSizes({ cpu, memory }: Pick<MicroVMSpec, 'cpu' | 'memory'>, cpuCount: number, memoryBytes: number): Pick<DesiredMicroVM, 'cpuCount' | 'cpuMax' | 'memoryBytes' | 'memoryMaxBytes' | 'memoryShared' | 'memoryHugepageBytes'> {
+  const { max, shared, hugepages } = memory ?? {};
+  const memoryMaxBytes = max === undefined ? undefined : bytes('memory.max', max);
+  if (cpu?.max !== undefined && cpu.max < cpuCount) throw refused('cpu.max is smaller than cpu.count');
+  if (memoryMaxBytes !== undefined && (memoryMaxBytes < memoryBytes || (memoryMaxBytes - memoryBytes) % memoryStepBytes !== 0)) throw refused('memory.max is no multiple of 128Mi above memory.size');
+  return {
+    cpuCount,
+    memoryBytes,
+    ...(cpu?.max === undefined ? {} : { cpuMax: cpu.max }),
+    ...(memoryMaxBytes === undefined ? {} : { memoryMaxBytes }),
+    ...(shared === true ? { memoryShared: true as const } : {}),
+    ...(hugepages === undefined ? {} : { memoryHugepageBytes: bytes('memory.hugepages', hugepages) }),
   };
 }
 
@@ -110,7 +125,8 @@ function deriveBoot({ boot }: MicroVMSpec): BootSource {
 
 function deriveDisk(disk: MicroVMDisk): DiskSpec {
   const { name, path, http, oci, blank, digest, size, persistence, deletePolicy, readOnly = false } = disk;
-  if (path !== undefined) return { name, path, readOnly };
+  const attached = { readOnly, ...deriveAttachment(disk) };
+  if (path !== undefined) return { name, path, ...attached };
   if (http === undefined && oci === undefined && blank === undefined) throw refused(`disks[${name}] has none of path, http, oci and blank`);
   const secret = http?.secretRef ?? oci?.pullSecretRef;
   // Nothing that holds a guest's data has a default that could lose it.
@@ -120,7 +136,7 @@ function deriveDisk(disk: MicroVMDisk): DiskSpec {
   return {
     name,
     path: '',
-    readOnly,
+    ...attached,
     ...(size === undefined ? {} : { sizeBytes: bytes(`disks[${name}].size`, size) }),
     managed: {
       persistence,
@@ -149,6 +165,15 @@ function deriveCloudInit({ hostName, userData, userDataSecretRef, networkData, s
     ...(networkData === undefined ? {} : { networkData }),
     sshAuthorizedKeys: [...sshAuthorizedKeys],
   };
+}
+
+function deriveAttachment({ name, rateLimit, bootIndex }: MicroVMDisk): Pick<DiskSpec, 'rateLimit' | 'bootIndex'> {
+  const { bandwidth, iops } = rateLimit ?? {};
+  const limit = {
+    ...(bandwidth === undefined ? {} : { bytesPerSecond: bytes(`disks[${name}].rateLimit.bandwidth`, bandwidth) }),
+    ...(iops === undefined ? {} : { opsPerSecond: iops }),
+  };
+  return { ...(Object.keys(limit).length === 0 ? {} : { rateLimit: limit }), ...(bootIndex === undefined ? {} : { bootIndex }) };
 }
 
 function deriveImagePolicy({ bandwidth, allowedRegistries = [] }: NonNullable<SiteImages>): ImagePolicy {

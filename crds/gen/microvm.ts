@@ -269,11 +269,11 @@ export interface MicroVMRestart {
  */
 export interface MicroVMCpu {
   /**
-   * Number of virtual CPUs.
+   * Number of virtual CPUs. Up to max a running guest is given more or has to let go of some.
    */
   count: number;
   /**
-   * Number that can be reached without a restart. Reserved.
+   * The most that count can be raised to while the guest runs; what it starts with when left out. The guest sees this many places for CPUs. A change needs a restart.
    */
   max?: number;
 }
@@ -282,19 +282,19 @@ export interface MicroVMCpu {
  */
 export interface MicroVMMemory {
   /**
-   * Memory that the guest starts with.
+   * Memory that the guest starts with. Up to max a running guest is given more and has to let go of what it was given; below what it started with it needs a restart.
    */
   size: number | string;
   /**
-   * Memory that can be reached without a restart. Reserved.
+   * The most that size can be raised to while the guest runs, by virtio-mem; what it starts with when left out. A change needs a restart.
    */
   max?: number | string;
   /**
-   * true: other processes of the host can map it (vhost-user). Reserved.
+   * true: other processes of the host can map it, as vhost-user devices need. A change needs a restart.
    */
   shared?: boolean;
   /**
-   * Size of the huge pages that hold it; ordinary pages when left out. Reserved.
+   * Size of the huge pages that hold it; ordinary pages when left out. The host must have set that many aside, else the microVM is not started. A change needs a restart.
    */
   hugepages?: '2Mi' | '1Gi';
 }
@@ -352,7 +352,7 @@ export interface MicroVMDisk {
    */
   readOnly?: boolean;
   /**
-   * Order in which the firmware tries disks, lowest first. Reserved: disks are attached in the order of the list.
+   * Order in which the firmware tries disks, lowest first; disks without one come after, in the order of the list. With boot.firmware only: a kernel sees disks in the order of the list. A change needs a restart.
    */
   bootIndex?: number;
   oci?: MicroVMDiskOci;
@@ -429,7 +429,7 @@ export interface MicroVMDiskSnapshot {
   name: string;
 }
 /**
- * The most that the guest may read and write. Reserved.
+ * The most that the guest may read and write, with bursts of up to a second's worth. A change needs a restart.
  */
 export interface MicroVMDiskRateLimit {
   /**

@@ -1,8 +1,9 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { runPolicies, type DesiredMicroVM, type NetworkSpec } from '#api/model/microvm.ts';
+import { memoryStepBytes, runPolicies, type DesiredMicroVM, type DiskSpec, type NetworkSpec } from '#api/model/microvm.ts';
 import { testDesired, testNow, testRecord } from '#test/builders/edge-microvm.ts';
 import { SimulatedHost, type Disturbance } from '#test/fakes/simulated-host.ts';
+import { compareMachine } from './machine-change.ts';
 import { machineKey, type MicroVMRecord } from './microvm-record.ts';
 import { shouldRun } from './restart-policy.ts';
 
@@ -26,9 +27,24 @@ const port = { name: 'web', protocol: 'tcp', hostPort: 8080, guestPort: 80 } as 
 const networkChoices: readonly (readonly NetworkSpec[])[] = [[], [card], [{ ...card, ports: [port] }], [card, { ...card, name: 'mesh', kind: 'mesh' }]];
 const cloudInit = { hostName: 'guest', userDataSecret: { name: 'guest', key: 'user-data' }, sshAuthorizedKeys: [] };
 const seedChoices: readonly Partial<DesiredMicroVM>[] = [{}, { cloudInit, secrets: [{ name: 'guest', key: 'user-data', resourceVersion: '1' }] }, { cloudInit, secrets: [{ name: 'guest', key: 'user-data', resourceVersion: '2' }] }];
+const rootDisk: DiskSpec = { name: 'root', path: '/root.raw', readOnly: false };
+const madeDisk = (sizeBytes: number): DiskSpec => ({ name: 'made', path: '', readOnly: false, sizeBytes, managed: { persistence: 'Persistent', isRetained: false } });
+const diskChoices: readonly (readonly DiskSpec[])[] = [[], [rootDisk], [rootDisk, { name: 'data', path: '/data.raw', readOnly: true }], [rootDisk, madeDisk(1_048_576)], [rootDisk, madeDisk(2_097_152)]];
 const madeFrom = (networks: readonly NetworkSpec[]): readonly string[] => networks.map(({ name, ports }) => `${name} ${ports.map(({ hostPort }) => hostPort).join()}`);
 const desiredArbitrary = fc
-  .record({ seed: fc.constantFrom(...seedChoices), networks: fc.constantFrom(...networkChoices), runPolicy: fc.constantFrom(...runPolicies), paused: fc.boolean(), restartNonce: fc.nat(2), cpuCount: fc.integer({ min: 1, max: 2 }), terminationGracePeriodMs: fc.constantFrom(0, 5_000) })
+  .record({
+    seed: fc.constantFrom(...seedChoices),
+    networks: fc.constantFrom(...networkChoices),
+    runPolicy: fc.constantFrom(...runPolicies),
+    paused: fc.boolean(),
+    restartNonce: fc.nat(2),
+    cpuCount: fc.integer({ min: 1, max: 2 }),
+    cpuMax: fc.constantFrom(2, 4),
+    memoryBytes: fc.constantFrom(1 * memoryStepBytes, 2 * memoryStepBytes, 3 * memoryStepBytes),
+    memoryMaxBytes: fc.constantFrom(3 * memoryStepBytes, 4 * memoryStepBytes),
+    disks: fc.constantFrom(...diskChoices),
+    terminationGracePeriodMs: fc.constantFrom(0, 5_000),
+  })
   .map(({ seed, ...change }) => testDesired({ ...change, ...seed }));
 const eventArbitrary = fc.oneof(
   fc.record({ kind: fc.constant('turns' as const), count: fc.integer({ min: 1, max: 6 }) }),
@@ -58,8 +74,18 @@ describe('from any state and after any disturbance', () => {
         const isUp = vmm.kind === 'live' && (vmm.api === 'running' || vmm.api === 'paused');
         expect(isUp).toBe(shouldRun(record));
         if (isUp) expect(vmm.api === 'paused').toBe(record.desired?.paused);
-        const isAsStarted = record.desired !== null && record.run.startedWith === machineKey(record.desired);
-        if (isUp && isAsStarted) expect(host.networks).toEqual(madeFrom(record.desired?.networks ?? []));
+        const { desired: wanted } = record;
+        const state = compareMachine(record, host.machine);
+        if (isUp && state.kind === 'same' && wanted !== null) {
+          expect(host.networks).toEqual(madeFrom(wanted.networks ?? []));
+          const { machine } = host;
+          expect(machine).toMatchObject({ cpuCount: wanted.cpuCount, cpusPresent: wanted.cpuCount, memoryBytes: wanted.memoryBytes, memoryPresentBytes: wanted.memoryBytes });
+          expect(machine?.disks.map(({ name, isLeaving }) => `${name} ${isLeaving}`).sort()).toEqual(wanted.disks.map(({ name }) => `${name} false`).sort());
+          expect(machine?.networks.map(({ name, isLeaving }) => `${name} ${isLeaving}`).sort()).toEqual((wanted.networks ?? []).map(({ name }) => `${name} false`).sort());
+        }
+        // What a paused guest would have to let go of waits for it; everything else was done.
+        if (isUp && state.kind === 'live') expect([vmm.api, state.changes.filter(({ needsGuest }) => !needsGuest)]).toEqual(['paused', []]);
+        expect(state.kind).not.toBe('unknown');
         expect(directory.identity).toMatchObject({ epoch: record.epoch, revision: record.revision, incarnation: record.run.incarnation });
         expect(record.run.stop).toBeUndefined();
         const before = JSON.stringify([host.record, host.vmm, host.directory]);

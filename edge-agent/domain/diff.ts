@@ -8,6 +8,7 @@
  */
 import { seedKey } from './cloud-init.ts';
 import { disksKey, hasManagedDisks } from './images.ts';
+import { compareMachine, networksOf, noteRunningMachine, resembles, seenMachine, unknownMachine, type MachineChange, type MachineState } from './machine-change.ts';
 import { compareFence, isPast, isSameProcess, machineKey, type MicroVMRecord, type ProcessKey, type StopCause } from './microvm-record.ts';
 import type { SeenExit, StepGroup, View } from './observed-state.ts';
 import { crashLoopEndsAtMs, effectivePolicy, isCrashLooping, isRestartAsked, shouldRun } from './restart-policy.ts';
@@ -24,6 +25,13 @@ export const stepNames = [
   'bootVm',
   'pauseVm',
   'resumeVm',
+  'resizeCpus',
+  'resizeMemory',
+  'plugDisk',
+  'unplugDisk',
+  'growDisk',
+  'plugNetwork',
+  'unplugNetwork',
   'pressPowerButton',
   'shutdownVmm',
   'killVmm',
@@ -36,11 +44,16 @@ export type StepName = (typeof stepNames)[number];
 export type Note =
   /** `over`: the ended process that still shows in the directory and has nothing to do with this run. */
   | { readonly kind: 'runBegun'; readonly over?: ProcessKey }
-  | { readonly kind: 'guestBooted' }
+  /** `machine`: what it runs on, where that may be another one than is desired now. */
+  | { readonly kind: 'guestBooted'; readonly machine?: string }
   /** `isFenced`: it was ended because its lease ran out, by whoever saw to that. */
   | { readonly kind: 'runEnded'; readonly exit: SeenExit; readonly isFenced?: boolean }
   /** `notAfterBootMs`: the wait for the guest ends then at the latest. */
   | { readonly kind: 'stopBegun'; readonly cause: StopCause; readonly notAfterBootMs?: number }
+  /** Live changes begin to make the desired machine of the one that the guest has, which is `from`. */
+  | { readonly kind: 'changeBegun'; readonly from?: string }
+  /** The guest has the desired machine. */
+  | { readonly kind: 'changeDone' }
   | { readonly kind: 'startAbandoned' };
 
 export type Decision =
@@ -61,6 +74,8 @@ export type WaitReason = 'restart' | 'guest' | 'vmm' | 'retry' | 'lease' | 'imag
 /** How soon a VMM that is busy or under way is looked at again, milliseconds. */
 export const vmmRecheckMs = 500;
 const fenceRecheckMs = 60_000;
+/** The end of a pause wakes what waits for it; this covers a wake that was lost. */
+const pausedRecheckMs = 60_000;
 /** A confirmed lease wakes what waits for it; this covers a wake that was lost. */
 const leaseRecheckMs = 60_000;
 
@@ -81,6 +96,14 @@ export function stepGroup(step: StepName): StepGroup {
     case 'pauseVm':
     case 'resumeVm':
       return 'change';
+    case 'resizeCpus':
+    case 'resizeMemory':
+    case 'plugDisk':
+    case 'unplugDisk':
+    case 'growDisk':
+    case 'plugNetwork':
+    case 'unplugNetwork':
+      return 'machine';
     case 'pressPowerButton':
     case 'shutdownVmm':
     case 'killVmm':
@@ -138,15 +161,47 @@ function decideLive(view: View, api: 'none' | 'created' | 'running' | 'paused' |
   if (api === 'unreachable') return decideUnreachable(view);
   const isGuestUp = api === 'running' || api === 'paused';
   // Also a guest that no journal knows, and one whose boot call got no answer: adopted, never doubled.
-  if (isGuestUp && run.phase !== 'started') return { kind: 'note', note: { kind: 'guestBooted' } };
+  if (isGuestUp && run.phase !== 'started') return { kind: 'note', note: { kind: 'guestBooted', ...optional('machine', bootedMachine(view)) } };
   const cause = stopCause(view, isGuestUp);
   if (cause !== undefined) return { kind: 'note', note: stopBegun(view, cause) };
   if (!isGuestUp) return decideUnbooted(view, api);
   if (needsIdentity(view)) return step('writeIdentity');
   const { desired } = record;
-  if (canFollowNetworks(record) && !hasNetworks(view)) return step('ensureNetworks');
+  const machine = compareMachine(record, seenMachine(view.vmm));
+  if (canFollowNetworks(record, machine) && !hasNetworks(view)) return step('ensureNetworks');
   if (desired !== null && desired.paused !== (api === 'paused')) return step(desired.paused ? 'pauseVm' : 'resumeVm');
-  return done(view);
+  return decideMachine(view, machine) ?? done(view);
+}
+
+/** The machine of a guest that runs. What it would have to let go of waits for the end of a pause. */
+function decideMachine(view: View, machine: MachineState): Decision | undefined {
+  const { record, vmm, now } = view;
+  if (record.desired === null || machine.kind === 'same' || machine.kind === 'restart') return undefined;
+  if (machine.kind === 'unknown') return waitForVmm(now.bootMs + vmmRecheckMs);
+  const key = machineKey(record.desired);
+  if (machine.changes.length === 0) return record.run.changingTo === undefined && record.run.startedWith === key ? undefined : { kind: 'note', note: { kind: 'changeDone' } };
+  if (record.run.changingTo !== key) return { kind: 'note', note: { kind: 'changeBegun', ...optional('from', noteRunningMachine(record.run, seenMachine(vmm))) } };
+  const isPaused = vmm.kind === 'live' && vmm.api === 'paused';
+  const next = isPaused ? machine.changes.find(({ needsGuest }) => !needsGuest) : machine.changes[0];
+  if (next === undefined) return { kind: 'wait', for: 'guest', untilBootMs: now.bootMs + pausedRecheckMs };
+  return isToBeMade(next, record) ? (decideDisks(view) ?? step(next.kind)) : step(next.kind);
+}
+
+function isToBeMade(change: MachineChange, { desired }: MicroVMRecord): boolean {
+  return change.kind === 'plugDisk' && desired?.disks.find(({ name }) => name === change.name)?.managed !== undefined;
+}
+
+function optional<Name extends string, Value>(name: Name, value: Value | undefined): { readonly [Key in Name]?: Value } {
+  return value === undefined ? {} : ({ [name]: value } as { readonly [Key in Name]?: Value }); // A computed key widens to string.
+}
+
+/** The intent may have changed since its VMM was configured: then the guest does not have what is desired. */
+function bootedMachine({ record, vmm, attempt }: View): string | undefined {
+  const { createdFor } = attempt;
+  const ours = `${record.run.incarnation} `;
+  if (createdFor?.startsWith(ours) === true) return createdFor.slice(ours.length);
+  const seen = seenMachine(vmm);
+  return seen === undefined || record.desired === null || resembles(seen, record.desired) ? undefined : unknownMachine;
 }
 
 /** It may be busy for a moment, so only what is to end anyway is ended: at last without its consent. */
@@ -207,7 +262,7 @@ export function creationKey(record: MicroVMRecord): string {
 
 /** Names the networks of one incarnation: a boot of the host takes them away, so each start makes sure of them. */
 export function networksKey(record: MicroVMRecord): string {
-  return `${record.run.incarnation} ${JSON.stringify(record.desired?.networks ?? [])}`;
+  return `${record.run.incarnation} ${JSON.stringify(networksOf(record))}`;
 }
 
 /** True for a microVM without managed disks. */
@@ -232,9 +287,9 @@ function hasNetworks({ record, attempt }: View): boolean {
   return attempt.networksFor === networksKey(record);
 }
 
-/** A guest that runs keeps the cards that it was started with; only then the host follows, with ports and lost rules. */
-function canFollowNetworks({ desired, run }: MicroVMRecord): boolean {
-  return desired !== null && run.startedWith === machineKey(desired);
+/** The cards of a guest that needs a restart stay as they are; else the host follows, with ports, lost rules and taps that are to be plugged in. */
+function canFollowNetworks({ desired, run }: MicroVMRecord, machine: MachineState): boolean {
+  return desired !== null && (run.changingTo === undefined ? run.startedWith === machineKey(desired) : machine.kind !== 'restart' && run.changingTo === machineKey(desired));
 }
 
 function decideStop(view: View, api: string): Decision {

@@ -5,7 +5,7 @@
  */
 import type { Epoch } from '#api/model/epoch.ts';
 import type { ExecutionId, MicroVMId, OperationId, PlanId } from '#api/model/ids.ts';
-import type { DesiredMicroVM, LastExit } from '#api/model/microvm.ts';
+import type { BootSource, DesiredMicroVM, DiskSpec, LastExit, ManagedDisk, NetworkSpec } from '#api/model/microvm.ts';
 import type { OperationKind } from '#api/model/plan.ts';
 import type { SiteOrder, SiteOverride } from '#api/model/site-orders.ts';
 import { seedInputs } from './cloud-init.ts';
@@ -50,8 +50,10 @@ export interface RunRecord {
   readonly appliedNonce: number;
   /** `starts` of the site that was last honoured; absent: 0. */
   readonly appliedSiteStarts?: number;
-  /** What the running guest was started with; see `machineKey`. */
+  /** The machine of the running guest: what it was started with, and what live changes have made of it; see `machineKey`. */
   readonly startedWith?: string;
+  /** The machine that live changes are making of it. Durable before the first of them, gone after the last. */
+  readonly changingTo?: string;
   readonly bootedAtMs?: number;
   readonly restarts: number;
   /** Ends within the window, oldest first, milliseconds of the boot clock of `failureBootId`. */
@@ -177,15 +179,60 @@ export function isSameProcess(a: ProcessKey | undefined, b: ProcessKey | undefin
   return a !== undefined && b !== undefined && a.pid === b.pid && a.startTime === b.startTime && a.bootId === b.bootId;
 }
 
-/** Two equal keys: a running guest needs no restart to have the machine that is desired. */
-export function machineKey(desired: DesiredMicroVM): string {
-  const { cpuCount, memoryBytes, boot, disks, networks = [], serialLog } = desired;
-  // Ports of the host change under a running guest; its cards and addresses do not.
-  const cards = networks.map(({ ports: _ports, ...card }) => card);
-  // What becomes of a disk in the end, and who may fetch its image, is nothing that a guest sees.
-  const devices = disks.map(({ managed, ...disk }) => (managed === undefined ? disk : { ...disk, managed: omit(managed, 'isRetained', 'secretName') }));
+/** A disk as the guest sees it: what becomes of it in the end, and who may fetch its image, is nothing that a guest sees. */
+export type MachineDisk = Omit<DiskSpec, 'managed'> & { readonly managed?: Omit<ManagedDisk, 'isRetained' | 'secretName'> };
+/** A card as the guest sees it: ports of the host change under it. */
+export type MachineCard = Omit<NetworkSpec, 'ports'>;
+/** Parts of the machine that came after the first ones; all of them are absent in a key that was made before. */
+export type MachineExtras = Pick<DesiredMicroVM, 'cpuMax' | 'memoryMaxBytes' | 'memoryShared' | 'memoryHugepageBytes'> & { readonly seed?: unknown };
+
+/** What a guest runs on, as far as a running one can't simply be told otherwise. */
+export interface Machine {
+  readonly cpuCount: number;
+  readonly memoryBytes: number;
+  readonly boot: BootSource;
+  readonly disks: readonly MachineDisk[];
+  readonly serialLog: boolean;
+  readonly cards: readonly MachineCard[];
+  readonly extras: MachineExtras;
+}
+
+export function machineOf(desired: DesiredMicroVM): Machine {
+  const { cpuCount, memoryBytes, boot, disks, networks = [], serialLog, cpuMax, memoryMaxBytes, memoryShared, memoryHugepageBytes } = desired;
   const seed = seedInputs(desired);
-  return JSON.stringify([cpuCount, memoryBytes, boot, devices, serialLog, ...(cards.length === 0 ? [] : [cards]), ...(seed === null ? [] : [seed])], sortedKeys);
+  return {
+    cpuCount,
+    memoryBytes,
+    boot,
+    disks: disks.map(({ managed, ...disk }) => (managed === undefined ? disk : { ...disk, managed: omit(managed, 'isRetained', 'secretName') })),
+    serialLog,
+    cards: networks.map(({ ports: _ports, ...card }) => card),
+    extras: {
+      ...(cpuMax === undefined ? {} : { cpuMax }),
+      ...(memoryMaxBytes === undefined ? {} : { memoryMaxBytes }),
+      ...(memoryShared === undefined ? {} : { memoryShared }),
+      ...(memoryHugepageBytes === undefined ? {} : { memoryHugepageBytes }),
+      ...(seed === null ? {} : { seed }),
+    },
+  };
+}
+
+/** Two equal keys: the running guest has the machine that is desired. Journals hold it, so a machine keeps the key that it had. */
+export function machineKey(desired: DesiredMicroVM): string {
+  return keyOfMachine(machineOf(desired));
+}
+
+export function keyOfMachine({ cpuCount, memoryBytes, boot, disks, serialLog, cards, extras }: Machine): string {
+  const hasExtras = Object.keys(extras).length > 0;
+  return JSON.stringify([cpuCount, memoryBytes, boot, disks, serialLog, ...(cards.length === 0 && !hasExtras ? [] : [cards]), ...(hasExtras ? [extras] : [])], sortedKeys);
+}
+
+/** The machine that a key stands for; null for text that is none. */
+export function parseMachine(key: string): Machine | null {
+  const parts: unknown = JSON.parse(key);
+  if (!Array.isArray(parts)) return null;
+  const [cpuCount, memoryBytes, boot, disks, serialLog, cards = [], extras = {}] = parts as [number, number, BootSource, MachineDisk[], boolean, MachineCard[]?, MachineExtras?]; // Only machineKey writes it.
+  return { cpuCount, memoryBytes, boot, disks, serialLog, cards, extras };
 }
 
 function sortedKeys(_key: string, value: unknown): unknown {

@@ -17,18 +17,22 @@ export function applyNote(record: MicroVMRecord, note: Note, now: Now): MicroVMR
     case 'runBegun':
       return { ...record, run: beginRun(record, note) };
     case 'guestBooted':
-      return { ...record, run: markBooted(record, now) };
+      return { ...record, run: markBooted(record, note, now) };
     case 'runEnded':
       return { ...record, run: endRun(record, note, now) };
     case 'stopBegun':
       return { ...record, run: beginStop(record, note, now) };
+    case 'changeBegun':
+      return { ...record, run: beginChange(record, note) };
+    case 'changeDone':
+      return { ...record, run: { ...omit(record.run, 'changingTo'), ...(record.desired === null ? {} : { startedWith: machineKey(record.desired) }) } };
     case 'startAbandoned':
       return { ...record, run: { ...record.run, phase: 'abandoned' } };
   }
 }
 
 function beginRun(record: MicroVMRecord, note: Note & { kind: 'runBegun' }): RunRecord {
-  const run = omit(record.run, 'restartDue', 'bootedAtMs', 'startedWith', 'eventCursor');
+  const run = omit(record.run, 'restartDue', 'bootedAtMs', 'startedWith', 'changingTo', 'eventCursor');
   const isRestart = run.phase === 'ended' && !isRestartAsked(record);
   return {
     ...run,
@@ -46,7 +50,7 @@ function appliedStarts({ site }: MicroVMRecord): Pick<RunRecord, 'appliedSiteSta
   return site === undefined ? {} : { appliedSiteStarts: site.starts };
 }
 
-function markBooted(record: MicroVMRecord, now: Now): RunRecord {
+function markBooted(record: MicroVMRecord, { machine }: Note & { kind: 'guestBooted' }, now: Now): RunRecord {
   const { run, desired } = record;
   // An adopted guest has the machine of a boot that this journal never saw: nothing is known, so nothing is claimed.
   const isOurs = run.phase === 'starting' || run.phase === 'abandoned';
@@ -57,13 +61,18 @@ function markBooted(record: MicroVMRecord, now: Now): RunRecord {
     appliedNonce: isOurs ? run.appliedNonce : (desired?.restartNonce ?? run.appliedNonce),
     ...(isOurs ? {} : appliedStarts(record)),
     bootedAtMs: now.wallMs,
-    ...(desired === null ? {} : { startedWith: machineKey(desired) }),
+    ...(desired === null ? {} : { startedWith: machine ?? machineKey(desired) }),
   };
+}
+
+/** An interrupted change of another target is settled: what it has plugged in belongs to the machine from here on. */
+function beginChange({ run, desired }: MicroVMRecord, { from }: Note & { kind: 'changeBegun' }): RunRecord {
+  return { ...run, ...(from === undefined ? {} : { startedWith: from }), ...(desired === null ? {} : { changingTo: machineKey(desired) }) };
 }
 
 function endRun(record: MicroVMRecord, { exit, isFenced }: Note & { kind: 'runEnded' }, now: Now): RunRecord {
   const { stop } = record.run;
-  const run = omit(record.run, 'stop', 'restartDue', 'bootedAtMs', 'startedWith');
+  const run = omit(record.run, 'stop', 'restartDue', 'bootedAtMs', 'startedWith', 'changingTo');
   const counted = exit.process === undefined ? {} : { countedExit: exit.process };
   if (isFenced === true || (stop !== undefined && stop.cause !== 'crashLoop' && stop.cause !== 'once')) {
     return { ...run, ...counted, phase: 'idle', lastExit: lastExitOf({ ...exit, reason: exit.reason === 'HostReboot' ? 'HostReboot' : 'Operator' }, now) };

@@ -6,7 +6,7 @@ import { errorCatalogue, isErrorCode } from '#api/model/error-codes.ts';
 import { downloadingCode, type MicroVMObservation, type ObservedState, type ObservedWarning } from '#api/model/microvm.ts';
 import { isBehindDirectory, waitsForLease, type Decision } from './diff.ts';
 import { disksKey } from './images.ts';
-import { machineKey } from './microvm-record.ts';
+import { compareMachine, observedSizes, seenMachine } from './machine-change.ts';
 import type { View } from './observed-state.ts';
 import { isCrashLooping } from './restart-policy.ts';
 
@@ -62,7 +62,8 @@ export function projectObservation(view: View, state: ObservedState): Observatio
     ...(isUp && run.bootedAtMs !== undefined ? { bootedAtMs: run.bootedAtMs } : {}),
     restarts: run.restarts,
     isCrashLooping: desired !== null && isCrashLooping(run, desired.restart, now),
-    isRestartRequired: isUp && desired !== null && run.startedWith !== undefined && run.startedWith !== machineKey(desired),
+    isRestartRequired: isUp && compareMachine(record, seenMachine(vmm)).kind === 'restart',
+    ...(isUp && desired !== null ? observedSizes(desired, seenMachine(vmm)) : {}),
     ...(run.lastExit === undefined ? {} : { lastExit: run.lastExit }),
     ...(problem === undefined || state === 'absent' ? {} : { problem }),
     ...(warnings.length === 0 || state === 'absent' || state === 'removing' ? {} : { warnings }),

@@ -17,10 +17,36 @@ export interface SeenExit {
   readonly process?: ProcessKey;
 }
 
+/** What the VMM says of the machine of a guest that runs or is paused. */
+export interface SeenMachine {
+  /** Processors that it was told to give the guest. */
+  readonly cpuCount: number;
+  /** Processors that the guest has: it lets go of one in its own time. */
+  readonly cpusPresent: number;
+  /** Memory that it was told to give the guest, bytes. */
+  readonly memoryBytes: number;
+  /** Memory that the guest has taken, bytes. */
+  readonly memoryPresentBytes: number;
+  /** Memory that the guest was booted with and can't be asked to give back, bytes. */
+  readonly memoryBootBytes: number;
+  /** Names of disks and networks that are plugged in; `isLeaving`: the guest was asked to let go of it, and has not. */
+  readonly disks: readonly SeenDevice[];
+  readonly networks: readonly SeenDevice[];
+  /** The VMM has shut itself out of files that it was not started with, but for those in its own directory. */
+  readonly isShutIn: boolean;
+}
+
+export interface SeenDevice {
+  readonly name: string;
+  readonly isLeaving: boolean;
+  /** Size of the file of a disk, bytes; absent: it is no file that can be looked at. */
+  readonly fileBytes?: number;
+}
+
 export type SeenVmm =
   | { readonly kind: 'absent' }
   | { readonly kind: 'starting' }
-  | { readonly kind: 'live'; readonly process: ProcessKey; readonly api: SeenApiState }
+  | { readonly kind: 'live'; readonly process: ProcessKey; readonly api: SeenApiState; readonly machine?: SeenMachine }
   | { readonly kind: 'exited'; readonly exit: SeenExit };
 
 export interface SeenDirectory {
@@ -36,7 +62,7 @@ export interface SeenDisk {
   readonly format: ImageFormat;
 }
 
-export type StepGroup = 'start' | 'change' | 'stop' | 'remove';
+export type StepGroup = 'start' | 'change' | 'machine' | 'stop' | 'remove';
 
 /** What this process remembers and a restarted agent can do without. */
 export interface Attempt {

@@ -11,7 +11,7 @@
  * other failures are AppErrors: HYPERVISOR_TIMEOUT (no answer in time, outcome unknown),
  * HYPERVISOR_FAILED (no process, or the VMM refused), and the codes that a call names.
  */
-import type { BootSource, ExitReason } from '#api/model/microvm.ts';
+import type { BootSource, ExitReason, RateLimit } from '#api/model/microvm.ts';
 import type { Confinement, VmmUser } from './isolation.ts';
 
 /** A network card of the guest, on a tap that exists and is up. */
@@ -32,6 +32,7 @@ export interface VmDisk {
   readonly readOnly: boolean;
   /** Absent: the VMM looks what it is. A VMM may look all the same, so what a guest could have written is checked before. */
   readonly format?: 'raw' | 'qcow2';
+  readonly rateLimit?: RateLimit;
 }
 
 /** The resolved machine of one boot. Everything in it is data: no part ever becomes shell text. */
@@ -42,6 +43,12 @@ export interface VmSpec {
   readonly cpuMax: number;
   /** Guest RAM in bytes, a multiple of 2 MiB, > 0. */
   readonly memoryBytes: number;
+  /** Most RAM that can be plugged in later, bytes: memoryBytes and a multiple of 128 MiB above it; absent: none can be. */
+  readonly memoryMaxBytes?: number;
+  /** Other processes of the host can map the RAM; absent: no. */
+  readonly memoryShared?: boolean;
+  /** Size of the huge pages that hold the RAM; absent: ordinary pages. */
+  readonly hugepageBytes?: number;
   readonly boot: BootSource;
   readonly disks: readonly VmDisk[];
   /** In the order in which the guest sees them; absent: none. */
@@ -103,8 +110,36 @@ export interface VmmExit {
 export type VmmObservation =
   | { readonly kind: 'absent' }
   | { readonly kind: 'starting' }
-  | { readonly kind: 'live'; readonly process: ProcessIdentity; readonly api: VmmApiState }
+  /** `machine`: present while a guest runs or is paused. */
+  | { readonly kind: 'live'; readonly process: ProcessIdentity; readonly api: VmmApiState; readonly machine?: VmMachine }
   | { readonly kind: 'exited'; readonly exit: VmmExit };
+
+/** What a VMM says of the machine of its guest. */
+export interface VmMachine {
+  /** Processors that it was told to give the guest. */
+  readonly cpuCount: number;
+  /** Processors that the guest has: those that it was given and has not let go of. Whether it uses them only the guest knows. */
+  readonly cpusPresent: number;
+  /** RAM that it was told to give the guest, bytes. */
+  readonly memoryBytes: number;
+  /** RAM that the guest has taken, bytes. */
+  readonly memoryPresentBytes: number;
+  /** RAM that the guest was booted with, bytes: it can't be asked to give any of it back. */
+  readonly memoryBootBytes: number;
+  readonly disks: readonly VmDevice[];
+  readonly networks: readonly VmDevice[];
+  /** The VMM has shut itself out of files that it was not started with, but for those in its own directory. */
+  readonly isShutIn: boolean;
+}
+
+/** A disk or card that a spec named and that is plugged in. */
+export interface VmDevice {
+  readonly name: string;
+  /** Its removal was asked for, and the guest has not let go of it. */
+  readonly isLeaving: boolean;
+  /** Size of the file of a disk, bytes; absent for a card. */
+  readonly fileBytes?: number;
+}
 
 export interface VmmInfo {
   readonly state: 'created' | 'running' | 'paused';
@@ -164,7 +199,7 @@ export interface Hypervisor {
    * Gives the VMM exactly this configuration. Idempotent while not booted: an earlier, unbooted
    * configuration is replaced. Checks the files first, since the VMM itself does so only at boot.
    * `user`: the files inside the directory that the configuration names become readable, and disks writable, to it.
-   * @throws KERNEL_NOT_FOUND, INITRAMFS_NOT_FOUND, DISK_NOT_FOUND, NOT_ENOUGH_MEMORY, SPEC_REFUSED;
+   * @throws KERNEL_NOT_FOUND, INITRAMFS_NOT_FOUND, DISK_NOT_FOUND, NOT_ENOUGH_MEMORY, HUGEPAGES_UNAVAILABLE, SPEC_REFUSED;
    *   HYPERVISOR_FAILED also when a guest runs already.
    */
   create(vmDirectory: string, spec: VmSpec, signal: AbortSignal, options?: { readonly user?: VmmUser | null }): Promise<void>;
@@ -191,6 +226,39 @@ export interface Hypervisor {
 
   /** Hard reset in place; ends `running`, also when it was paused. Not observable: never repeat after an unknown outcome. */
   reboot(vmDirectory: string, signal: AbortSignal): Promise<void>;
+
+  /**
+   * Gives a running or paused guest that many processors, at most the `cpuMax` of its spec, and waits a while until it
+   * has let go of what it is to lose. Idempotent.
+   * @throws GUEST_IGNORES_CHANGE when it has not; it was asked all the same.
+   */
+  resizeCpus(vmDirectory: string, count: number, signal: AbortSignal): Promise<void>;
+
+  /**
+   * Asks a running guest to have that much RAM, from what it was booted with to the `memoryMaxBytes` of its spec, and
+   * waits a while until it has. Idempotent.
+   * @throws GUEST_IGNORES_CHANGE when it has not; it was asked all the same. NOT_ENOUGH_MEMORY
+   */
+  resizeMemory(vmDirectory: string, bytes: number, signal: AbortSignal): Promise<void>;
+
+  /**
+   * Plugs a disk into a running or paused guest. Idempotent by name. `user` as with create.
+   * @throws DISK_NOT_FOUND, DISK_IN_USE, SPEC_REFUSED
+   */
+  plugDisk(vmDirectory: string, disk: VmDisk, signal: AbortSignal, options?: { readonly user?: VmmUser | null }): Promise<void>;
+
+  /** Plugs a card into a running or paused guest. Idempotent by name. @throws SPEC_REFUSED */
+  plugNetwork(vmDirectory: string, network: VmNetwork, signal: AbortSignal): Promise<void>;
+
+  /**
+   * Asks a running guest to let go of a device, and waits a while until it has: only then the VMM has closed what is
+   * behind it. Idempotent: without such a device it does nothing.
+   * @throws GUEST_IGNORES_CHANGE when it has not; it was asked all the same.
+   */
+  unplug(vmDirectory: string, device: { readonly kind: 'disk' | 'network'; readonly name: string }, signal: AbortSignal): Promise<void>;
+
+  /** Grows a plugged raw disk, file and device, to that size. Idempotent; never shrinks. @throws IMAGE_REFUSED for one that can't be grown */
+  growDisk(vmDirectory: string, name: string, bytes: number, signal: AbortSignal): Promise<void>;
 
   /** Removes the configuration, cutting the guest's power first; the VMM stays, state `none`. Idempotent. */
   delete(vmDirectory: string, signal: AbortSignal): Promise<void>;

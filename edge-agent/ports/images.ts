@@ -27,10 +27,11 @@ export interface GuestDisks {
    * Makes sure of all managed disks of one start, or begins to fetch an image that is missing and
    * answers `pending` at once; `onNews` is called once when it is worth asking again. Idempotent.
    * An image is hashed whole each time that a disk is made from it, and what can't be used is fetched anew.
-   * The directory of the microVM must exist; no VMM may use the disks.
+   * The directory of the microVM must exist; no VMM may use the disks. `only`: the names of those that are made, while a
+   * guest uses the others, which are left as they are.
    * @throws IMAGE_NOT_FOUND, IMAGE_UNAVAILABLE, IMAGE_DIGEST_MISMATCH, IMAGE_REFUSED, REGISTRY_NOT_ALLOWED, DISK_FULL
    */
-  ensure(vm: { readonly microvmId: MicroVMId; readonly desired: DesiredMicroVM; readonly incarnation: number }, onNews: () => void, signal: AbortSignal): Promise<EnsuredDisks>;
+  ensure(vm: { readonly microvmId: MicroVMId; readonly desired: DesiredMicroVM; readonly incarnation: number; readonly only?: ReadonlySet<string> }, onNews: () => void, signal: AbortSignal): Promise<EnsuredDisks>;
 
   /** The microVM waits for no image any more: a transfer that nobody waits for ends, and can go on later. Idempotent. */
   forgo(microvmId: MicroVMId): void;

@@ -1,6 +1,7 @@
 /** Makes the disks that the host makes itself, before a VMM opens them, or begins to fetch what they are made from. */
 import { AppError } from '#api/model/error-codes.ts';
 import { hasDisks } from '../domain/diff.ts';
+import { disksToPlug } from '../domain/machine-change.ts';
 import type { Step } from './step.ts';
 
 /** An image is copied and hashed whole; a transfer is not part of it. */
@@ -11,10 +12,11 @@ export const ensureDisks: Step = {
   faultStep: 'disk.ensure',
   deadlineMs: copyDeadlineMs,
   isNeeded: (view) => !hasDisks(view),
-  perform: async ({ disks, record, foundDisks, onImageNews, signal }) => {
+  perform: async ({ view, disks, record, foundDisks, onImageNews, signal }) => {
     const { microvmId, desired, run } = record;
     if (desired === null) throw new AppError('INTERNAL', 'a microVM without a desired state has no disks');
-    foundDisks(await disks.ensure({ microvmId, desired, incarnation: run.incarnation }, onImageNews, signal));
+    const only = disksToPlug(view);
+    foundDisks(await disks.ensure({ microvmId, desired, incarnation: run.incarnation, ...(only === undefined ? {} : { only }) }, onImageNews, signal));
   },
   // The look after it shows nothing of a transfer that has just moved on.
   verify: () => true,

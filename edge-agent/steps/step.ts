@@ -23,6 +23,8 @@ export interface StartGuard {
 }
 
 export interface StepContext {
+  /** What the step was chosen by. */
+  readonly view: View;
   readonly record: MicroVMRecord;
   readonly hypervisor: Hypervisor;
   readonly directories: VmDirectories;

@@ -1,6 +1,7 @@
 /** All steps by name. A name without a step does not compile. */
 import type { StepName } from '../domain/diff.ts';
 import { bootVm } from './boot-vm.ts';
+import { growDisk, plugDisk, plugNetwork, resizeCpus, resizeMemory, unplugDisk, unplugNetwork } from './change-machine.ts';
 import { checkFiles } from './check-files.ts';
 import { createVm } from './create-vm.ts';
 import { ensureDisks } from './ensure-disks.ts';
@@ -30,6 +31,13 @@ export const steps: Readonly<Record<StepName, Step>> = {
   bootVm,
   pauseVm,
   resumeVm,
+  resizeCpus,
+  resizeMemory,
+  plugDisk,
+  unplugDisk,
+  growDisk,
+  plugNetwork,
+  unplugNetwork,
   pressPowerButton,
   shutdownVmm,
   killVmm,

@@ -278,6 +278,7 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
     const perform = (): Promise<void> =>
       withDeadline(stopping.signal, step.deadlineMs ?? stepDeadlineMs, (signal) =>
         step.perform({
+          view,
           record: view.record,
           hypervisor,
           directories,

@@ -6,10 +6,11 @@ import assert from 'node:assert/strict';
 import { seedKey } from '#edge-agent/domain/cloud-init.ts';
 import { creationKey, decideNext, hasDisks, hasSeed, networksKey, stepGroup, type StepName } from '#edge-agent/domain/diff.ts';
 import { disksKey } from '#edge-agent/domain/images.ts';
-import { machineKey, type MicroVMRecord, type Now } from '#edge-agent/domain/microvm-record.ts';
+import { compareMachine, disksToPlug, networksOf, type MachineChange } from '#edge-agent/domain/machine-change.ts';
+import type { MicroVMRecord, Now } from '#edge-agent/domain/microvm-record.ts';
 import { applyNote, countReboots } from '#edge-agent/domain/notes.ts';
 import { omit } from '#edge-agent/domain/omit.ts';
-import { noAttempt, type Attempt, type SeenDirectory, type SeenExit, type SeenVmm, type View } from '#edge-agent/domain/observed-state.ts';
+import { noAttempt, type Attempt, type SeenDevice, type SeenDirectory, type SeenExit, type SeenMachine, type SeenVmm, type View } from '#edge-agent/domain/observed-state.ts';
 
 export type Disturbance = 'vmmKilled' | 'guestPowersOff' | 'guestReboots' | 'agentRestarts' | 'hostReboots' | 'stepFails' | 'apiHangs';
 
@@ -29,8 +30,12 @@ export class SimulatedHost {
   ignoresButton = false;
   /** A VMM that never answers again; only a kill ends it. */
   isStuck = false;
+  /** A guest that lets go of nothing and takes no memory. */
+  ignoresChanges = false;
   /** The next look for an image finds that it has to be fetched. */
   isImageSlow = false;
+  /** Machine of the VMM that was created last. */
+  #created: SeenMachine | undefined;
   #failNext = false;
   #isHung = false;
 
@@ -59,6 +64,8 @@ export class SimulatedHost {
         this.#step(decision.step, view);
         return true;
       case 'wait':
+        // Nothing of it comes before the end of the pause.
+        if (decision.for === 'guest' && view.vmm.kind === 'live' && view.vmm.api === 'paused') return false;
         this.#advance(Math.max(1, decision.untilBootMs - this.now.bootMs));
         this.attempt = omit(this.attempt, 'disksPending');
         return true;
@@ -77,6 +84,7 @@ export class SimulatedHost {
       case 'guestPowersOff':
         return this.#isUp() ? this.#end({ reason: 'GuestShutdown', code: 0 }) : undefined;
       case 'guestReboots':
+        if (this.machine !== undefined) this.#setMachine(rebooted(this.machine));
         if (this.#isUp()) this.record = countReboots(this.record, { count: 1, cursor: { pid: this.spawned, startTime: '1', offset: 1 } }, this.now);
         return;
       case 'agentRestarts':
@@ -111,7 +119,29 @@ export class SimulatedHost {
 
   #live(api: 'none' | 'created' | 'running' | 'paused'): void {
     assert(this.vmm.kind === 'live', 'the step needs a live VMM');
-    this.vmm = { ...this.vmm, api };
+    const machine = api === 'none' || api === 'created' ? undefined : (this.vmm.machine ?? this.#created);
+    this.vmm = { ...omit(this.vmm, 'machine'), api, ...(machine === undefined ? {} : { machine }) };
+  }
+
+  /** What a guest of that machine has, in the order of the desired state. */
+  get machine(): SeenMachine | undefined {
+    return this.vmm.kind === 'live' ? this.vmm.machine : undefined;
+  }
+
+  #change(view: View, kind: MachineChange['kind']): void {
+    const state = compareMachine(view.record, this.machine);
+    assert(state.kind === 'live', 'the machine of a guest changes only while all of the change is live');
+    assert(this.record.run.changingTo !== undefined, 'the intent of a live change is durable before its effect');
+    const change = state.changes.find((candidate) => candidate.kind === kind);
+    assert(change !== undefined && this.machine !== undefined, 'a step has something to do');
+    const isPaused = this.vmm.kind === 'live' && this.vmm.api === 'paused';
+    assert(!(change.needsGuest && isPaused), 'a paused guest is asked for nothing');
+    this.#setMachine(applyChange(this.machine, change, this.ignoresChanges));
+    if (change.needsGuest && this.ignoresChanges) this.#fail(kind);
+  }
+
+  #setMachine(machine: SeenMachine): void {
+    if (this.vmm.kind === 'live') this.vmm = { ...this.vmm, machine };
   }
 
   #step(name: StepName, view: View): void {
@@ -132,7 +162,7 @@ export class SimulatedHost {
         return;
       case 'ensureDisks':
         assert(this.directory.identity !== null, 'no disk before the directory says whose it is');
-        assert(!this.#isUp(), 'no disk is made under a guest that runs');
+        for (const name of disksToPlug(view) ?? []) assert(this.machine?.disks.some((disk) => disk.name === name) !== true, 'no disk is made that a guest has');
         // The first look for an image begins its transfer, and its end is the news.
         this.attempt = this.isImageSlow
           ? { ...this.attempt, disksPending: { for: disksKey(this.record), progress: '0 %', lookAgainAtBootMs: this.now.bootMs + 60_000 } }
@@ -148,8 +178,8 @@ export class SimulatedHost {
       }
       case 'ensureNetworks':
         assert(this.directory.identity !== null, 'no network before the directory says whose it is');
-        assert(!this.#isUp() || (this.record.desired !== null && this.record.run.startedWith === machineKey(this.record.desired)), 'a running guest keeps its cards');
-        this.networks = (this.record.desired?.networks ?? []).map(({ name, ports }) => `${name} ${ports.map(({ hostPort }) => hostPort).join()}`);
+        for (const { name } of this.machine?.networks ?? []) assert(networksOf(this.record).some((network) => network.name === name), 'a running guest keeps its cards');
+        this.networks = networksOf(this.record).map(({ name, ports }) => `${name} ${ports.map(({ hostPort }) => hostPort).join()}`);
         this.attempt = { ...this.attempt, networksFor: networksKey(this.record) };
         return;
       case 'removeNetworks':
@@ -170,6 +200,7 @@ export class SimulatedHost {
         assert(!this.#isUp(), 'a running guest is never created anew');
         assert(hasSeed(view), 'no configuration that names a seed before there is one');
         this.#live('created');
+        this.#created = machineFrom(this.record);
         this.attempt = { ...this.attempt, createdFor: creationKey(view.record) };
         return;
       case 'bootVm':
@@ -178,6 +209,16 @@ export class SimulatedHost {
         return this.#live('paused');
       case 'resumeVm':
         return this.#live('running');
+      case 'resizeCpus':
+      case 'resizeMemory':
+      case 'plugDisk':
+      case 'unplugDisk':
+      case 'growDisk':
+      case 'unplugNetwork':
+        return this.#change(view, name);
+      case 'plugNetwork':
+        assert(this.networks.length === networksOf(this.record).length, 'no card before its tap');
+        return this.#change(view, name);
       case 'pressPowerButton':
         this.buttonPresses += 1;
         if (!this.ignoresButton) this.#end({ reason: 'GuestShutdown', code: 0 });
@@ -207,5 +248,43 @@ export class SimulatedHost {
       failed: { group: stepGroup(name), count: 1, retryAtBootMs: this.now.bootMs + 1_000, problem: { code: 'HYPERVISOR_FAILED', message: 'simulated' } },
     };
     if (name === 'spawnVmm' || name === 'createVm' || name === 'bootVm') this.record = applyNote(this.record, { kind: 'startAbandoned' }, this.now);
+  }
+}
+
+function machineFrom({ desired }: MicroVMRecord): SeenMachine {
+  assert(desired !== null, 'only a desired microVM is created');
+  const { cpuCount, memoryBytes, disks, networks = [] } = desired;
+  const plugged = (name: string): SeenDevice => ({ name, isLeaving: false });
+  return {
+    cpuCount, cpusPresent: cpuCount, memoryBytes, memoryPresentBytes: memoryBytes, memoryBootBytes: memoryBytes,
+    disks: disks.map(({ name, sizeBytes }) => ({ ...plugged(name), fileBytes: sizeBytes ?? 0 })), networks: networks.map(({ name }) => plugged(name)),
+    isShutIn: false,
+  };
+}
+
+/** A reboot in place gives the guest what the VMM was told, and nothing that it was to let go of. */
+function rebooted(machine: SeenMachine): SeenMachine {
+  const stays = ({ isLeaving }: SeenDevice): boolean => !isLeaving;
+  return { ...machine, cpusPresent: machine.cpuCount, memoryPresentBytes: machine.memoryBytes, disks: machine.disks.filter(stays), networks: machine.networks.filter(stays) };
+}
+
+function applyChange(machine: SeenMachine, change: MachineChange, isIgnored: boolean): SeenMachine {
+  const leave = (devices: readonly SeenDevice[], name: string): readonly SeenDevice[] =>
+    isIgnored ? devices.map((device) => (device.name === name ? { ...device, isLeaving: true } : device)) : devices.filter((device) => device.name !== name);
+  switch (change.kind) {
+    case 'resizeCpus':
+      return { ...machine, cpuCount: change.count, ...(isIgnored && change.needsGuest ? {} : { cpusPresent: change.count }) };
+    case 'resizeMemory':
+      return { ...machine, memoryBytes: change.bytes, ...(isIgnored ? {} : { memoryPresentBytes: change.bytes }) };
+    case 'plugDisk':
+      return { ...machine, disks: [...machine.disks, { name: change.name, isLeaving: false, fileBytes: 0 }] };
+    case 'growDisk':
+      return { ...machine, disks: machine.disks.map((disk) => (disk.name === change.name ? { ...disk, fileBytes: change.bytes } : disk)) };
+    case 'unplugDisk':
+      return { ...machine, disks: leave(machine.disks, change.name) };
+    case 'plugNetwork':
+      return { ...machine, networks: [...machine.networks, { name: change.name, isLeaving: false }] };
+    case 'unplugNetwork':
+      return { ...machine, networks: leave(machine.networks, change.name) };
   }
 }

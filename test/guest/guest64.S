@@ -138,16 +138,12 @@ sleeping_stack:
 
     .bss
     .align 4096
-    .globl pml4, pdpt_low, pdpt_high, page_directory_high
+    .globl pml4, pdpt_low
 pml4:
     .space 4096
 pdpt_low:
     .space 4096
-pdpt_high:
-    .space 4096
 page_directory_low:
-    .space 4096
-page_directory_high:
     .space 4096
     .space 8192
 stack_top:

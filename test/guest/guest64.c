@@ -1,14 +1,15 @@
 /*
  * The default test guest: boots in milliseconds on a real cloud-hypervisor, prints one
- * NKUDO-... line per thing it does to COM1, answers the ACPI power button (powers off) and
- * PCI hot-unplug (ejects), and sleeps between polls, so that it costs almost no CPU.
+ * NKUDO-... line per thing it does to COM1, answers the ACPI power button (powers off),
+ * takes and gives back CPUs, PCI devices and virtio-mem memory, and sleeps between polls, so
+ * that it costs almost no CPU.
  *
- * The first word of the command line says what it does: tick (default), idle, nobutton,
- * poweroff, reboot, triple, crash. A number as second word is the delay in milliseconds
- * before poweroff, reboot, triple and crash act. README.md has the table.
+ * The first word of the command line says what it does: tick (default), idle, clinging,
+ * nobutton, poweroff, reboot, triple, crash. A number as second word is the delay in
+ * milliseconds before poweroff, reboot, triple and crash act. README.md has the table.
  *
- * Device registers are found by scanning the DSDT for the OpRegions GDST (bit 2 PCI, bit 3
- * power button) and PCST (PCI hot-plug).
+ * Device registers are found by scanning the DSDT for the OpRegions GDST (bit 0 CPU, bit 2
+ * PCI, bit 3 power button), PCST (PCI hot-plug) and PRST (CPU hot-plug).
  */
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -33,14 +34,15 @@ typedef unsigned long u64;
 
 extern u64 pml4[512];
 extern u64 pdpt_low[512];
-extern u64 pdpt_high[512];
-extern u64 page_directory_high[512];
 extern void sleep_until_timer(void);
 extern void timer_interrupt(void);
 extern void die_by_triple_fault(void);
 extern void die_by_emulation_failure(u64 device_address);
 
 static u64 page_directory_by_gib[4][512] __attribute__((aligned(4096)));
+/* Tables for device registers above 4 GiB: at most two for each of the few regions that are mapped. */
+static u64 device_tables[16][512] __attribute__((aligned(4096)));
+static u32 device_tables_used;
 
 static inline void outb(u16 port, u8 value) { __asm__ volatile("outb %0,%1" ::"a"(value), "Nd"(port)); }
 static inline void outl(u16 port, u32 value) { __asm__ volatile("outl %0,%1" ::"a"(value), "Nd"(port)); }
@@ -111,11 +113,16 @@ static int has_signature(const u8 *p, const char *s) {
   return p[0] == s[0] && p[1] == s[1] && p[2] == s[2] && p[3] == s[3];
 }
 
-/* Maps the 2 MiB page of a device register above 512 GiB; all of them share one GiB here. */
+static u64 *table_at(u64 *entry) {
+  if (!(*entry & 1)) *entry = (u64)device_tables[device_tables_used++ & 15] | 3;
+  return (u64 *)(*entry & ~0xffful);
+}
+
+/* Maps the 2 MiB page of a device register above 4 GiB. */
 static void map_high(u64 address) {
-  pml4[(address >> 39) & 511] = (u64)pdpt_high | 3;
-  pdpt_high[(address >> 30) & 511] = (u64)page_directory_high | 3;
-  page_directory_high[(address >> 21) & 511] = (address & ~0x1ffffful) | 0x93;
+  u64 *pdpt = table_at(&pml4[(address >> 39) & 511]);
+  u64 *directory = table_at(&pdpt[(address >> 30) & 511]);
+  directory[(address >> 21) & 511] = (address & ~0x1ffffful) | 0x93;
 }
 
 /* Maps the 2 MiB page of a device register between 1 and 4 GiB. */
@@ -327,10 +334,153 @@ static int blk_transfer(u32 type, u64 sector) {
   return *(volatile u8 *)&request_status;
 }
 
+/* ---- memory that comes and goes: virtio-mem ---- */
+
+#define VIRTIO_MEM_PCI_ID 0x10581af4
+#define MEM_BLOCK_BYTES 0x200000ul
+#define MEM_REQUEST_PLUG 0
+#define MEM_REQUEST_UNPLUG 1
+
+static struct {
+  u64 address;
+  u32 length;
+  u16 flags;
+  u16 next;
+} mem_descriptors[QUEUE_SIZE] __attribute__((aligned(4096)));
+static volatile struct {
+  u16 flags;
+  u16 index;
+  u16 ring[QUEUE_SIZE];
+  u16 event;
+} mem_available __attribute__((aligned(4096)));
+static volatile struct {
+  u16 flags;
+  u16 index;
+  struct {
+    u32 id;
+    u32 length;
+  } ring[QUEUE_SIZE];
+  u16 event;
+} mem_used __attribute__((aligned(4096)));
+static struct {
+  u16 type;
+  u16 padding[3];
+  u64 address;
+  u16 blocks;
+  u16 padding_after[3];
+} mem_request;
+static volatile struct {
+  u16 type;
+  u16 padding[3];
+  u16 state;
+} mem_response;
+static volatile u8 *mem_config;
+static volatile u16 *mem_notify;
+
+/* block_size, node_id, addr, region_size, usable_region_size, plugged_size, requested_size */
+static u64 mem_config64(u32 offset) {
+  return *(volatile u32 *)(mem_config + offset) | (u64) * (volatile u32 *)(mem_config + offset + 4) << 32;
+}
+
+static void mem_init(void) {
+  u32 slot = 0;
+  for (u32 s = 1; s < 32 && !slot; s++) {
+    if (pci_read(s, 0) == VIRTIO_MEM_PCI_ID) slot = s;
+  }
+  if (!slot) return;
+  u32 low = pci_read(slot, 0x10);
+  u64 bar = low & ~15u;
+  if ((low & 6) == 4) bar |= (u64)pci_read(slot, 0x14) << 32;
+  if (bar >> 32) map_high(bar);
+  else map_low(bar);
+  pci_write(slot, 4, pci_read(slot, 4) | 6);
+  volatile u8 *common = 0;
+  volatile u8 *notify = 0;
+  u32 notify_multiplier = 0;
+  for (u32 p = pci_read(slot, 0x34) & 0xfc; p;) {
+    u32 header = pci_read(slot, p);
+    if ((header & 255) == 9) {
+      volatile u8 *at = (volatile u8 *)(bar + pci_read(slot, p + 8));
+      if (header >> 24 == 1) common = at;
+      if (header >> 24 == 2) {
+        notify = at;
+        notify_multiplier = pci_read(slot, p + 16);
+      }
+      if (header >> 24 == 4) mem_config = at;
+    }
+    p = (header >> 8) & 0xfc;
+  }
+  if (!common || !notify || !mem_config) {
+    mem_config = 0;
+    return;
+  }
+  volatile u8 *status = common + 20;
+  *status = 0;
+  *status = 1;
+  *status = 3;
+  *(volatile u32 *)(common + 8) = 1;  /* feature word 1 */
+  *(volatile u32 *)(common + 12) = 1; /* VIRTIO_F_VERSION_1 */
+  *status = 11;
+  *(volatile u16 *)(common + 22) = 0; /* queue 0 */
+  *(volatile u16 *)(common + 24) = QUEUE_SIZE;
+  *(volatile u32 *)(common + 32) = (u32)(u64)mem_descriptors;
+  *(volatile u32 *)(common + 36) = 0;
+  *(volatile u32 *)(common + 40) = (u32)(u64)&mem_available;
+  *(volatile u32 *)(common + 44) = 0;
+  *(volatile u32 *)(common + 48) = (u32)(u64)&mem_used;
+  *(volatile u32 *)(common + 52) = 0;
+  mem_notify = (volatile u16 *)(notify + *(volatile u16 *)(common + 30) * notify_multiplier);
+  *(volatile u16 *)(common + 28) = 1;
+  *status = 15;
+  put_line("NKUDO-MEM ready");
+}
+
+/* Takes or gives back what is asked for, in one request; says how much it has then. */
+static void answer_memory(void) {
+  if (!mem_config) return;
+  u64 plugged = mem_config64(40);
+  u64 requested = mem_config64(48);
+  if (plugged == requested) return;
+  int grows = requested > plugged;
+  mem_request.type = grows ? MEM_REQUEST_PLUG : MEM_REQUEST_UNPLUG;
+  mem_request.address = mem_config64(16) + (grows ? plugged : requested);
+  mem_request.blocks = (u16)((grows ? requested - plugged : plugged - requested) / MEM_BLOCK_BYTES);
+  mem_descriptors[0].address = (u64)&mem_request;
+  mem_descriptors[0].length = sizeof(mem_request);
+  mem_descriptors[0].flags = DESCRIPTOR_NEXT;
+  mem_descriptors[0].next = 1;
+  mem_descriptors[1].address = (u64)&mem_response;
+  mem_descriptors[1].length = sizeof(mem_response);
+  mem_descriptors[1].flags = DESCRIPTOR_WRITE;
+  u16 seen = mem_used.index;
+  mem_available.flags = 1; /* no interrupts */
+  mem_available.ring[mem_available.index & (QUEUE_SIZE - 1)] = 0;
+  __asm__ volatile("" ::: "memory");
+  mem_available.index++;
+  __asm__ volatile("" ::: "memory");
+  *mem_notify = 0;
+  u32 deadline = elapsed_ms() + 1000;
+  while (mem_used.index == seen) {
+    if (elapsed_ms() > deadline) {
+      mem_config = 0;
+      put_line("NKUDO-MEM silent");
+      return;
+    }
+  }
+  if (mem_response.type) {
+    mem_config = 0;
+    put_line("NKUDO-MEM refused");
+    return;
+  }
+  put_number_line("NKUDO-MEM MiB ", (u32)(requested >> 20));
+}
+
 /* ---- ACPI ---- */
 
 static volatile u8 *ged_register;
 static volatile u32 *pci_hotplug_registers;
+static volatile u8 *cpu_hotplug_registers; /* selection at 0, status at 4 */
+static u32 cpu_places;
 
 /* Address of the named SystemMemory OpRegion in a DSDT, or 0. */
 static u64 find_region(const u8 *dsdt, u32 length, const char *name) {
@@ -350,13 +500,19 @@ static void find_acpi_registers(const u8 *rsdp) {
   u32 count = (read32(xsdt + 4) - 36) / 8;
   for (u32 i = 0; i < count; i++) {
     const u8 *table = (const u8 *)read64(xsdt + 36 + 8 * i);
+    if (has_signature(table, "APIC")) {
+      for (u32 p = 44; p + 2 <= read32(table + 4) && table[p + 1]; p += table[p + 1]) cpu_places += table[p] == 0 || table[p] == 9;
+    }
     if (!has_signature(table, "FACP")) continue;
     const u8 *dsdt = (const u8 *)read64(table + 140);
     u32 length = read32(dsdt + 4);
     u64 ged = find_region(dsdt, length, "GDST");
     u64 pci = find_region(dsdt, length, "PCST");
+    u64 cpu = find_region(dsdt, length, "PRST");
     if (ged) map_high(ged);
     if (pci) map_high(pci);
+    if (cpu) map_high(cpu);
+    cpu_hotplug_registers = (volatile u8 *)cpu;
     ged_register = (volatile u8 *)ged;
     pci_hotplug_registers = (volatile u32 *)pci;
   }
@@ -375,10 +531,45 @@ static void eject_removed_pci_devices(void) {
   }
 }
 
+static void greet_inserted_pci_devices(void) {
+  if (!pci_hotplug_registers) return;
+  pci_hotplug_registers[3] = 0; /* segment 0 */
+  u32 inserted = pci_hotplug_registers[0]; /* reading clears it */
+  for (int slot = 0; slot < 32; slot++) {
+    if (inserted >> slot & 1) put_number_line("NKUDO-PLUG slot ", slot);
+  }
+}
+
+#define CPU_INSERTING 2
+#define CPU_REMOVING 4
+#define CPU_EJECT 8
+
+/* The new CPU is never started: that it is there is all that this guest says of it. */
+static void answer_cpus(int clings) {
+  if (!cpu_hotplug_registers) return;
+  for (u32 cpu = 0; cpu < cpu_places; cpu++) {
+    *(volatile u32 *)cpu_hotplug_registers = cpu;
+    u8 status = cpu_hotplug_registers[4];
+    if (status & CPU_INSERTING) {
+      cpu_hotplug_registers[4] = CPU_INSERTING;
+      put_number_line("NKUDO-CPU plugged ", cpu);
+    }
+    if (status & CPU_REMOVING && !clings) {
+      cpu_hotplug_registers[4] = CPU_REMOVING | CPU_EJECT;
+      put_number_line("NKUDO-CPU ejected ", cpu);
+    }
+  }
+}
+
+static int is_clinging;
+
 static void answer_acpi_events(int ignore_button) {
+  if (!is_clinging) answer_memory();
   if (!ged_register) return;
   u8 events = *ged_register; /* reading clears it */
-  if (events & 4) eject_removed_pci_devices();
+  if (events & 1) answer_cpus(is_clinging);
+  if (events & 4) greet_inserted_pci_devices();
+  if (events & 4 && !is_clinging) eject_removed_pci_devices();
   if (!(events & 8)) return;
   put_line("NKUDO-POWER-BUTTON");
   if (!ignore_button) power_off();
@@ -453,6 +644,8 @@ void guest_main(u64 start_info) {
   put_line(ged_register ? "NKUDO-ACPI ready" : "NKUDO-ACPI missing");
   start_timer();
   start_clock();
+  is_clinging = first_word_is(line, "clinging");
+  if (!is_clinging) mem_init();
 
   if (acts_by_itself(line)) {
     u32 delay = second_word_as_number(line, DEFAULT_ACTION_DELAY_MS);
@@ -462,7 +655,7 @@ void guest_main(u64 start_info) {
     }
     act(line);
   }
-  if (first_word_is(line, "idle")) {
+  if (first_word_is(line, "idle") || is_clinging) {
     put_line("NKUDO-IDLE");
     for (;;) {
       sleep_until_timer();

@@ -21,6 +21,7 @@ import type {
   VmmCounters,
   VmmEvent,
   VmmExit,
+  VmMachine,
   VmmInfo,
   VmmObservation,
   VmSpec,
@@ -33,6 +34,8 @@ import { decideExitReason, readLogVerdict, splitStatus } from './exit-reason.ts'
 import { findByDirectory, identify, isAlive, readBootId } from './process-table.ts';
 import { handOver } from './hand-over.ts';
 import { claimHeldStatus, completeProcessRecord, isClaimHeld, readExitRecord, readProcessRecord, startReaper, startReaperUnit } from './reaper.ts';
+import { findHugepageProblem } from './hugepages.ts';
+import { createMachineCalls, readMachine } from './machine.ts';
 import { bootRefusalError, findFileProblem, refusalError } from './refusal.ts';
 import { absolutePath, deriveVmConfig, type LandlockRule } from './vm-config.ts';
 import { runFolder, vmFile, vmFileName, vmFiles } from './vm-files.ts';
@@ -49,9 +52,11 @@ export interface HypervisorDeadlines {
   readonly bootMs: number;
   /** From vmm.shutdown or SIGKILL to the process being gone. */
   readonly exitMs: number;
+  /** From asking a guest for a processor, memory or a device until it has answered by its acts. */
+  readonly guestMs: number;
 }
 
-export const defaultDeadlines: HypervisorDeadlines = { spawnMs: 10_000, observeMs: 2_000, callMs: 10_000, bootMs: 60_000, exitMs: 20_000 };
+export const defaultDeadlines: HypervisorDeadlines = { spawnMs: 10_000, observeMs: 2_000, callMs: 10_000, bootMs: 60_000, exitMs: 20_000, guestMs: 10_000 };
 
 export interface CloudHypervisorOptions {
   /** Path or name of the `cloud-hypervisor` executable. */
@@ -63,6 +68,8 @@ export interface CloudHypervisorOptions {
   readonly memoryBytesMax?: number;
   /** `try`: VMMs confine themselves to their files with Landlock wherever the kernel lets them; default: they don't. */
   readonly landlock?: 'try' | 'off';
+  /** Where the kernel says how many huge pages are free; default: its own place. */
+  readonly hugepagesDirectory?: string;
 }
 
 /** Of a spawn that nobody asked to confine. */
@@ -101,19 +108,20 @@ export function createCloudHypervisor(options: CloudHypervisorOptions): Hypervis
       case 'starting':
         return presence;
       case 'live':
-        return { kind: 'live', process: presence.process, api: await readApiState(vmDirectory, signal) };
+        return { kind: 'live', process: presence.process, ...(await readApi(vmDirectory, presence.process, signal)) };
       case 'gone':
         return { kind: 'exited', exit: await describeExit(vmDirectory, presence.process, signal) };
     }
   }
 
-  async function readApiState(vmDirectory: string, signal: AbortSignal): Promise<VmmApiState> {
+  async function readApi(vmDirectory: string, process: ProcessIdentity, signal: AbortSignal): Promise<{ readonly api: VmmApiState; readonly machine?: VmMachine }> {
     try {
       const answer = await apiGet('/vm.info', callOptions(vmDirectory, signal, deadlines.observeMs));
-      if (!answer.ok) return answer.refusal.status === 404 ? 'none' : 'unreachable';
-      return apiStateOf(answer.body.state) ?? 'unreachable';
+      if (!answer.ok) return { api: answer.refusal.status === 404 ? 'none' : 'unreachable' };
+      const api = apiStateOf(answer.body.state) ?? 'unreachable';
+      return api === 'running' || api === 'paused' ? { api, machine: await readMachine(answer.body, { pid: process.pid, vmDirectory }) } : { api };
     } catch (error) {
-      if (isAppError(error)) return 'unreachable';
+      if (isAppError(error)) return { api: 'unreachable' };
       throw error;
     }
   }
@@ -208,10 +216,11 @@ export function createCloudHypervisor(options: CloudHypervisorOptions): Hypervis
   }
 
   async function create(vmDirectory: string, spec: VmSpec, signal: AbortSignal, { user = null }: { readonly user?: VmmUser | null } = {}): Promise<void> {
-    if (spec.memoryBytes > memoryBytesMax) {
-      throw new AppError('NOT_ENOUGH_MEMORY', `the microVM asks for ${spec.memoryBytes} bytes of memory, the host allows ${memoryBytesMax}`);
+    const mostBytes = spec.memoryMaxBytes ?? spec.memoryBytes;
+    if (mostBytes > memoryBytesMax) {
+      throw new AppError('NOT_ENOUGH_MEMORY', `the microVM asks for ${mostBytes} bytes of memory, the host allows ${memoryBytesMax}`);
     }
-    const problem = await findFileProblem(spec);
+    const problem = (await findHugepageProblem(spec, options.hugepagesDirectory)) ?? (await findFileProblem(spec));
     if (problem !== null) throw problem;
     const info = await readInfo(vmDirectory, signal);
     if (info !== null && info.state !== 'created') throw new AppError('HYPERVISOR_FAILED', `a guest is ${info.state} already`);
@@ -282,6 +291,12 @@ export function createCloudHypervisor(options: CloudHypervisorOptions): Hypervis
     bodyOf('vm.delete', await apiPut('/vm.delete', undefined, callOptions(vmDirectory, signal)));
   }
 
+  async function pidOf(vmDirectory: string, signal: AbortSignal): Promise<number> {
+    const presence = await lookAt(vmDirectory, signal);
+    if (presence.kind !== 'live') throw new AppError('HYPERVISOR_FAILED', 'the VMM has ended');
+    return presence.process.pid;
+  }
+
   async function kill(vmDirectory: string, signal: AbortSignal): Promise<void> {
     const presence = await lookAt(vmDirectory, signal);
     if (presence.kind !== 'live') return;
@@ -347,6 +362,7 @@ export function createCloudHypervisor(options: CloudHypervisorOptions): Hypervis
     info: readInfo,
     // Counters are integers by the description; unused latencies are u64 max and lose their last digits, which nobody needs.
     counters: async (vmDirectory, signal) => bodyOf('vm.counters', await apiGet('/vm.counters', callOptions(vmDirectory, signal))) as VmmCounters,
+    ...createMachineCalls({ callOptions, guestMs: deadlines.guestMs, memoryBytesMax, pidOf }),
     shutdownVmm,
     kill,
     waitForExit,
@@ -361,6 +377,8 @@ interface SpawnOptions {
 
 /** What a VMM may open besides the files of its own configuration: what it writes, and what is plugged in later. */
 function landlockRules(vmDirectory: string): readonly LandlockRule[] {
+  // A disk may be plugged in later.
+  mkdirSync(join(vmDirectory, disksFolder), { recursive: true, mode: 0o700 });
   const inside = [runFolder, disksFolder].filter((folder) => existsSync(join(vmDirectory, folder)));
   const written = [...inside, ...(existsSync(tunDevice) ? [tunDevice] : [])].map((path) => ({ path, access: 'rw' as const }));
   return [...written, ...(existsSync(tapFolder) ? [{ path: tapFolder, access: 'r' as const }] : [])];

@@ -5,7 +5,7 @@
  */
 import { open } from 'node:fs/promises';
 import { AppError, type ErrorCode } from '#api/model/error-codes.ts';
-import type { VmSpec } from '../../ports/hypervisor.ts';
+import type { VmDisk, VmSpec } from '../../ports/hypervisor.ts';
 import type { Refusal } from './api-client.ts';
 import { isErrno } from './errno.ts';
 
@@ -46,9 +46,14 @@ export async function findFileProblem(spec: VmSpec): Promise<AppError | null> {
     if (initramfs !== undefined && (await readHead(initramfs)) === null) return fileError('INITRAMFS_NOT_FOUND', initramfs, 'no such file');
   }
   for (const disk of spec.disks) {
-    if ((await readHead(disk.path)) === null) return fileError('DISK_NOT_FOUND', disk.path, `disk ${disk.name}: no such file`);
+    const problem = await findDiskProblem(disk);
+    if (problem !== null) return problem;
   }
   return null;
+}
+
+export async function findDiskProblem({ name, path }: Pick<VmDisk, 'name' | 'path'>): Promise<AppError | null> {
+  return (await readHead(path)) === null ? fileError('DISK_NOT_FOUND', path, `disk ${name}: no such file`) : null;
 }
 
 function fileError(code: ErrorCode, path: string, words: string, cause?: unknown): AppError {

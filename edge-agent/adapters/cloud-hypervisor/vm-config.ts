@@ -3,7 +3,8 @@
  * files and of the host's memory to the caller; the VMM checks the rest at boot only.
  */
 import { isAbsolute, join } from 'node:path';
-import type { VmDisk, VmSpec } from '../../ports/hypervisor.ts';
+import type { RateLimit } from '#api/model/microvm.ts';
+import type { VmDisk, VmNetwork, VmSpec } from '../../ports/hypervisor.ts';
 import type { components } from './gen/api.ts';
 
 export type VmConfig = components['schemas']['VmConfig'];
@@ -27,10 +28,10 @@ export function deriveVmConfig(spec: VmSpec, { vmDirectory, serialLog, landlock 
   const inside = (path: string): string => relativePath(vmDirectory, path);
   return {
     cpus: { boot_vcpus: spec.cpuCount, max_vcpus: spec.cpuMax },
-    memory: { size: spec.memoryBytes },
+    memory: deriveMemory(spec),
     payload: derivePayload(spec, inside),
     ...(spec.disks.length === 0 ? {} : { disks: spec.disks.map((disk) => deriveDisk({ ...disk, path: inside(disk.path) })) }),
-    ...(spec.networks === undefined || spec.networks.length === 0 ? {} : { net: spec.networks.map(({ name, tap, mac }) => ({ id: `net-${name}`, tap, mac })) }),
+    ...(spec.networks === undefined || spec.networks.length === 0 ? {} : { net: spec.networks.map(deriveNet) }),
     serial: spec.serialLog ? { mode: 'File', file: serialLog } : { mode: 'Null' },
     console: { mode: 'Off' },
     // The guest's panic becomes an event of its own, the only witness that tells it from a power-off.
@@ -49,13 +50,52 @@ export function absolutePath(vmDirectory: string, path: string): string {
   return isAbsolute(path) ? path : join(vmDirectory, path);
 }
 
-function deriveDisk({ name, path, readOnly, format }: VmDisk): NonNullable<VmConfig['disks']>[number] {
-  return { id: diskId(name), path, readonly: readOnly, ...(format === undefined ? {} : { image_type: format === 'raw' ? ('Raw' as const) : ('Qcow2' as const) }) };
+/** virtio-mem: memory comes and goes, and the VMM says how much of it the guest has taken. With ACPI it only comes, unseen. */
+function deriveMemory({ memoryBytes, memoryMaxBytes, memoryShared, hugepageBytes }: VmSpec): components['schemas']['MemoryConfig'] {
+  return {
+    size: memoryBytes,
+    ...(memoryMaxBytes === undefined ? {} : { hotplug_method: 'VirtioMem', hotplug_size: memoryMaxBytes - memoryBytes }),
+    ...(memoryShared === true ? { shared: true } : {}),
+    ...(hugepageBytes === undefined ? {} : { hugepages: true, hugepage_size: hugepageBytes }),
+  };
 }
+
+export function deriveDisk({ name, path, readOnly, format, rateLimit }: VmDisk): components['schemas']['DiskConfig'] {
+  return {
+    id: diskId(name),
+    path,
+    readonly: readOnly,
+    ...(format === undefined ? {} : { image_type: format === 'raw' ? ('Raw' as const) : ('Qcow2' as const) }),
+    ...(rateLimit === undefined ? {} : { rate_limiter_config: deriveRateLimit(rateLimit) }),
+  };
+}
+
+/** A bucket holds what flows in one second, so that is the longest burst. */
+function deriveRateLimit({ bytesPerSecond, opsPerSecond }: RateLimit): components['schemas']['RateLimiterConfig'] {
+  const bucket = (size: number) => ({ size, refill_time: 1_000 });
+  return { ...(bytesPerSecond === undefined ? {} : { bandwidth: bucket(bytesPerSecond) }), ...(opsPerSecond === undefined ? {} : { ops: bucket(opsPerSecond) }) };
+}
+
+export function deriveNet({ name, tap, mac }: VmNetwork): components['schemas']['NetConfig'] {
+  return { id: networkId(name), tap, mac };
+}
+
+const diskPrefix = 'disk-';
+const networkPrefix = 'net-';
 
 /** Device id of a disk. The VMM keeps ids that begin with two underscores for itself. */
 export function diskId(name: string): string {
-  return `disk-${name}`;
+  return `${diskPrefix}${name}`;
+}
+
+export function networkId(name: string): string {
+  return `${networkPrefix}${name}`;
+}
+
+/** The disk or card of a device id; null for a device that no spec named. */
+export function deviceOf(id: string): { readonly kind: 'disk' | 'network'; readonly name: string } | null {
+  if (id.startsWith(diskPrefix)) return { kind: 'disk', name: id.slice(diskPrefix.length) };
+  return id.startsWith(networkPrefix) ? { kind: 'network', name: id.slice(networkPrefix.length) } : null;
 }
 
 function derivePayload({ boot }: VmSpec, inside: (path: string) => string): VmConfig['payload'] {

@@ -45,12 +45,13 @@ export function createGuestDisks({ stateDirectory, directories, cache, path: pro
   const folderOf = (id: MicroVMId): string => join(directories.path(id), 'disks');
 
   async function ensure(vm: Parameters<GuestDisks['ensure']>[0], onNews: () => void, signal: AbortSignal): Promise<EnsuredDisks> {
-    const { microvmId, desired, incarnation } = vm;
-    const disks = desired.disks.filter(isManaged);
+    const { microvmId, desired, incarnation, only } = vm;
+    const all = desired.disks.filter(isManaged);
+    const disks = only === undefined ? all : all.filter(({ name }) => only.has(name));
     const making: Making = { folder: folderOf(microvmId), incarnation, signal };
     ensureDirectory(making.folder);
-    await savePolicies(making.folder, disks);
-    await removeStale(making, disks);
+    await savePolicies(making.folder, all);
+    await removeStale(making, all);
     const sources = new Map<string, Source>();
     for (const disk of disks) {
       const image = imageOf(disk);

@@ -234,6 +234,14 @@ export class SimHost {
       case 'pauseVm':
         this.#set(id, 'paused');
         return attempt;
+      case 'resizeCpus':
+      case 'resizeMemory':
+      case 'plugDisk':
+      case 'unplugDisk':
+      case 'growDisk':
+      case 'plugNetwork':
+      case 'unplugNetwork':
+        throw new Error('the microVMs of this model keep their machine');
       case 'pressPowerButton':
         // A guest takes its time, or does not react at all.
         if (this.options.random() < 0.7) this.#guestEnds(id, vmm.kind === 'live' ? vmm.process.pid : 0);

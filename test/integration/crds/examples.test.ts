@@ -13,7 +13,7 @@ const directory = fileURLToPath(new URL('../../../examples/', import.meta.url));
 const files = readdirSync(directory).filter((file) => file.endsWith('.yaml'));
 
 /** Examples of one subject beside those of each kind. */
-const topics = ['site-mesh.yaml', 'site-images.yaml', 'microvm-networks.yaml', 'microvm-disks.yaml', 'microvm-cloud-init.yaml', 'microvm-cloud-init-secret.yaml'];
+const topics = ['site-mesh.yaml', 'site-images.yaml', 'microvm-networks.yaml', 'microvm-disks.yaml', 'microvm-sizes.yaml', 'microvm-cloud-init.yaml', 'microvm-cloud-init-secret.yaml'];
 
 /** Fields that work and that the full example can't show, with the reason. */
 const leftOut: Readonly<Record<string, string>> = {

@@ -90,10 +90,11 @@ function durationRule(field: FieldOfRules, limits: { shortest: string; longest: 
 
 function quantityRules(
   field: FieldOfRules,
-  limits: { smallest: string; largest: string; tooSmall?: string; tooLarge: string; isPaged?: boolean; alsoBelow?: string },
+  limits: { smallest: string; largest: string; tooSmall?: string; tooLarge: string; isPaged?: boolean; alsoBelow?: string; isInBlocks?: boolean; alsoUnpaged?: string },
 ): RuleCase[] {
   const { kind, variant, label, place } = field;
-  const accepted = samples(place, [limits.smallest, limits.largest, 1_073_741_824, '1073741824', '1024Mi', '1.5Gi', '1.125Gi', '0.0625Ti', '4096e6']);
+  const inBlocks = [limits.smallest, limits.largest, 1_073_741_824, '1073741824', '1024Mi', '1.5Gi', '1.125Gi', '0.0625Ti'];
+  const accepted = samples(place, limits.isInBlocks === true ? inBlocks : [...inBlocks, '4096e6']);
   const above = samples(place, [limits.tooLarge, '1000000000000Gi', '1073741824.5']);
   const below = samples(place, ['-1Gi', '1500m', '0.1', ...(limits.tooSmall === undefined ? [] : [limits.tooSmall])]);
   const also = limits.alsoBelow === undefined ? [] : [limits.alsoBelow];
@@ -114,7 +115,7 @@ function quantityRules(
       variant,
       rule: `write ${label} as a multiple of the 4Ki page`,
       accepted,
-      refused: samples(place, [1_073_741_825, '1000000001']),
+      refused: samples(place, [1_073_741_825, '1000000001']).map((sample) => ({ ...sample, also: limits.alsoUnpaged === undefined ? [] : [limits.alsoUnpaged] })),
     });
   }
   return rules;
@@ -486,19 +487,13 @@ const sshKey = (key: string): Spec => microvmSpec({ cloudInit: { sshAuthorizedKe
 const microvmCases: RuleCase[] = [
   nameRule('MicroVM'),
   // Reserved fields
-  reserved('MicroVM', 'cpu.max', microvmSpec({ cpu: { count: 1, max: 2 } })),
-  reserved('MicroVM', 'memory.max', microvmSpec({ memory: { size: '512Mi', max: '1Gi' } })),
-  reserved('MicroVM', 'memory.shared', microvmSpec({ memory: { size: '512Mi', shared: false } })),
-  reserved('MicroVM', 'memory.hugepages', microvmSpec({ memory: { size: '512Mi', hugepages: '2Mi' } })),
   reserved('MicroVM', 'networks[].mesh.groups', network({ mesh: { groups: ['staff'] } }), { accepted: network({ mesh: {} }) }),
   reserved('MicroVM', 'vsock', microvmSpec({ vsock: {} })),
   reserved('MicroVM', 'probes', microvmSpec({ probes: {} })),
   reserved('MicroVM', 'console.serial other than Log', microvmSpec({ console: { serial: 'Off' } }), {
     accepted: microvmSpec({ console: { serial: 'Log' } }),
   }),
-  reserved('MicroVM', 'disks[].bootIndex', pathDisk({ bootIndex: 0 }), { accepted: pathDisk({}) }),
   reserved('MicroVM', 'disks[].snapshot', disk({ snapshot: { name: 'monday' } })),
-  reserved('MicroVM', 'disks[].rateLimit', pathDisk({ rateLimit: { iops: 100 } })),
   ...disconnectRules('MicroVM', microvmSpec),
   {
     kind: 'MicroVM',
@@ -542,22 +537,59 @@ const microvmCases: RuleCase[] = [
     { smallest: '8Mi', largest: '4Ti', tooSmall: '7Mi', tooLarge: '5Ti', isPaged: true },
   ),
   ...quantityRules(
-    { kind: 'MicroVM', variant: 'unlocked', label: 'memory.max', place: (max) => microvmSpec({ memory: { size: '8Mi', max } }) },
-    { smallest: '8Mi', largest: '4Ti', tooLarge: '5Ti', isPaged: true, alsoBelow: 'write memory.max no smaller than memory.size' },
+    { kind: 'MicroVM', variant: 'shipped', label: 'memory.max', place: (max) => microvmSpec({ memory: { size: '128Mi', max } }) },
+    { smallest: '128Mi', largest: '4Ti', tooLarge: '5Ti', isPaged: true, alsoBelow: 'write memory.max no smaller than memory.size', isInBlocks: true, alsoUnpaged: 'write memory.max as memory.size and a multiple of 128Mi above it' },
   ),
   {
     kind: 'MicroVM',
-    variant: 'unlocked',
+    variant: 'shipped',
     rule: 'write memory.max no smaller than memory.size',
     accepted: [{ title: 'equal', spec: microvmSpec({ memory: { size: '1Gi', max: 1_073_741_824 } }) }],
     refused: [{ title: 'smaller', spec: microvmSpec({ memory: { size: '1Gi', max: '512Mi' } }) }],
   },
   {
     kind: 'MicroVM',
-    variant: 'unlocked',
+    variant: 'shipped',
+    rule: 'write memory.max as memory.size and a multiple of 128Mi above it',
+    accepted: [
+      { title: 'one block more', spec: microvmSpec({ memory: { size: '64Mi', max: '192Mi' } }) },
+      { title: 'shared', spec: microvmSpec({ memory: { size: '512Mi', shared: true } }) },
+    ],
+    refused: [{ title: 'half a block', spec: microvmSpec({ memory: { size: '512Mi', max: '576Mi' } }) }],
+  },
+  {
+    kind: 'MicroVM',
+    variant: 'shipped',
+    rule: 'write memory.size as a multiple of memory.hugepages',
+    accepted: [
+      { title: '2Mi', spec: microvmSpec({ memory: { size: '66Mi', hugepages: '2Mi' } }) },
+      { title: '1Gi', spec: microvmSpec({ memory: { size: '3Gi', hugepages: '1Gi' } }) },
+    ],
+    refused: [
+      { title: '2Mi', spec: microvmSpec({ memory: { size: '65Mi', hugepages: '2Mi' } }) },
+      { title: '1Gi', spec: microvmSpec({ memory: { size: '1536Mi', hugepages: '1Gi' } }) },
+    ],
+  },
+  {
+    kind: 'MicroVM',
+    variant: 'shipped',
+    rule: 'write memory.max as a multiple of memory.hugepages',
+    accepted: [{ title: '1Gi', spec: microvmSpec({ memory: { size: '1Gi', max: '3Gi', hugepages: '1Gi' } }) }],
+    refused: [{ title: '1Gi', spec: microvmSpec({ memory: { size: '1Gi', max: '1536Mi', hugepages: '1Gi' } }) }],
+  },
+  {
+    kind: 'MicroVM',
+    variant: 'shipped',
     rule: 'write cpu.max no smaller than cpu.count',
     accepted: [{ title: 'equal', spec: microvmSpec({ cpu: { count: 2, max: 2 } }) }],
     refused: [{ title: 'smaller', spec: microvmSpec({ cpu: { count: 2, max: 1 } }) }],
+  },
+  {
+    kind: 'MicroVM',
+    variant: 'shipped',
+    rule: 'remove disks[].bootIndex',
+    accepted: [{ title: 'with firmware', spec: { ...pathDisk({ bootIndex: 0 }), boot: { firmware: { path: '/fw' } } } }],
+    refused: [{ title: 'with a kernel', spec: pathDisk({ bootIndex: 0 }) }],
   },
   {
     kind: 'MicroVM',
@@ -797,7 +829,7 @@ const microvmCases: RuleCase[] = [
   ...quantityRules(
     {
       kind: 'MicroVM',
-      variant: 'unlocked',
+      variant: 'shipped',
       label: 'disks[].rateLimit.bandwidth',
       place: (bandwidth) => pathDisk({ rateLimit: { bandwidth } }),
     },

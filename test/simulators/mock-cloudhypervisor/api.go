@@ -204,6 +204,9 @@ func (v *VMM) handle(asked *request) *response {
 		return injected
 	}
 	if failed != nil {
+		if failed.isBare {
+			return errorResponse(failed.status, failed.causes...)
+		}
 		if failed.isPanic {
 			answer := errorResponse(failed.status, append([]string{"Error from API", "API response receive error"}, failed.causes...)...)
 			answer.afterwards = func() { os.Exit(1) }

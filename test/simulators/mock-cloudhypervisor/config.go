@@ -78,22 +78,33 @@ type Payload struct {
 }
 
 type Disk struct {
-	ID              *string         `json:"id,omitempty"`
-	PCISegment      uint16          `json:"pci_segment"`
-	Path            *string         `json:"path,omitempty"`
-	ReadOnly        bool            `json:"readonly"`
-	Direct          bool            `json:"direct"`
-	NumQueues       uint32          `json:"num_queues"`
-	QueueSize       uint16          `json:"queue_size"`
-	VhostUser       bool            `json:"vhost_user"`
-	RateLimiter     json.RawMessage `json:"rate_limiter_config,omitempty"`
-	DisableIoUring  bool            `json:"disable_io_uring"`
-	DisableAio      bool            `json:"disable_aio"`
-	Serial          *string         `json:"serial,omitempty"`
-	BackingFiles    bool            `json:"backing_files"`
-	Sparse          bool            `json:"sparse"`
-	ImageType       string          `json:"image_type"`
-	LockGranularity string          `json:"lock_granularity"`
+	ID              *string      `json:"id,omitempty"`
+	PCISegment      uint16       `json:"pci_segment"`
+	Path            *string      `json:"path,omitempty"`
+	ReadOnly        bool         `json:"readonly"`
+	Direct          bool         `json:"direct"`
+	NumQueues       uint32       `json:"num_queues"`
+	QueueSize       uint16       `json:"queue_size"`
+	VhostUser       bool         `json:"vhost_user"`
+	RateLimiter     *RateLimiter `json:"rate_limiter_config,omitempty"`
+	DisableIoUring  bool         `json:"disable_io_uring"`
+	DisableAio      bool         `json:"disable_aio"`
+	Serial          *string      `json:"serial,omitempty"`
+	BackingFiles    bool         `json:"backing_files"`
+	Sparse          bool         `json:"sparse"`
+	ImageType       string       `json:"image_type"`
+	LockGranularity string       `json:"lock_granularity"`
+}
+
+type RateLimiter struct {
+	Bandwidth *TokenBucket `json:"bandwidth"`
+	Ops       *TokenBucket `json:"ops"`
+}
+
+type TokenBucket struct {
+	Size         uint64  `json:"size"`
+	OneTimeBurst *uint64 `json:"one_time_burst"`
+	RefillTime   uint64  `json:"refill_time"`
 }
 
 type Net struct {
@@ -191,9 +202,14 @@ func structSchema(name string, required string, fields map[string]*schema) *sche
 	return &schema{kind: "struct", name: name, required: strings.Fields(required), fields: fields}
 }
 
+var (
+	bucketSchema      = structSchema("TokenBucketConfig", "size refill_time", map[string]*schema{"size": u64Schema, "one_time_burst": u64Schema, "refill_time": u64Schema})
+	rateLimiterSchema = structSchema("RateLimiterConfig", "", map[string]*schema{"bandwidth": bucketSchema, "ops": bucketSchema})
+)
+
 var diskSchema = structSchema("DiskConfig", "", map[string]*schema{
 	"id": stringSchema, "path": pathSchema, "readonly": booleanSchema, "direct": booleanSchema, "num_queues": u32Schema,
-	"queue_size": u16Schema, "vhost_user": booleanSchema, "pci_segment": u16Schema, "serial": stringSchema,
+	"queue_size": u16Schema, "vhost_user": booleanSchema, "pci_segment": u16Schema, "serial": stringSchema, "rate_limiter_config": rateLimiterSchema,
 })
 
 var netSchema = structSchema("NetConfig", "", map[string]*schema{

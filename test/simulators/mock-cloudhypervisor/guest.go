@@ -20,7 +20,14 @@ type Guest struct {
 	stop   chan struct{}
 	pause  chan bool
 	button chan struct{}
-	eject  chan int
+	asked  chan guestRequest
+}
+
+// guestRequest is something that the VMM asks of its guest.
+type guestRequest struct {
+	// kind: plug and eject a device in a slot, plugCPU and ejectCPU, memory (number in MiB).
+	kind   string
+	number int
 }
 
 const (
@@ -37,7 +44,7 @@ func newGuest(vmm *VMM, serial *Serial, config *VMConfig) *Guest {
 	}
 	guest := &Guest{
 		vmm: vmm, serial: serial, cmdline: cmdline, words: strings.Fields(cmdline),
-		stop: make(chan struct{}), pause: make(chan bool, 64), button: make(chan struct{}, 1), eject: make(chan int, 32),
+		stop: make(chan struct{}), pause: make(chan bool, 64), button: make(chan struct{}, 1), asked: make(chan guestRequest, 1024),
 	}
 	if len(config.Disks) > 0 && config.Disks[0].ID != nil {
 		guest.disk = *config.Disks[0].ID
@@ -73,6 +80,9 @@ func (g *Guest) run() {
 	g.say("NKUDO-GUEST-READY")
 	g.say("NKUDO-CMDLINE " + g.cmdline)
 	g.say("NKUDO-ACPI ready")
+	if g.word() != "clinging" {
+		g.vmm.findMemory(g)
+	}
 	g.vmm.faults.at("guest.ready", "after")
 	switch g.word() {
 	case "poweroff":
@@ -95,7 +105,7 @@ func (g *Guest) run() {
 			g.say("NKUDO-CRASH")
 			g.vmm.fromGuest(g, g.vmm.failVCPU)
 		}
-	case "idle":
+	case "idle", "clinging":
 		g.say("NKUDO-IDLE")
 		g.sleep(time.Duration(1<<62 - 1))
 	default:
@@ -142,9 +152,9 @@ func (g *Guest) sleep(duration time.Duration) bool {
 			}
 			deadline = time.Now().Add(left)
 			timer.Reset(left)
-		case slot := <-g.eject:
+		case wanted := <-g.asked:
 			time.Sleep(guestPollDelay)
-			g.vmm.ejectByGuest(g, slot)
+			g.answer(wanted)
 		case <-g.button:
 			time.Sleep(guestPollDelay)
 			g.say("NKUDO-POWER-BUTTON")
@@ -153,6 +163,37 @@ func (g *Guest) sleep(duration time.Duration) bool {
 				return false
 			}
 		}
+	}
+}
+
+// answer does what the VMM asked for; a clinging guest only greets what comes.
+func (g *Guest) answer(wanted guestRequest) {
+	clings := g.word() == "clinging"
+	switch wanted.kind {
+	case "plug":
+		g.say(fmt.Sprintf("NKUDO-PLUG slot %d", wanted.number))
+	case "plugCPU":
+		g.say(fmt.Sprintf("NKUDO-CPU plugged %d", wanted.number))
+	case "eject":
+		if !clings {
+			g.vmm.ejectByGuest(g, wanted.number)
+		}
+	case "ejectCPU":
+		if !clings {
+			g.vmm.ejectCPUByGuest(g, wanted.number)
+		}
+	case "memory":
+		if !clings {
+			g.vmm.takeMemoryByGuest(g, wanted.number)
+		}
+	}
+}
+
+// ask never waits either; the guest has room for more requests than there are things to ask for.
+func (g *Guest) ask(wanted guestRequest) {
+	select {
+	case g.asked <- wanted:
+	default:
 	}
 }
 

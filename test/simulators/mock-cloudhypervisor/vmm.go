@@ -38,6 +38,11 @@ type VM struct {
 	pendingNMI bool
 	// vsock is only held open; nobody answers on it.
 	vsock *net.UnixListener
+	// cpus are those that the guest has.
+	cpus []*cpu
+	// bootMemory can't be given back; pluggedMemory is what the guest has taken of the rest.
+	bootMemory    uint64
+	pluggedMemory uint64
 }
 
 type pciDevice struct {
@@ -52,6 +57,8 @@ func (d *pciDevice) bdf() string { return fmt.Sprintf("0000:00:%02x.0", d.slot) 
 type failure struct {
 	status int
 	causes []string
+	// isBare: the causes are the whole body.
+	isBare bool
 	// isPanic: the VMM thread is gone and the process ends with code 1 after the answer.
 	isPanic bool
 }
@@ -188,6 +195,8 @@ func (v *VMM) start() *failure {
 			return refuse(500, append([]string{"Error locking disk images: Another instance likely holds a lock"}, causes...)...)
 		}
 	}
+	vm.bootMemory = v.config.Memory.Size
+	vm.setCPUs(int(v.config.CPUs.BootVCPUs))
 	vm.guest = newGuest(v, v.serial, v.config)
 	vm.state = "Running"
 	go vm.guest.run()
@@ -228,6 +237,10 @@ func (v *VMM) plugDevices(vm *VM) *failure {
 			v.config.Vsock = nil
 			return refused
 		}
+	}
+	if v.config.Memory.isVirtioMem() {
+		var id *string
+		vm.plug(vm.name(&id, "mem"), "mem")
 	}
 	return nil
 }
@@ -550,6 +563,7 @@ func (vm *VM) plugVsock(vsock *Vsock) (*pciDevice, *failure) {
 
 // closeBackends frees what the devices hold on the host.
 func (vm *VM) closeBackends() {
+	vm.setCPUs(0)
 	if vm.vsock != nil {
 		_ = vm.vsock.Close()
 		vm.vsock = nil
@@ -590,6 +604,9 @@ func (v *VMM) add(edit func(*VMConfig), plug func(*VM) (*pciDevice, *failure)) (
 		return nil, refused
 	}
 	v.config = &edited
+	if v.vm.guest != nil {
+		v.vm.guest.ask(guestRequest{kind: "plug", number: device.slot})
+	}
 	return mustJSON(struct {
 		ID  string `json:"id"`
 		BDF string `json:"bdf"`
@@ -649,15 +666,12 @@ func (v *VMM) removeDevice(id string) *failure {
 		return deviceManagerFailure("Could not find the node in the device tree")
 	case device == nil:
 		return unknownDevice(id)
-	case device.kind == "rng" || device.kind == "console":
+	case device.kind == "rng" || device.kind == "console" || device.kind == "mem":
 		return deviceManagerFailure("Not allowed to remove this type of device from the VM: " + device.kind)
 	}
 	v.config.forget(id)
 	if v.vm.guest != nil {
-		select {
-		case v.vm.guest.eject <- device.slot:
-		default: // The guest has as many requests as there are slots.
-		}
+		v.vm.guest.ask(guestRequest{kind: "eject", number: device.slot})
 	}
 	return nil
 }
@@ -715,16 +729,22 @@ func (v *VMM) resize(wanted *resizeRequest) *failure {
 		return nil
 	}
 	v.emit("resizing")
+	if refused := v.resizeCPUs(wanted.VCPUs); refused != nil {
+		return refused
+	}
+	if v.config.Memory.isVirtioMem() && wanted.RAM != nil {
+		if refused := v.resizeVirtioMem(*wanted.RAM); refused != nil {
+			return refused
+		}
+		v.emit("resized")
+		return nil
+	}
 	memory := &v.config.Memory
 	limit := memory.Size
 	if memory.HotplugSize != nil {
 		limit += *memory.HotplugSize
 	}
 	switch {
-	case wanted.VCPUs != nil && *wanted.VCPUs == 0:
-		return refuse(500, "Error from CPU manager", "Requested zero vCPUs")
-	case wanted.VCPUs != nil && *wanted.VCPUs > v.config.CPUs.MaxVCPUs:
-		return refuse(500, "Error from CPU manager", "Requested vCPUs exceed maximum")
 	case wanted.RAM != nil && *wanted.RAM > limit:
 		return refuse(500, "Memory manager error", "The requested hotplug memory addition is not a valid size")
 	case wanted.Balloon != nil && v.config.Balloon == nil:
@@ -807,6 +827,7 @@ func (v *VMM) info() ([]byte, *failure) {
 		DeviceTree       map[string]map[string]interface{} `json:"device_tree,omitempty"`
 	}{v.config, v.state(), v.config.Memory.Size, nil}
 	if v.vm != nil {
+		view.MemoryActualSize += v.vm.pluggedMemory
 		view.DeviceTree = v.deviceTree()
 	}
 	return mustJSON(view), nil

@@ -927,6 +927,23 @@ export interface DesiredMicroVM {
   cloudInit:
     | CloudInit
     | undefined;
+  /** Processors that a running guest can be given, cpu_count to 255. Absent: it keeps those it started with. */
+  cpuMax?:
+    | number
+    | undefined;
+  /**
+   * Memory that a running guest can be given, bytes: memory_bytes and a multiple of 128 MiB above it. Absent: it keeps
+   * what it started with.
+   */
+  memoryMaxBytes?:
+    | number
+    | undefined;
+  /** Other processes of the host can map the memory of the guest. */
+  memoryShared: boolean;
+  /** Size of the huge pages that hold the memory of the guest: 2 MiB or 1 GiB. Absent: ordinary pages. */
+  memoryHugepageBytes?:
+    | number
+    | undefined;
   /**
    * The order of the site with this number holds no longer: what it left standing is lifted. 0: none. A later order is
    * not touched.
@@ -1088,7 +1105,25 @@ export interface DiskSpec {
     | ManagedDisk
     | undefined;
   /** Size of a disk that the host makes, bytes; absent: that of its image. */
-  sizeBytes?: number | undefined;
+  sizeBytes?:
+    | number
+    | undefined;
+  /** The most that the guest may read and write. Absent: no bound. */
+  rateLimit:
+    | RateLimit
+    | undefined;
+  /** Place in the order in which firmware tries disks, lowest first; those without one come after. With firmware only. */
+  bootIndex?: number | undefined;
+}
+
+/** The most that a guest may read and write on one disk, with bursts of up to a second's worth. */
+export interface RateLimit {
+  /** Bytes per second, above 0; absent: no bound. */
+  bytesPerSecond?:
+    | number
+    | undefined;
+  /** Operations per second, above 0; absent: no bound. */
+  opsPerSecond?: number | undefined;
 }
 
 /** A disk that the host makes and keeps. */
@@ -1541,6 +1576,14 @@ export interface Observation {
   isRestartRequired: boolean;
   /** What the guest has to do without although it is as desired. At most 8. */
   warnings: Warning[];
+  /** Processors that the running guest has now; only for one that can be given others while it runs. */
+  cpuCount?:
+    | number
+    | undefined;
+  /** Memory that the running guest has now, bytes; only for one that can be given more while it runs. */
+  memoryBytes?:
+    | number
+    | undefined;
   /** What somebody at the site ordered, while it stands: it goes before the desired state. */
   siteOverride:
     | SiteOverride
@@ -6602,6 +6645,10 @@ function createBaseDesiredMicroVM(): DesiredMicroVM {
     images: undefined,
     secrets: [],
     cloudInit: undefined,
+    cpuMax: undefined,
+    memoryMaxBytes: undefined,
+    memoryShared: false,
+    memoryHugepageBytes: undefined,
     overruledSiteOrder: 0,
   };
 }
@@ -6663,6 +6710,18 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
     }
     if (message.cloudInit !== undefined) {
       CloudInit.encode(message.cloudInit, writer.uint32(186).fork()).join();
+    }
+    if (message.cpuMax !== undefined) {
+      writer.uint32(192).uint32(message.cpuMax);
+    }
+    if (message.memoryMaxBytes !== undefined) {
+      writer.uint32(200).uint64(message.memoryMaxBytes);
+    }
+    if (message.memoryShared !== false) {
+      writer.uint32(208).bool(message.memoryShared);
+    }
+    if (message.memoryHugepageBytes !== undefined) {
+      writer.uint32(216).uint64(message.memoryHugepageBytes);
     }
     if (message.overruledSiteOrder !== 0) {
       writer.uint32(248).uint64(message.overruledSiteOrder);
@@ -6827,6 +6886,38 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
             message.cloudInit = CloudInit.decode(reader, reader.uint32());
             continue;
           }
+          case 24: {
+            if (tag !== 192) {
+              break;
+            }
+
+            message.cpuMax = reader.uint32();
+            continue;
+          }
+          case 25: {
+            if (tag !== 200) {
+              break;
+            }
+
+            message.memoryMaxBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 26: {
+            if (tag !== 208) {
+              break;
+            }
+
+            message.memoryShared = reader.bool();
+            continue;
+          }
+          case 27: {
+            if (tag !== 216) {
+              break;
+            }
+
+            message.memoryHugepageBytes = longToNumber(reader.uint64());
+            continue;
+          }
           case 31: {
             if (tag !== 248) {
               break;
@@ -6904,6 +6995,26 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
         : isSet(object.cloud_init)
         ? CloudInit.fromJSON(object.cloud_init)
         : undefined,
+      cpuMax: isSet(object.cpuMax)
+        ? globalThis.Number(object.cpuMax)
+        : isSet(object.cpu_max)
+        ? globalThis.Number(object.cpu_max)
+        : undefined,
+      memoryMaxBytes: isSet(object.memoryMaxBytes)
+        ? globalThis.Number(object.memoryMaxBytes)
+        : isSet(object.memory_max_bytes)
+        ? globalThis.Number(object.memory_max_bytes)
+        : undefined,
+      memoryShared: isSet(object.memoryShared)
+        ? globalThis.Boolean(object.memoryShared)
+        : isSet(object.memory_shared)
+        ? globalThis.Boolean(object.memory_shared)
+        : false,
+      memoryHugepageBytes: isSet(object.memoryHugepageBytes)
+        ? globalThis.Number(object.memoryHugepageBytes)
+        : isSet(object.memory_hugepage_bytes)
+        ? globalThis.Number(object.memory_hugepage_bytes)
+        : undefined,
       overruledSiteOrder: isSet(object.overruledSiteOrder)
         ? globalThis.Number(object.overruledSiteOrder)
         : isSet(object.overruled_site_order)
@@ -6967,6 +7078,18 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
     if (message.cloudInit !== undefined) {
       obj.cloudInit = CloudInit.toJSON(message.cloudInit);
     }
+    if (message.cpuMax !== undefined) {
+      obj.cpuMax = Math.round(message.cpuMax);
+    }
+    if (message.memoryMaxBytes !== undefined) {
+      obj.memoryMaxBytes = Math.round(message.memoryMaxBytes);
+    }
+    if (message.memoryShared !== false) {
+      obj.memoryShared = message.memoryShared;
+    }
+    if (message.memoryHugepageBytes !== undefined) {
+      obj.memoryHugepageBytes = Math.round(message.memoryHugepageBytes);
+    }
     if (message.overruledSiteOrder !== 0) {
       obj.overruledSiteOrder = Math.round(message.overruledSiteOrder);
     }
@@ -7016,6 +7139,10 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
     message.cloudInit = (object.cloudInit !== undefined && object.cloudInit !== null)
       ? CloudInit.fromPartial(object.cloudInit)
       : undefined;
+    message.cpuMax = object.cpuMax ?? undefined;
+    message.memoryMaxBytes = object.memoryMaxBytes ?? undefined;
+    message.memoryShared = object.memoryShared ?? false;
+    message.memoryHugepageBytes = object.memoryHugepageBytes ?? undefined;
     message.overruledSiteOrder = object.overruledSiteOrder ?? 0;
     return message;
   },
@@ -7646,7 +7773,15 @@ export const FirmwareBoot: MessageFns<FirmwareBoot> = {
 };
 
 function createBaseDiskSpec(): DiskSpec {
-  return { name: "", path: "", readOnly: false, managed: undefined, sizeBytes: undefined };
+  return {
+    name: "",
+    path: "",
+    readOnly: false,
+    managed: undefined,
+    sizeBytes: undefined,
+    rateLimit: undefined,
+    bootIndex: undefined,
+  };
 }
 
 export const DiskSpec: MessageFns<DiskSpec> = {
@@ -7665,6 +7800,12 @@ export const DiskSpec: MessageFns<DiskSpec> = {
     }
     if (message.sizeBytes !== undefined) {
       writer.uint32(40).uint64(message.sizeBytes);
+    }
+    if (message.rateLimit !== undefined) {
+      RateLimit.encode(message.rateLimit, writer.uint32(50).fork()).join();
+    }
+    if (message.bootIndex !== undefined) {
+      writer.uint32(56).uint32(message.bootIndex);
     }
     return writer;
   },
@@ -7722,6 +7863,22 @@ export const DiskSpec: MessageFns<DiskSpec> = {
             message.sizeBytes = longToNumber(reader.uint64());
             continue;
           }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.rateLimit = RateLimit.decode(reader, reader.uint32());
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.bootIndex = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -7749,6 +7906,16 @@ export const DiskSpec: MessageFns<DiskSpec> = {
         : isSet(object.size_bytes)
         ? globalThis.Number(object.size_bytes)
         : undefined,
+      rateLimit: isSet(object.rateLimit)
+        ? RateLimit.fromJSON(object.rateLimit)
+        : isSet(object.rate_limit)
+        ? RateLimit.fromJSON(object.rate_limit)
+        : undefined,
+      bootIndex: isSet(object.bootIndex)
+        ? globalThis.Number(object.bootIndex)
+        : isSet(object.boot_index)
+        ? globalThis.Number(object.boot_index)
+        : undefined,
     };
   },
 
@@ -7769,6 +7936,12 @@ export const DiskSpec: MessageFns<DiskSpec> = {
     if (message.sizeBytes !== undefined) {
       obj.sizeBytes = Math.round(message.sizeBytes);
     }
+    if (message.rateLimit !== undefined) {
+      obj.rateLimit = RateLimit.toJSON(message.rateLimit);
+    }
+    if (message.bootIndex !== undefined) {
+      obj.bootIndex = Math.round(message.bootIndex);
+    }
     return obj;
   },
 
@@ -7784,6 +7957,103 @@ export const DiskSpec: MessageFns<DiskSpec> = {
       ? ManagedDisk.fromPartial(object.managed)
       : undefined;
     message.sizeBytes = object.sizeBytes ?? undefined;
+    message.rateLimit = (object.rateLimit !== undefined && object.rateLimit !== null)
+      ? RateLimit.fromPartial(object.rateLimit)
+      : undefined;
+    message.bootIndex = object.bootIndex ?? undefined;
+    return message;
+  },
+};
+
+function createBaseRateLimit(): RateLimit {
+  return { bytesPerSecond: undefined, opsPerSecond: undefined };
+}
+
+export const RateLimit: MessageFns<RateLimit> = {
+  encode(message: RateLimit, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.bytesPerSecond !== undefined) {
+      writer.uint32(8).uint64(message.bytesPerSecond);
+    }
+    if (message.opsPerSecond !== undefined) {
+      writer.uint32(16).uint64(message.opsPerSecond);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RateLimit {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRateLimit();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.bytesPerSecond = longToNumber(reader.uint64());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.opsPerSecond = longToNumber(reader.uint64());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): RateLimit {
+    return {
+      bytesPerSecond: isSet(object.bytesPerSecond)
+        ? globalThis.Number(object.bytesPerSecond)
+        : isSet(object.bytes_per_second)
+        ? globalThis.Number(object.bytes_per_second)
+        : undefined,
+      opsPerSecond: isSet(object.opsPerSecond)
+        ? globalThis.Number(object.opsPerSecond)
+        : isSet(object.ops_per_second)
+        ? globalThis.Number(object.ops_per_second)
+        : undefined,
+    };
+  },
+
+  toJSON(message: RateLimit): unknown {
+    const obj: any = {};
+    if (message.bytesPerSecond !== undefined) {
+      obj.bytesPerSecond = Math.round(message.bytesPerSecond);
+    }
+    if (message.opsPerSecond !== undefined) {
+      obj.opsPerSecond = Math.round(message.opsPerSecond);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<RateLimit>): RateLimit {
+    return RateLimit.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<RateLimit>): RateLimit {
+    const message = createBaseRateLimit();
+    message.bytesPerSecond = object.bytesPerSecond ?? undefined;
+    message.opsPerSecond = object.opsPerSecond ?? undefined;
     return message;
   },
 };
@@ -9071,6 +9341,8 @@ function createBaseObservation(): Observation {
     problemMessage: "",
     isRestartRequired: false,
     warnings: [],
+    cpuCount: undefined,
+    memoryBytes: undefined,
     siteOverride: undefined,
     siteOrders: [],
     siteOrdersLost: 0,
@@ -9132,6 +9404,12 @@ export const Observation: MessageFns<Observation> = {
     }
     for (const v of message.warnings) {
       Warning.encode(v!, writer.uint32(146).fork()).join();
+    }
+    if (message.cpuCount !== undefined) {
+      writer.uint32(152).uint32(message.cpuCount);
+    }
+    if (message.memoryBytes !== undefined) {
+      writer.uint32(160).uint64(message.memoryBytes);
     }
     if (message.siteOverride !== undefined) {
       SiteOverride.encode(message.siteOverride, writer.uint32(202).fork()).join();
@@ -9302,6 +9580,22 @@ export const Observation: MessageFns<Observation> = {
             message.warnings.push(Warning.decode(reader, reader.uint32()));
             continue;
           }
+          case 19: {
+            if (tag !== 152) {
+              break;
+            }
+
+            message.cpuCount = reader.uint32();
+            continue;
+          }
+          case 20: {
+            if (tag !== 160) {
+              break;
+            }
+
+            message.memoryBytes = longToNumber(reader.uint64());
+            continue;
+          }
           case 25: {
             if (tag !== 202) {
               break;
@@ -9404,6 +9698,16 @@ export const Observation: MessageFns<Observation> = {
       warnings: globalThis.Array.isArray(object?.warnings)
         ? object.warnings.map((e: any) => Warning.fromJSON(e))
         : [],
+      cpuCount: isSet(object.cpuCount)
+        ? globalThis.Number(object.cpuCount)
+        : isSet(object.cpu_count)
+        ? globalThis.Number(object.cpu_count)
+        : undefined,
+      memoryBytes: isSet(object.memoryBytes)
+        ? globalThis.Number(object.memoryBytes)
+        : isSet(object.memory_bytes)
+        ? globalThis.Number(object.memory_bytes)
+        : undefined,
       siteOverride: isSet(object.siteOverride)
         ? SiteOverride.fromJSON(object.siteOverride)
         : isSet(object.site_override)
@@ -9478,6 +9782,12 @@ export const Observation: MessageFns<Observation> = {
     if (message.warnings?.length) {
       obj.warnings = message.warnings.map((e) => Warning.toJSON(e));
     }
+    if (message.cpuCount !== undefined) {
+      obj.cpuCount = Math.round(message.cpuCount);
+    }
+    if (message.memoryBytes !== undefined) {
+      obj.memoryBytes = Math.round(message.memoryBytes);
+    }
     if (message.siteOverride !== undefined) {
       obj.siteOverride = SiteOverride.toJSON(message.siteOverride);
     }
@@ -9519,6 +9829,8 @@ export const Observation: MessageFns<Observation> = {
     message.problemMessage = object.problemMessage ?? "";
     message.isRestartRequired = object.isRestartRequired ?? false;
     message.warnings = object.warnings?.map((e) => Warning.fromPartial(e)) || [];
+    message.cpuCount = object.cpuCount ?? undefined;
+    message.memoryBytes = object.memoryBytes ?? undefined;
     message.siteOverride = (object.siteOverride !== undefined && object.siteOverride !== null)
       ? SiteOverride.fromPartial(object.siteOverride)
       : undefined;
