@@ -72,6 +72,7 @@ const restReasons = [
   'HostReboot',
   'OOM',
   'Operator',
+  'Unhealthy',
   'Unknown',
 ] as const;
 
@@ -156,6 +157,9 @@ export const microvmConditions = {
       'NoProbe',
       'ProbeSucceeded',
       'ProbeFailed',
+      'ProbePending',
+      'ProbeUnknown',
+      'ProbeImpossible',
       'NotRunning',
       'Starting',
       'Paused',

@@ -22,12 +22,15 @@ import {
   OciImage as OciImageMessage,
   Observation as ObservationMessage,
   Observation_ExitReason,
+  Observation_Readiness,
   Observation_State,
   Operation as OperationMessage,
   Operation_Kind,
   OperationReceipt_Disposition,
   PortForward_Protocol,
   type CloudInit as CloudInitMessage,
+  Probe as ProbeMessage,
+  Probe_Role,
   type SecretReference as SecretReferenceMessage,
   SiteOrder as SiteOrderMessage,
   SiteOrder_Kind,
@@ -41,6 +44,7 @@ import { executionId, microVMId, operationId, planId, type HostId } from '../mod
 import {
   hugepageSizes,
   memoryStepBytes,
+  probeRoles,
   secretsMax,
   secretValueMax,
   type BootSource,
@@ -57,6 +61,11 @@ import {
   type ObservedState,
   type OciImage,
   type PortForward,
+  type ProbeAction,
+  type ProbeRole,
+  type ProbeSpec,
+  type ProbeSpecs,
+  type ReadinessStatus,
   type RunPolicy,
   type SecretKey,
   type SecretReference,
@@ -158,7 +167,22 @@ const exitReasonMap = enumMap<ExitReason>({
   HostReboot: Observation_ExitReason.HOST_REBOOT,
   OOM: Observation_ExitReason.OOM,
   Operator: Observation_ExitReason.OPERATOR,
+  Unhealthy: Observation_ExitReason.UNHEALTHY,
   Unknown: Observation_ExitReason.UNKNOWN,
+});
+
+const readinessMap = enumMap<ReadinessStatus>({
+  pending: Observation_Readiness.PENDING,
+  succeeded: Observation_Readiness.SUCCEEDED,
+  failed: Observation_Readiness.FAILED,
+  notProbed: Observation_Readiness.NOT_PROBED,
+  impossible: Observation_Readiness.IMPOSSIBLE,
+});
+
+const probeRoleMap = enumMap<ProbeRole>({
+  startup: Probe_Role.STARTUP,
+  readiness: Probe_Role.READINESS,
+  liveness: Probe_Role.LIVENESS,
 });
 
 const hypervisorKindMap = enumMap<HypervisorFacts['kind']>({
@@ -502,12 +526,82 @@ export function decodeSecretValues(message: OperationMessage): readonly SecretVa
   });
 }
 
+function encodeProbe(role: ProbeRole, { action, ...rest }: ProbeSpec): ProbeMessage {
+  return { ...rest, role: probeRoleMap.encode(role) as Probe_Role, action: encodeProbeAction(action) };
+}
+
+function encodeProbeAction(action: ProbeAction): ProbeMessage['action'] {
+  switch (action.kind) {
+    case 'tcp':
+      return { $case: 'tcp', value: { port: action.port } };
+    case 'http':
+      return { $case: 'http', value: { port: action.port, path: action.path, tls: action.isTls } };
+    case 'console':
+      return { $case: 'console', value: { contains: action.contains } };
+    case 'vsock':
+      return { $case: 'vsock', value: { port: action.port } };
+  }
+}
+
+const probePathPattern = /^\/[!-~]*$/;
+const consoleTextPattern = /^[ -~]+$/;
+/** The highest is the wildcard of vsock addresses. */
+const vsockNumberMax = 4_294_967_294;
+/** 0 to 2 are the hypervisor's, the loopback's and the host's. */
+const vsockCidMin = 3;
+const probePathMax = 512;
+const consoleTextMax = 256;
+const thresholdMax = 100;
+/** Far above every bound of the custom resource; timers of a host stay below 2^31 milliseconds. */
+const probeTimeMax = 86_400_000;
+
+function decodeProbeAction(field: string, action: ProbeMessage['action']): ProbeAction {
+  const given = present(field, action);
+  switch (given.$case) {
+    case 'tcp':
+      return { kind: 'tcp', port: integer(`${field}.tcp.port`, given.value.port, 1, 65_535) };
+    case 'http': {
+      const { port, path, tls } = given.value;
+      return { kind: 'http', port: integer(`${field}.http.port`, port, 1, 65_535), path: matching(`${field}.http.path`, text(`${field}.http.path`, path, { max: probePathMax }), probePathPattern, 'a path without blanks'), isTls: tls };
+    }
+    case 'console': {
+      const { contains } = given.value;
+      return { kind: 'console', contains: matching(`${field}.console.contains`, text(`${field}.console.contains`, contains, { max: consoleTextMax }), consoleTextPattern, 'printable ASCII') };
+    }
+    case 'vsock':
+      return { kind: 'vsock', port: integer(`${field}.vsock.port`, given.value.port, 1, vsockNumberMax) };
+    default:
+      throw invalid(field, 'is of an unknown kind');
+  }
+}
+
+function decodeProbes(field: string, messages: readonly ProbeMessage[]): ProbeSpecs {
+  const probes: { [Role in ProbeRole]?: ProbeSpec } = {};
+  for (const [index, message] of atMost(field, messages, probeRoles.length).entries()) {
+    const at = `${field}[${index}]`;
+    const role = probeRoleMap.decode(`${at}.role`, message.role);
+    if (probes[role] !== undefined) throw invalid(`${at}.role`, 'is there twice');
+    probes[role] = {
+      action: decodeProbeAction(`${at}.action`, message.action),
+      initialDelayMs: integer(`${at}.initial_delay_ms`, message.initialDelayMs, 0, probeTimeMax),
+      periodMs: integer(`${at}.period_ms`, message.periodMs, 1, probeTimeMax),
+      timeoutMs: integer(`${at}.timeout_ms`, message.timeoutMs, 1, probeTimeMax),
+      successThreshold: integer(`${at}.success_threshold`, message.successThreshold, 1, thresholdMax),
+      failureThreshold: integer(`${at}.failure_threshold`, message.failureThreshold, 1, thresholdMax),
+    };
+  }
+  return probes;
+}
+
 export function encodeDesired(desired: DesiredMicroVM): DesiredMessage {
-  const { boot, runPolicy, disks, networks, restart, lease, images, secrets, cloudInit, overruledSiteOrder, memoryShared, ...rest } = desired;
+  const { boot, runPolicy, disks, networks, restart, lease, images, secrets, cloudInit, overruledSiteOrder, memoryShared, vsock, probes, serialInteractive, ...rest } = desired;
   return {
     ...rest,
     cloudInit: cloudInit === undefined ? undefined : encodeCloudInit(cloudInit),
     memoryShared: memoryShared === true,
+    vsock: vsock === undefined ? undefined : { ...vsock },
+    probes: probeRoles.flatMap((role) => (probes?.[role] === undefined ? [] : [encodeProbe(role, probes[role])])),
+    serialInteractive: serialInteractive === true,
     secrets: (secrets ?? []).map((reference) => ({ ...reference })),
     overruledSiteOrder: overruledSiteOrder ?? 0,
     lease: lease === undefined ? undefined : { ...lease },
@@ -544,6 +638,9 @@ export function decodeDesired(field: string, message: DesiredMessage | undefined
       ? {}
       : { networks: atMost(`${field}.networks`, desired.networks, networksMax).map((network, index) => decodeNetwork(`${field}.networks[${index}]`, network)) }),
     serialLog: desired.serialLog,
+    ...(desired.serialInteractive ? { serialInteractive: true } : {}),
+    ...(desired.vsock === undefined ? {} : { vsock: { cid: integer(`${field}.vsock.cid`, desired.vsock.cid, vsockCidMin, vsockNumberMax) } }),
+    ...(desired.probes.length === 0 ? {} : { probes: decodeProbes(`${field}.probes`, desired.probes) }),
     terminationGracePeriodMs: integer(`${field}.termination_grace_period_ms`, desired.terminationGracePeriodMs, 0),
     ...decodeSizes(field, desired),
     ...(desired.images === undefined ? {} : { images: decodeImagePolicy(`${field}.images`, desired.images) }),
@@ -641,6 +738,8 @@ export function encodeObservation(seen: MicroVMObservation): ObservationMessage 
     problemMessage: seen.problem?.message.slice(0, messageMax) ?? '',
     cpuCount: seen.cpuCount,
     memoryBytes: seen.memoryBytes,
+    readiness: seen.readiness === undefined ? Observation_Readiness.UNSPECIFIED : (readinessMap.encode(seen.readiness.status) as Observation_Readiness),
+    readinessMessage: seen.readiness?.message.slice(0, messageMax) ?? '',
     warnings: (seen.warnings ?? []).slice(0, warningsMax).map(({ code, message }) => ({ code, message: message.slice(0, messageMax) })),
     siteOverride: seen.siteOverride === undefined ? undefined : encodeSiteOverride(seen.siteOverride),
     siteOrders: (seen.siteOrders ?? []).slice(-siteOrdersMax).map(encodeSiteOrder),
@@ -731,6 +830,14 @@ export function decodeObservation(message: ObservationMessage): MicroVMObservati
             code: text('observation.warnings.code', warning.code, { max: 64 }),
             message: text('observation.warnings.message', warning.message, { max: messageMax, allowEmpty: true }),
           })),
+        }),
+    ...(message.readiness === Observation_Readiness.UNSPECIFIED
+      ? {}
+      : {
+          readiness: {
+            status: readinessMap.decode('observation.readiness', message.readiness),
+            message: text('observation.readiness_message', message.readinessMessage, { max: messageMax, allowEmpty: true }),
+          },
         }),
     ...(message.siteOverride === undefined ? {} : { siteOverride: decodeSiteOverride('observation.site_override', message.siteOverride) }),
     ...(message.siteOrders.length === 0 ? {} : { siteOrders: atMost('observation.site_orders', message.siteOrders, siteOrdersMax).map((order) => decodeSiteOrder('observation.site_orders', order)) }),

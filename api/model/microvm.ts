@@ -23,8 +23,10 @@ export const exitReasons = [
   'HostReboot',
   'OOM',
   'Operator',
+  'Unhealthy',
   'Unknown',
 ] as const;
+/** Operator: on request. Unhealthy: a startup or liveness probe failed and the host ended it. */
 export type ExitReason = (typeof exitReasons)[number];
 
 export type BootSource =
@@ -204,6 +206,33 @@ export interface LeaseTerms {
   readonly stopOnHostAfterMs: number;
 }
 
+export type ProbeAction =
+  /** Succeeds when the port of the guest's address accepts a connection. */
+  | { readonly kind: 'tcp'; readonly port: number }
+  /** Succeeds with a status from 200 to 399; redirects are not followed, certificates not looked at. */
+  | { readonly kind: 'http'; readonly port: number; readonly path: string; readonly isTls: boolean }
+  /** Succeeds once the serial console printed the text in this boot. */
+  | { readonly kind: 'console'; readonly contains: string }
+  /** Succeeds when the port of the guest's vsock accepts a connection. */
+  | { readonly kind: 'vsock'; readonly port: number };
+
+export interface ProbeSpec {
+  readonly action: ProbeAction;
+  /** Wait after the start of the guest, milliseconds, ≥ 0. */
+  readonly initialDelayMs: number;
+  /** Between two tries, milliseconds, ≥ 1. */
+  readonly periodMs: number;
+  readonly timeoutMs: number;
+  /** Successes in a row that count as success, ≥ 1. */
+  readonly successThreshold: number;
+  readonly failureThreshold: number;
+}
+
+export const probeRoles = ['startup', 'readiness', 'liveness'] as const;
+/** startup: gates the others, its failure restarts. readiness: decides Ready. liveness: its failure restarts. */
+export type ProbeRole = (typeof probeRoles)[number];
+export type ProbeSpecs = { readonly [Role in ProbeRole]?: ProbeSpec };
+
 /** The resolved desired state of one microVM at one generation. */
 export interface DesiredMicroVM {
   readonly name: string;
@@ -219,8 +248,14 @@ export interface DesiredMicroVM {
   readonly disks: readonly DiskSpec[];
   /** Network interfaces in the order in which the guest sees them; absent: none. */
   readonly networks?: readonly NetworkSpec[];
-  /** Whether the serial console is logged (`console.serial: log`). */
+  /** Whether the serial console is logged (`console.serial: Log` and `Interactive`). */
   readonly serialLog: boolean;
+  /** True: it takes input as well (`console.serial: Interactive`). Absent: it does not. */
+  readonly serialInteractive?: true;
+  /** Present: the guest has a socket to its host under this context id. */
+  readonly vsock?: { readonly cid: number };
+  /** Absent: whether the guest works is not asked. */
+  readonly probes?: ProbeSpecs;
   /** Time between the power button and the kill, milliseconds, ≥ 0. */
   readonly terminationGracePeriodMs: number;
   /** Present when it may be replaced: it runs only under a live lease of its host. */
@@ -280,6 +315,13 @@ export interface LastExit {
   readonly signal?: string;
 }
 
+/**
+ * Whether the startup and readiness probes show that the guest works. pending: none succeeded yet since
+ * the guest was started. notProbed: the host has not tried since its own start. impossible: it can't be tried.
+ */
+export const readinessStatuses = ['pending', 'succeeded', 'failed', 'notProbed', 'impossible'] as const;
+export type ReadinessStatus = (typeof readinessStatuses)[number];
+
 /** One look at one microVM on its host. A later `sequence` replaces an earlier one. */
 export interface MicroVMObservation {
   readonly microvmId: MicroVMId;
@@ -305,6 +347,8 @@ export interface MicroVMObservation {
   readonly problem?: { readonly code: string; readonly message: string };
   /** What the guest has to do without although nothing failed; absent: nothing. */
   readonly warnings?: readonly ObservedWarning[];
+  /** Present while a guest with such a probe runs. The message is of the moment of the last change. */
+  readonly readiness?: { readonly status: ReadinessStatus; readonly message: string };
   /** What somebody at the site ordered, while it stands. */
   readonly siteOverride?: SiteOverride;
   /** Orders of people at the site that no control plane has acknowledged, oldest first; absent: none. */

@@ -8,13 +8,17 @@
 import type { ErrorCode } from '#api/model/error-codes.ts';
 import { microVMId } from '#api/model/ids.ts';
 import { deriveMac } from '#api/model/mac.ts';
-import { memoryStepBytes, secretsMax, type BootSource, type CloudInit, type DesiredMicroVM, type DiskSpec, type ImagePolicy, type NetworkRequest, type OciImage, type RestartSpec } from '#api/model/microvm.ts';
+import { deriveVsockCid } from '#api/model/vsock-cid.ts';
+import { memoryStepBytes, probeRoles, secretsMax, type BootSource, type CloudInit, type DesiredMicroVM, type DiskSpec, type ImagePolicy, type NetworkRequest, type OciImage, type ProbeAction, type ProbeSpec, type ProbeSpecs, type RestartSpec } from '#api/model/microvm.ts';
 import { parseOciReference } from '#api/model/oci-reference.ts';
 import type { MicroVM, MicroVMDisk, MicroVMNetwork, MicroVMSpec } from '#crds/gen/microvm.ts';
 import type { MicroVMClass } from '#crds/gen/microvmclass.ts';
 import type { Site } from '#crds/gen/site.ts';
 import { parseDurationMs, parseWholeQuantity } from '#crds/scalar-values.ts';
 import { secretKeysOf } from './secret-keys.ts';
+
+/** The schema of all three roles is the same. */
+type MicroVMProbe = NonNullable<NonNullable<MicroVMSpec['probes']>['readiness']>;
 
 export interface SpecProblem {
   readonly code: Extract<ErrorCode, 'CLASS_NOT_FOUND' | 'SPEC_REFUSED'>;
@@ -30,6 +34,7 @@ export type DerivedMicroVM =
 const defaults = {
   restart: { initialBackoff: '1s', maxBackoff: '5m', maxRetries: 5, window: '10m' },
   terminationGracePeriod: '30s',
+  probe: { initialDelay: '0s', period: '10s', timeout: '1s', successThreshold: 1, failureThreshold: 3 },
 } as const;
 
 class Refusal extends Error {
@@ -83,7 +88,10 @@ function derive({ metadata, spec }: Pick<MicroVM, 'metadata' | 'spec'>, sizes: C
     ...deriveSizes(spec, cpu.count, bytes('memory.size', memory.size)),
     boot: deriveBoot(spec),
     disks: (spec.disks ?? []).map(deriveDisk),
-    serialLog: (spec.console?.serial ?? 'Log') === 'Log',
+    serialLog: (spec.console?.serial ?? 'Log') !== 'Off',
+    ...(spec.console?.serial === 'Interactive' ? { serialInteractive: true } : {}),
+    ...(spec.vsock === undefined ? {} : { vsock: { cid: spec.vsock.cid ?? deriveVsockCid(microVMId(metadata.uid)) } }),
+    ...deriveProbes(spec),
     ...(spec.cloudInit === undefined ? {} : { cloudInit: deriveCloudInit(spec.cloudInit, metadata.name) }),
     terminationGracePeriodMs: duration('terminationGracePeriod', spec.terminationGracePeriod ?? defaults.terminationGracePeriod),
   };
@@ -112,6 +120,31 @@ function deriveRestart({ restart = {} }: MicroVMSpec): RestartSpec {
     maxRetries: restart.maxRetries ?? defaults.restart.maxRetries,
     windowMs: duration('restart.window', restart.window ?? defaults.restart.window),
   };
+}
+
+/** No object without one of them changes its desired state. */
+function deriveProbes({ probes = {} }: MicroVMSpec): { readonly probes?: ProbeSpecs } {
+  const given = probeRoles.flatMap((role) => (probes[role] === undefined ? [] : [[role, deriveProbe(`probes.${role}`, probes[role])] as const]));
+  return given.length === 0 ? {} : { probes: Object.fromEntries(given) };
+}
+
+function deriveProbe(field: string, probe: MicroVMProbe): ProbeSpec {
+  return {
+    action: deriveProbeAction(field, probe),
+    initialDelayMs: duration(`${field}.initialDelay`, probe.initialDelay ?? defaults.probe.initialDelay),
+    periodMs: duration(`${field}.period`, probe.period ?? defaults.probe.period),
+    timeoutMs: duration(`${field}.timeout`, probe.timeout ?? defaults.probe.timeout),
+    successThreshold: probe.successThreshold ?? defaults.probe.successThreshold,
+    failureThreshold: probe.failureThreshold ?? defaults.probe.failureThreshold,
+  };
+}
+
+function deriveProbeAction(field: string, { tcp, http, console: serial, vsock }: MicroVMProbe): ProbeAction {
+  if (tcp !== undefined) return { kind: 'tcp', port: tcp.port };
+  if (http !== undefined) return { kind: 'http', port: http.port, path: http.path ?? '/', isTls: http.scheme === 'HTTPS' };
+  if (serial !== undefined) return { kind: 'console', contains: serial.contains };
+  if (vsock !== undefined) return { kind: 'vsock', port: vsock.port };
+  throw refused(`${field} has none of tcp, http, console and vsock`);
 }
 
 function deriveBoot({ boot }: MicroVMSpec): BootSource {

@@ -566,11 +566,11 @@ export interface MicroVMCloudInitUserDataSecretRef {
   key: string;
 }
 /**
- * A socket between host and guest. Reserved.
+ * A socket between host and guest, vsock.sock in the directory of the microVM on its host.
  */
 export interface MicroVMVsock {
   /**
-   * Context id of the guest; given by n-kudo when left out.
+   * Context id of the guest; derived from the UID of the microVM when left out. Two guests of one host may have the same one.
    */
   cid?: number;
 }
@@ -581,14 +581,14 @@ export interface MicroVMVsock {
  */
 export interface MicroVMConsole {
   /**
-   * Log: what the guest prints on its serial port is kept and can be read from the control plane. Off, Interactive: reserved.
+   * Log: what the guest prints on its serial port is kept and can be read from the control plane. Interactive: that, and somebody at the host can type. Off: it is dropped.
    *
    * Default: "Log".
    */
   serial?: 'Log' | 'Off' | 'Interactive';
 }
 /**
- * How n-kudo finds out whether the guest works. Without probes Ready follows Running. Reserved.
+ * How n-kudo finds out whether the guest works. Without probes Ready follows Running.
  */
 export interface MicroVMProbes {
   startup?: MicroVMProbesStartup;
@@ -596,12 +596,13 @@ export interface MicroVMProbes {
   liveness?: MicroVMProbesLiveness;
 }
 /**
- * The other probes begin after this one succeeded. Exactly one of tcp, http and console.
+ * The other probes begin after this one succeeded; the microVM is restarted when it fails. Exactly one of tcp, http, console and vsock.
  */
 export interface MicroVMProbesStartup {
   tcp?: MicroVMProbesStartupTcp;
   http?: MicroVMProbesStartupHttp;
   console?: MicroVMProbesStartupConsole;
+  vsock?: MicroVMProbesStartupVsock;
   /**
    * Wait after the start.
    *
@@ -673,12 +674,22 @@ export interface MicroVMProbesStartupConsole {
   contains: string;
 }
 /**
- * Ready is True only while this one succeeds. Exactly one of tcp, http and console.
+ * Succeeds when the port of the guest's vsock accepts a connection.
+ */
+export interface MicroVMProbesStartupVsock {
+  /**
+   * Port in the guest.
+   */
+  port: number;
+}
+/**
+ * Ready is True only while this one succeeds. Exactly one of tcp, http, console and vsock.
  */
 export interface MicroVMProbesReadiness {
   tcp?: MicroVMProbesReadinessTcp;
   http?: MicroVMProbesReadinessHttp;
   console?: MicroVMProbesReadinessConsole;
+  vsock?: MicroVMProbesReadinessVsock;
   /**
    * Wait after the start.
    *
@@ -750,12 +761,22 @@ export interface MicroVMProbesReadinessConsole {
   contains: string;
 }
 /**
- * The microVM is restarted when this one fails. Exactly one of tcp, http and console.
+ * Succeeds when the port of the guest's vsock accepts a connection.
+ */
+export interface MicroVMProbesReadinessVsock {
+  /**
+   * Port in the guest.
+   */
+  port: number;
+}
+/**
+ * The microVM is restarted when this one fails. Exactly one of tcp, http, console and vsock.
  */
 export interface MicroVMProbesLiveness {
   tcp?: MicroVMProbesLivenessTcp;
   http?: MicroVMProbesLivenessHttp;
   console?: MicroVMProbesLivenessConsole;
+  vsock?: MicroVMProbesLivenessVsock;
   /**
    * Wait after the start.
    *
@@ -825,6 +846,15 @@ export interface MicroVMProbesLivenessConsole {
    * Text, printable ASCII.
    */
   contains: string;
+}
+/**
+ * Succeeds when the port of the guest's vsock accepts a connection.
+ */
+export interface MicroVMProbesLivenessVsock {
+  /**
+   * Port in the guest.
+   */
+  port: number;
 }
 /**
  * What happens when the host can not reach the control plane; what is left out follows the Site.
@@ -978,7 +1008,15 @@ export interface MicroVMStatusRestarts {
    * How the last run ended.
    */
   lastExitReason?:
-    'GuestShutdown' | 'GuestReboot' | 'GuestPanic' | 'VMMCrash' | 'HostReboot' | 'OOM' | 'Operator' | 'Unknown';
+    | 'GuestShutdown'
+    | 'GuestReboot'
+    | 'GuestPanic'
+    | 'VMMCrash'
+    | 'HostReboot'
+    | 'OOM'
+    | 'Operator'
+    | 'Unhealthy'
+    | 'Unknown';
   /**
    * When the last run ended.
    */

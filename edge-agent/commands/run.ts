@@ -11,6 +11,8 @@ import { pino, type Logger as PinoLogger } from 'pino';
 import { createFaultPoints } from '#api/fault-points/fault-points.ts';
 import { AppError } from '#api/model/error-codes.ts';
 import { createAgentSlots } from '../adapters/agent-slots/agent-slots.ts';
+import type { MicroVMId } from '#api/model/ids.ts';
+import { systemSerialLines, systemSerialSpool } from '../adapters/consoles/serial-lines.ts';
 import { createCloudHypervisor } from '../adapters/cloud-hypervisor/cloud-hypervisor.ts';
 import { makeCertificateRequest } from '../adapters/control-plane-grpc/certificate-request.ts';
 import { controlSocketPath } from '../adapters/control-socket/protocol.ts';
@@ -35,6 +37,7 @@ import { loadReleaseKeys } from '../adapters/releases/release-keys.ts';
 import { createReleases } from '../adapters/releases/releases.ts';
 import { createSystemClock, systemEntropy as entropy } from '../adapters/system/clock.ts';
 import { ensureDirectory } from '../adapters/system/durable-file.ts';
+import { createProber } from '../adapters/probes/prober.ts';
 import { createHostFiles } from '../adapters/system/host-files.ts';
 import { systemLogFiles } from '../adapters/system/log-files.ts';
 import { giveBackMemory } from '../adapters/system/memory.ts';
@@ -46,12 +49,14 @@ import { edgeFaultPoints, meshFaultPoints, siteFaultPoints, versionFaultPoints, 
 import type { Journal } from '../ports/journal.ts';
 import { createAgentVersionKeeper } from '../supervisor/agent-version.ts';
 import { createCertificateRenewal } from '../supervisor/certificate-renewal.ts';
+import { createConsoleKeeper } from '../supervisor/console-keeper.ts';
 import { createLeaseKeeper } from '../supervisor/lease-keeper.ts';
 import { createLinkLoop } from '../supervisor/link-loop.ts';
 import { createLogShipper } from '../supervisor/log-shipper.ts';
 import { createMeshKeeper } from '../supervisor/mesh-membership.ts';
 import { createMicroVMRegistry } from '../supervisor/microvm-registry.ts';
 import { createObservationReporter } from '../supervisor/observation-reporter.ts';
+import { createProbeKeeper } from '../supervisor/probe-keeper.ts';
 import { createReportSender } from '../supervisor/report-sender.ts';
 import { createSiteDesk } from '../supervisor/site-desk.ts';
 import { createSlots } from '#api/model/slots.ts';
@@ -110,6 +115,9 @@ export async function runAgent(config: RunConfig): Promise<'stopped' | 'restart'
     logger,
     onFatal,
   });
+  const pathsOf = (id: MicroVMId) => hypervisor.paths(directories.path(id));
+  const probes = createProbeKeeper({ prober: createProber(), files: systemLogFiles, pathsOf, clock, logger });
+  const consoles = createConsoleKeeper({ lines: systemSerialLines, spool: systemSerialSpool, pathsOf, clock, logger });
   const leases = createLeaseKeeper({
     guard: createGuardProcess({ directory: join(config.stateDirectory, guardDirectory), bootId: clock.now().bootId, environment: config.vmmEnvironment }),
     directories,
@@ -119,6 +127,8 @@ export async function runAgent(config: RunConfig): Promise<'stopped' | 'restart'
   });
   const registry = createMicroVMRegistry({
     leases,
+    probes,
+    consoles,
     journal,
     hypervisor,
     directories,
@@ -265,6 +275,8 @@ export async function runAgent(config: RunConfig): Promise<'stopped' | 'restart'
   shipper.stop();
   await mesh.stop();
   await registry.stop();
+  await probes.stop();
+  await consoles.stop();
   await disks.stop();
   leases.close();
   journal.close();

@@ -46,6 +46,8 @@ export type Note =
   | { readonly kind: 'runBegun'; readonly over?: ProcessKey }
   /** `machine`: what it runs on, where that may be another one than is desired now. */
   | { readonly kind: 'guestBooted'; readonly machine?: string }
+  /** Its startup probe succeeded in this boot. */
+  | { readonly kind: 'startedUp' }
   /** `isFenced`: it was ended because its lease ran out, by whoever saw to that. */
   | { readonly kind: 'runEnded'; readonly exit: SeenExit; readonly isFenced?: boolean }
   /** `notAfterBootMs`: the wait for the guest ends then at the latest. */
@@ -156,7 +158,7 @@ function isNewEnd(record: MicroVMRecord, exit: SeenExit): boolean {
 
 function decideLive(view: View, api: 'none' | 'created' | 'running' | 'paused' | 'unreachable'): Decision {
   const { record } = view;
-  const { run } = record;
+  const { run, desired } = record;
   if (run.stop !== undefined) return decideStop(view, api);
   if (api === 'unreachable') return decideUnreachable(view);
   const isGuestUp = api === 'running' || api === 'paused';
@@ -164,6 +166,7 @@ function decideLive(view: View, api: 'none' | 'created' | 'running' | 'paused' |
   if (isGuestUp && run.phase !== 'started') return { kind: 'note', note: { kind: 'guestBooted', ...optional('machine', bootedMachine(view)) } };
   const cause = stopCause(view, isGuestUp);
   if (cause !== undefined) return { kind: 'note', note: stopBegun(view, cause) };
+  if (isGuestUp && view.health?.isStartedUp === true && desired?.probes?.startup !== undefined && run.startedUpIn !== run.incarnation) return { kind: 'note', note: { kind: 'startedUp' } };
   if (!isGuestUp) return decideUnbooted(view, api);
   if (needsIdentity(view)) return step('writeIdentity');
   const { desired } = record;
@@ -234,6 +237,8 @@ function stopCause(view: View, isGuestUp: boolean): StopCause | undefined {
   if (!isGuestUp) return run.phase === 'starting' && !shouldRun(record) ? 'halted' : undefined;
   if (!shouldRun(record)) return 'halted';
   if (isRestartAsked(record)) return 'restart';
+  if (view.hasPanicked === true) return 'panic';
+  if (view.health?.failed !== undefined) return 'unhealthy';
   // A reboot in place stamps both with one moment; a later boot has another one, whatever the wall clock did meanwhile.
   if (run.lastExit?.reason !== 'GuestReboot' || run.lastExit.atMs !== run.bootedAtMs) return undefined;
   const policy = effectivePolicy(record);

@@ -32,7 +32,7 @@ export interface BootMoment {
 export type RunPhase = 'idle' | 'starting' | 'started' | 'ended' | 'abandoned';
 
 /** Why a running microVM is being stopped; decides what follows its exit. */
-export type StopCause = 'halted' | 'restart' | 'deleted' | 'crashLoop' | 'once' | 'lease';
+export type StopCause = 'halted' | 'restart' | 'deleted' | 'crashLoop' | 'once' | 'lease' | 'unhealthy' | 'panic';
 
 export interface StopRecord {
   readonly cause: StopCause;
@@ -55,6 +55,8 @@ export interface RunRecord {
   /** The machine that live changes are making of it. Durable before the first of them, gone after the last. */
   readonly changingTo?: string;
   readonly bootedAtMs?: number;
+  /** The incarnation whose startup probe succeeded. */
+  readonly startedUpIn?: number;
   readonly restarts: number;
   /** Ends within the window, oldest first, milliseconds of the boot clock of `failureBootId`. */
   readonly failures: readonly number[];
@@ -184,7 +186,7 @@ export type MachineDisk = Omit<DiskSpec, 'managed'> & { readonly managed?: Omit<
 /** A card as the guest sees it: ports of the host change under it. */
 export type MachineCard = Omit<NetworkSpec, 'ports'>;
 /** Parts of the machine that came after the first ones; all of them are absent in a key that was made before. */
-export type MachineExtras = Pick<DesiredMicroVM, 'cpuMax' | 'memoryMaxBytes' | 'memoryShared' | 'memoryHugepageBytes'> & { readonly seed?: unknown };
+export type MachineExtras = Pick<DesiredMicroVM, 'cpuMax' | 'memoryMaxBytes' | 'memoryShared' | 'memoryHugepageBytes' | 'serialInteractive' | 'vsock'> & { readonly seed?: unknown };
 
 /** What a guest runs on, as far as a running one can't simply be told otherwise. */
 export interface Machine {
@@ -198,7 +200,7 @@ export interface Machine {
 }
 
 export function machineOf(desired: DesiredMicroVM): Machine {
-  const { cpuCount, memoryBytes, boot, disks, networks = [], serialLog, cpuMax, memoryMaxBytes, memoryShared, memoryHugepageBytes } = desired;
+  const { cpuCount, memoryBytes, boot, disks, networks = [], serialLog, cpuMax, memoryMaxBytes, memoryShared, memoryHugepageBytes, serialInteractive, vsock } = desired;
   const seed = seedInputs(desired);
   return {
     cpuCount,
@@ -212,6 +214,8 @@ export function machineOf(desired: DesiredMicroVM): Machine {
       ...(memoryMaxBytes === undefined ? {} : { memoryMaxBytes }),
       ...(memoryShared === undefined ? {} : { memoryShared }),
       ...(memoryHugepageBytes === undefined ? {} : { memoryHugepageBytes }),
+      ...(serialInteractive === true ? { serialInteractive } : {}),
+      ...(vsock === undefined ? {} : { vsock }),
       ...(seed === null ? {} : { seed }),
     },
   };

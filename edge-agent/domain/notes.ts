@@ -2,9 +2,9 @@
  * How a note changes the journal's record. Pure; together with the acceptance these are the only
  * ways in which a record changes, so everything that a restarted agent may find is made here.
  */
-import type { LastExit } from '#api/model/microvm.ts';
+import type { ExitReason, LastExit } from '#api/model/microvm.ts';
 import type { Note } from './diff.ts';
-import { machineKey, type MicroVMRecord, type Now, type RunRecord } from './microvm-record.ts';
+import { machineKey, type MicroVMRecord, type Now, type RunRecord, type StopCause, type StopRecord } from './microvm-record.ts';
 import { omit } from './omit.ts';
 import type { SeenExit } from './observed-state.ts';
 import { failuresKeptMax, isRestartAsked, recentFailures, restartDelayMs, shouldRun } from './restart-policy.ts';
@@ -18,6 +18,8 @@ export function applyNote(record: MicroVMRecord, note: Note, now: Now): MicroVMR
       return { ...record, run: beginRun(record, note) };
     case 'guestBooted':
       return { ...record, run: markBooted(record, note, now) };
+    case 'startedUp':
+      return { ...record, run: { ...record.run, startedUpIn: record.run.incarnation } };
     case 'runEnded':
       return { ...record, run: endRun(record, note, now) };
     case 'stopBegun':
@@ -74,16 +76,25 @@ function endRun(record: MicroVMRecord, { exit, isFenced }: Note & { kind: 'runEn
   const { stop } = record.run;
   const run = omit(record.run, 'stop', 'restartDue', 'bootedAtMs', 'startedWith', 'changingTo');
   const counted = exit.process === undefined ? {} : { countedExit: exit.process };
-  if (isFenced === true || (stop !== undefined && stop.cause !== 'crashLoop' && stop.cause !== 'once')) {
+  if (isFenced === true || (stop !== undefined && endReasons[stop.cause] === undefined)) {
     return { ...run, ...counted, phase: 'idle', lastExit: lastExitOf({ ...exit, reason: exit.reason === 'HostReboot' ? 'HostReboot' : 'Operator' }, now) };
   }
-  const ended: RunRecord = { ...run, ...counted, phase: 'ended', lastExit: lastExitOf(stop === undefined ? exit : { ...exit, reason: 'GuestReboot' }, now) };
+  const ended: RunRecord = { ...run, ...counted, phase: 'ended', lastExit: lastExitOf(reasonedExit(exit, stop), now) };
   if (record.desired === null || !shouldRun({ ...record, run: ended })) return ended;
   // The reboots that led to this stop are counted already; a host reboot is nobody's failure.
-  const isFailure = stop === undefined && exit.reason !== 'HostReboot';
+  const isFailure = (stop === undefined || stop.cause === 'unhealthy' || stop.cause === 'panic') && exit.reason !== 'HostReboot';
   const failures = [...recentFailures(run, record.desired.restart, now), ...(isFailure ? [now.bootMs] : [])].slice(-failuresKeptMax);
   const delay = isFailure || stop !== undefined ? restartDelayMs(failures.length, record.desired.restart) : 0;
   return { ...ended, failures, failureBootId: now.bootId, restartDue: { bootId: now.bootId, ms: now.bootMs + delay } };
+}
+
+/** Ends that the agent brought about for a reason of the guest's; the others are the operator's. */
+const endReasons: Readonly<Partial<Record<StopCause, ExitReason>>> = { crashLoop: 'GuestReboot', once: 'GuestReboot', unhealthy: 'Unhealthy', panic: 'GuestPanic' };
+
+function reasonedExit(exit: SeenExit, stop: StopRecord | undefined): SeenExit {
+  const reason = stop === undefined ? undefined : endReasons[stop.cause];
+  if (reason === undefined) return exit;
+  return reason !== 'GuestReboot' && exit.reason === 'HostReboot' ? exit : { ...exit, reason };
 }
 
 function lastExitOf(exit: SeenExit, now: Now): LastExit {
@@ -96,7 +107,7 @@ function lastExitOf(exit: SeenExit, now: Now): LastExit {
 }
 
 function beginStop(record: MicroVMRecord, { cause, notAfterBootMs }: Note & { kind: 'stopBegun' }, now: Now): RunRecord {
-  const isGraceful = cause === 'halted' || cause === 'restart' || cause === 'deleted' || cause === 'lease';
+  const isGraceful = cause === 'halted' || cause === 'restart' || cause === 'deleted' || cause === 'lease' || cause === 'unhealthy';
   const askedMs = isGraceful ? (record.desired?.terminationGracePeriodMs ?? graceWithoutSpecMs) : 0;
   const graceMs = Math.max(0, Math.min(askedMs, (notAfterBootMs ?? Infinity) - now.bootMs));
   return { ...record.run, stop: { cause, usesButton: graceMs > 0, deadline: { bootId: now.bootId, ms: now.bootMs + graceMs } } };

@@ -8,6 +8,7 @@ import { isBehindDirectory, waitsForLease, type Decision } from './diff.ts';
 import { disksKey } from './images.ts';
 import { compareMachine, observedSizes, seenMachine } from './machine-change.ts';
 import type { View } from './observed-state.ts';
+import { hasReadiness, pendingReadiness } from './probes.ts';
 import { isCrashLooping } from './restart-policy.ts';
 
 const behindDirectory = { code: 'STALE_OPERATION', message: 'the directory of the microVM knows a later operation than the journal; a new change of the specification resolves it' } as const;
@@ -66,6 +67,7 @@ export function projectObservation(view: View, state: ObservedState): Observatio
     ...(isUp && desired !== null ? observedSizes(desired, seenMachine(vmm)) : {}),
     ...(run.lastExit === undefined ? {} : { lastExit: run.lastExit }),
     ...(problem === undefined || state === 'absent' ? {} : { problem }),
+    ...(state === 'running' && hasReadiness(desired?.probes) ? { readiness: view.health?.readiness ?? pendingReadiness } : {}),
     ...(warnings.length === 0 || state === 'absent' || state === 'removing' ? {} : { warnings }),
     ...(site?.override === undefined || state === 'absent' ? {} : { siteOverride: site.override }),
     ...(site === undefined || site.untold.length === 0 ? {} : { siteOrders: site.untold }),

@@ -5,6 +5,7 @@
 import type { ExitReason, ObservedWarning } from '#api/model/microvm.ts';
 import type { ImageFormat } from './images.ts';
 import type { LeaseView } from './lease.ts';
+import type { HealthJudgement } from './probes.ts';
 import type { DirectoryIdentity, MicroVMRecord, Now, Problem, ProcessKey } from './microvm-record.ts';
 
 export type SeenApiState = 'none' | 'created' | 'running' | 'paused' | 'unreachable';
@@ -98,5 +99,9 @@ export interface View {
   readonly attempt: Attempt;
   /** Present for a microVM that runs under a lease of the host only. */
   readonly lease?: LeaseView | undefined;
+  /** Present while the probes of the guest are tried. */
+  readonly health?: HealthJudgement | undefined;
+  /** The guest said that it is beyond help, and has not been reset since. */
+  readonly hasPanicked?: boolean;
   readonly now: Now;
 }

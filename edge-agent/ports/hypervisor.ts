@@ -55,12 +55,23 @@ export interface VmSpec {
   readonly networks?: readonly VmNetwork[];
   /** Whether COM1 is written to the file that {@link VmmPaths.serialLog} names; else it is dropped. */
   readonly serialLog: boolean;
+  /** COM1 is the socket {@link VmmPaths.serialSocket} instead, in both directions. */
+  readonly serialInteractive?: true;
+  /** The guest gets a vsock device, whose host side is {@link VmmPaths.vsockSocket}. */
+  readonly vsock?: { readonly cid: number };
 }
 
 /** Files of one VM directory that others may read. The VMM truncates both at its own start. */
 export interface VmmPaths {
   /** COM1 of the guest. Truncated again at every boot and reboot. Mode 0600. */
   readonly serialLog: string;
+  /**
+   * Listens from `create` on for one client; a second one replaces the first. Measured on v54: the guest
+   * never waits for a reader; without one the VMM keeps the newest 1 MiB and drops the rest in silence.
+   */
+  readonly serialSocket: string;
+  /** Listens while the guest is booted; `CONNECT <port>` reaches the guest. */
+  readonly vsockSocket: string;
   /** The VMM's own log, for people and support bundles. */
   readonly vmmLog: string;
 }

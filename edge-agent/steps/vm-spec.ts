@@ -14,7 +14,7 @@ export const seedDiskName = 'cloud-init.seed';
 /** @param seedPath where the disk of cloud-init lies, for a microVM that has one */
 export function deriveVmSpec({ microvmId, desired }: MicroVMRecord, made: readonly MadeDisk[], seedPath?: string): VmSpec {
   if (desired === null) throw new AppError('INTERNAL', 'a microVM without a desired state is not started');
-  const { cpuCount, cpuMax = cpuCount, memoryBytes, memoryMaxBytes, memoryShared, memoryHugepageBytes, boot, disks, networks, serialLog, cloudInit } = desired;
+  const { cpuCount, cpuMax = cpuCount, memoryBytes, memoryMaxBytes, memoryShared, memoryHugepageBytes, boot, disks, networks, serialLog, serialInteractive, vsock, cloudInit } = desired;
   return {
     cpuCount,
     cpuMax,
@@ -27,6 +27,8 @@ export function deriveVmSpec({ microvmId, desired }: MicroVMRecord, made: readon
     disks: [...inBootOrder(disks, boot).map((disk) => deriveVmDisk(disk, made)), ...(cloudInit === undefined || seedPath === undefined ? [] : [placeSeed(seedPath)])],
     ...(networks === undefined ? {} : { networks: networks.map((network) => deriveVmNetwork(microvmId, network)) }),
     serialLog,
+    ...(serialInteractive === true ? { serialInteractive } : {}),
+    ...(vsock === undefined ? {} : { vsock }),
   };
 }
 

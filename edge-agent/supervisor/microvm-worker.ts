@@ -35,7 +35,9 @@ import type { GuestNetworks } from '../ports/network.ts';
 import type { Seeds } from '../ports/seeds.ts';
 import type { VmDirectories } from '../ports/vm-directories.ts';
 import { steps } from '../steps/steps.ts';
+import type { ConsoleKeeper } from './console-keeper.ts';
 import type { LeaseKeeper } from './lease-keeper.ts';
+import type { ProbeKeeper } from './probe-keeper.ts';
 import { followReboots, type RebootFollower } from './reboot-follower.ts';
 import type { Slots } from '#api/model/slots.ts';
 
@@ -49,6 +51,8 @@ export interface WorkerDeps {
   readonly disks: GuestDisks;
   readonly secrets: KeptSecrets;
   readonly seeds: Seeds;
+  readonly probes: Pick<ProbeKeeper, 'noticed' | 'viewOf' | 'forget'>;
+  readonly consoles: Pick<ConsoleKeeper, 'noticed' | 'forget'>;
   readonly leases: Pick<LeaseKeeper, 'viewOf' | 'prepare' | 'noticed' | 'guardDirectoryOf' | 'isHeld'>;
   readonly hostMemoryBytes: number;
   readonly clock: Clock;
@@ -220,7 +224,19 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
     if (attempt.networkWarnings !== undefined && attempt.networkWarnings.lookAgainAtBootMs <= now.bootMs) attempt = omit(attempt, 'networksFor');
     deps.leases.noticed(record, vmm);
     const lease = deps.leases.viewOf(record, now);
-    return { record, vmm, directory: seenDirectory, attempt, ...(lease === undefined ? {} : { lease }), now };
+    deps.probes.noticed(record, vmm, wake);
+    deps.consoles.noticed(record, vmm, wake);
+    const health = deps.probes.viewOf(record);
+    return {
+      record,
+      vmm,
+      directory: seenDirectory,
+      attempt,
+      ...(lease === undefined ? {} : { lease }),
+      ...(health === undefined ? {} : { health }),
+      ...(follower?.hasPanicked() === true ? { hasPanicked: true } : {}),
+      now,
+    };
   }
 
   function follow(): void {
@@ -494,6 +510,8 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
       if (isAwaitingImages) deps.disks.forgo(microvmId);
       stopping.abort(new AppError('UNAVAILABLE', 'the agent stops'));
       await running;
+      deps.probes.forget(microvmId);
+      deps.consoles.forget(microvmId);
       await follower?.ended;
     },
   };

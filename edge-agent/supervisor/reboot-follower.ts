@@ -1,6 +1,6 @@
 /**
- * Follows the events of one live VMM: counts the reboots that its guest makes in place, and tells of
- * every event and of the end of the process. Events are hints; the next look decides.
+ * Follows the events of one live VMM: counts the reboots that its guest makes in place, notices its
+ * panic, and tells of every event and of the end of the process. Events are hints; the next look decides.
  */
 import { isAppError } from '#api/model/error-codes.ts';
 import type { RebootsSeen } from '../domain/notes.ts';
@@ -13,6 +13,8 @@ const pauseAfterFailureMs = 5_000;
 
 export interface RebootFollower {
   rebootsSeen(): number;
+  /** The guest reported a panic and was not reset since. */
+  hasPanicked(): boolean;
   /** The reboots since the last take, and where the count goes on. */
   take(): RebootsSeen;
   /** Resolves when the VMM is gone or the follower was stopped; never rejects. */
@@ -29,12 +31,17 @@ export function followReboots(options: {
   readonly logger: Logger;
 }): RebootFollower {
   let count = 0;
+  let hasPanicked = false;
   let cursor = options.cursor;
   const run = async (): Promise<void> => {
     try {
       for await (const event of options.hypervisor.events(options.directory, cursor, options.signal)) {
         cursor = event.cursor;
-        if (event.source === 'vm' && event.event === 'rebooted') count += 1;
+        if (event.source === 'vm' && event.event === 'rebooted') {
+          count += 1;
+          hasPanicked = false;
+        }
+        if (event.source === 'guest' && event.event === 'panic') hasPanicked = true;
         options.onNews();
       }
     } catch (error) {
@@ -49,6 +56,7 @@ export function followReboots(options: {
   };
   return {
     rebootsSeen: () => count,
+    hasPanicked: () => hasPanicked,
     take() {
       const seen = { count, cursor: cursor ?? { pid: 0, startTime: '0', offset: 0 } };
       count = 0;

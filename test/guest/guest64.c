@@ -5,8 +5,9 @@
  * that it costs almost no CPU.
  *
  * The first word of the command line says what it does: tick (default), idle, clinging,
- * nobutton, poweroff, reboot, triple, crash. A number as second word is the delay in
- * milliseconds before poweroff, reboot, triple and crash act. README.md has the table.
+ * nobutton, poweroff, reboot, triple, crash, panic, flood, echo, vsock. A number as second word
+ * is the delay in milliseconds before poweroff, reboot, triple, crash and panic act, the number
+ * of lines of flood, the port of vsock. README.md has the table.
  *
  * Device registers are found by scanning the DSDT for the OpRegions GDST (bit 0 CPU, bit 2
  * PCI, bit 3 power button), PCST (PCI hot-plug) and PRST (CPU hot-plug).
@@ -30,6 +31,8 @@ typedef unsigned long u64;
 #define SPURIOUS_VECTOR 0xff
 #define DEFAULT_ACTION_DELAY_MS 200u
 #define TICK_PERIOD_MS 1000u
+#define DEFAULT_FLOOD_LINES 1000u
+#define DEFAULT_VSOCK_PORT 1024u
 #define DEVICE_HOLE 0xd0000000ul /* 32-bit device window: never RAM, no device there */
 
 extern u64 pml4[512];
@@ -240,66 +243,94 @@ static u8 request_status;
 static volatile u16 *queue_notify;
 static u16 used_seen;
 
-static u32 find_blk_slot(void) {
+/* Slot of the PCI device with this id (device << 16 | vendor), or 0. */
+static u32 find_slot(u32 id) {
   for (u32 slot = 1; slot < 32; slot++) {
-    if (pci_read(slot, 0) == VIRTIO_BLK_PCI_ID) return slot;
+    if (pci_read(slot, 0) == id) return slot;
   }
   return 0;
 }
 
-static int blk_init(void) {
-  u32 slot = find_blk_slot();
-  if (slot == 0) return 0;
+/* Maps the first memory window of a device and lets it answer; 0 when it lies where this guest can't reach. */
+static u64 map_bar0(u32 slot) {
   u32 low = pci_read(slot, 0x10);
   u64 bar = low & ~15u;
   if ((low & 6) == 4) bar |= (u64)pci_read(slot, 0x14) << 32;
-  if (bar >> 32) {
-    put_line("NKUDO-BLK bar high");
+  if (bar >> 39)
+    map_high(bar);
+  else if (bar >> 32)
     return 0;
-  }
-  map_low(bar);
+  else
+    map_low(bar);
   pci_write(slot, 4, pci_read(slot, 4) | 6);
+  return bar;
+}
 
-  volatile u8 *common = 0;
-  volatile u8 *notify = 0;
-  u32 notify_multiplier = 0;
+struct virtio {
+  volatile u8 *common;
+  volatile u8 *notify;
+  volatile u8 *config;
+  u32 notify_multiplier;
+};
+
+/* Finds the registers of a modern virtio device and agrees on no feature but the version. */
+static int virtio_open(u32 slot, struct virtio *device) {
+  u64 bar = map_bar0(slot);
+  if (!bar) return 0;
+  device->common = 0;
+  device->notify = 0;
+  device->config = 0;
   for (u32 p = pci_read(slot, 0x34) & 0xfc; p;) {
     u32 header = pci_read(slot, p);
     if ((header & 255) == 9) {
       u32 type = header >> 24;
       u32 offset = pci_read(slot, p + 8);
-      if (type == 1) common = (volatile u8 *)(bar + offset);
+      if (type == 1) device->common = (volatile u8 *)(bar + offset);
+      if (type == 4) device->config = (volatile u8 *)(bar + offset);
       if (type == 2) {
-        notify = (volatile u8 *)(bar + offset);
-        notify_multiplier = pci_read(slot, p + 16);
+        device->notify = (volatile u8 *)(bar + offset);
+        device->notify_multiplier = pci_read(slot, p + 16);
       }
     }
     p = (header >> 8) & 0xfc;
   }
-  if (!common || !notify) return 0;
-
-  volatile u8 *status = common + 20;
-  *status = 0;
-  *status = 1;
-  *status = 3;
+  if (!device->common || !device->notify) return 0;
+  volatile u8 *common = device->common;
+  common[20] = 0;
+  common[20] = 1;
+  common[20] = 3;
   *(volatile u32 *)(common + 8) = 1;  /* feature word 1 */
   *(volatile u32 *)(common + 12) = 1; /* VIRTIO_F_VERSION_1 */
-  *status = 11;
-  if (!(*status & 8)) {
-    put_line("NKUDO-BLK features refused");
+  common[20] = 11;
+  return (common[20] & 8) != 0;
+}
+
+/* Gives the device one queue; returns the register to write the queue's number to. */
+static volatile u16 *virtio_queue(struct virtio *device, u16 index, u16 size, volatile void *table, volatile void *driver, volatile void *answers) {
+  volatile u8 *common = device->common;
+  *(volatile u16 *)(common + 22) = index;
+  *(volatile u16 *)(common + 24) = size;
+  *(volatile u32 *)(common + 32) = (u32)(u64)table;
+  *(volatile u32 *)(common + 36) = 0;
+  *(volatile u32 *)(common + 40) = (u32)(u64)driver;
+  *(volatile u32 *)(common + 44) = 0;
+  *(volatile u32 *)(common + 48) = (u32)(u64)answers;
+  *(volatile u32 *)(common + 52) = 0;
+  volatile u16 *doorbell = (volatile u16 *)(device->notify + *(volatile u16 *)(common + 30) * device->notify_multiplier);
+  *(volatile u16 *)(common + 28) = 1;
+  return doorbell;
+}
+
+static int blk_init(void) {
+  struct virtio device;
+  u32 slot = find_slot(VIRTIO_BLK_PCI_ID);
+  if (slot == 0) return 0;
+  if (!virtio_open(slot, &device)) {
+    put_line("NKUDO-BLK refused");
     return 0;
   }
-  *(volatile u16 *)(common + 22) = 0; /* queue 0 */
-  *(volatile u16 *)(common + 24) = QUEUE_SIZE;
-  *(volatile u32 *)(common + 32) = (u32)(u64)descriptors;
-  *(volatile u32 *)(common + 36) = 0;
-  *(volatile u32 *)(common + 40) = (u32)(u64)&available;
-  *(volatile u32 *)(common + 44) = 0;
-  *(volatile u32 *)(common + 48) = (u32)(u64)&used;
-  *(volatile u32 *)(common + 52) = 0;
-  queue_notify = (volatile u16 *)(notify + *(volatile u16 *)(common + 30) * notify_multiplier);
-  *(volatile u16 *)(common + 28) = 1;
-  *status = 15;
+  queue_notify = virtio_queue(&device, 0, QUEUE_SIZE, descriptors, &available, &used);
+  device.common[20] = 15;
   put_number_line("NKUDO-BLK ready slot ", slot);
   return 1;
 }
@@ -475,6 +506,149 @@ static void answer_memory(void) {
   put_number_line("NKUDO-MEM MiB ", (u32)(requested >> 20));
 }
 
+/* ---- virtio-vsock (polled): accepts connections to one port, takes what comes and says nothing ---- */
+
+#define VIRTIO_VSOCK_PCI_ID 0x10531af4
+#define VSOCK_OP_REQUEST 1
+#define VSOCK_OP_RESPONSE 2
+#define VSOCK_OP_RST 3
+#define VSOCK_OP_SHUTDOWN 4
+#define VSOCK_BUFFERS 4
+
+struct descriptor {
+  u64 address;
+  u32 length;
+  u16 flags;
+  u16 next;
+};
+
+struct vsock_header {
+  u64 source_cid;
+  u64 destination_cid;
+  u32 source_port;
+  u32 destination_port;
+  u32 length;
+  u16 type;
+  u16 op;
+  u32 flags;
+  u32 buffer_size;
+  u32 forwarded;
+} __attribute__((packed));
+
+struct driver_ring {
+  u16 flags;
+  u16 index;
+  u16 ring[QUEUE_SIZE];
+  u16 event;
+};
+
+struct device_ring {
+  u16 flags;
+  u16 index;
+  struct {
+    u32 id;
+    u32 length;
+  } ring[QUEUE_SIZE];
+  u16 event;
+};
+
+static struct descriptor vsock_table[3][QUEUE_SIZE] __attribute__((aligned(4096)));
+static volatile struct driver_ring vsock_driver[3] __attribute__((aligned(4096)));
+static volatile struct device_ring vsock_device[3] __attribute__((aligned(4096)));
+static volatile u16 *vsock_notify[3];
+static volatile struct vsock_header vsock_received[VSOCK_BUFFERS];
+static u8 vsock_payload[VSOCK_BUFFERS][4096];
+static volatile struct vsock_header vsock_sent[VSOCK_BUFFERS];
+static u16 vsock_seen;
+static u32 vsock_port;
+
+static void vsock_offer(u16 buffer) {
+  volatile struct driver_ring *ring = &vsock_driver[0];
+  ring->ring[ring->index & (QUEUE_SIZE - 1)] = buffer * 2;
+  __asm__ volatile("" ::: "memory");
+  ring->index++;
+  __asm__ volatile("" ::: "memory");
+  *vsock_notify[0] = 0;
+}
+
+static int vsock_init(u32 port) {
+  struct virtio device;
+  u32 slot = find_slot(VIRTIO_VSOCK_PCI_ID);
+  if (slot == 0 || !virtio_open(slot, &device)) return 0;
+  vsock_port = port;
+  for (u16 queue = 0; queue < 3; queue++) {
+    vsock_driver[queue].flags = 1; /* no interrupts */
+    vsock_notify[queue] = virtio_queue(&device, queue, QUEUE_SIZE, vsock_table[queue], &vsock_driver[queue], &vsock_device[queue]);
+  }
+  device.common[20] = 15;
+  for (u16 buffer = 0; buffer < VSOCK_BUFFERS; buffer++) {
+    struct descriptor *head = &vsock_table[0][buffer * 2];
+    head[0].address = (u64)&vsock_received[buffer];
+    head[0].length = sizeof(struct vsock_header);
+    head[0].flags = DESCRIPTOR_WRITE | DESCRIPTOR_NEXT;
+    head[0].next = buffer * 2 + 1;
+    head[1].address = (u64)vsock_payload[buffer];
+    head[1].length = sizeof(vsock_payload[buffer]);
+    head[1].flags = DESCRIPTOR_WRITE;
+    vsock_offer(buffer);
+  }
+  put("NKUDO-VSOCK ready cid ");
+  put_decimal(device.config ? *(volatile u32 *)device.config : 0);
+  put_number_line(" port ", port);
+  return 1;
+}
+
+static void vsock_answer(volatile struct vsock_header *to, u16 op) {
+  volatile struct driver_ring *ring = &vsock_driver[1];
+  u16 slot = ring->index & (VSOCK_BUFFERS - 1);
+  volatile struct vsock_header *answer = &vsock_sent[slot];
+  answer->source_cid = to->destination_cid;
+  answer->destination_cid = to->source_cid;
+  answer->source_port = to->destination_port;
+  answer->destination_port = to->source_port;
+  answer->length = 0;
+  answer->type = 1;
+  answer->op = op;
+  answer->flags = 0;
+  answer->buffer_size = 65536;
+  answer->forwarded = 0;
+  vsock_table[1][slot].address = (u64)answer;
+  vsock_table[1][slot].length = sizeof(struct vsock_header);
+  vsock_table[1][slot].flags = 0;
+  ring->ring[ring->index & (QUEUE_SIZE - 1)] = slot;
+  __asm__ volatile("" ::: "memory");
+  ring->index++;
+  __asm__ volatile("" ::: "memory");
+  *vsock_notify[1] = 1;
+}
+
+static void vsock_poll(void) {
+  while (vsock_device[0].index != vsock_seen) {
+    u16 buffer = (u16)(vsock_device[0].ring[vsock_seen & (QUEUE_SIZE - 1)].id / 2);
+    volatile struct vsock_header *packet = &vsock_received[buffer];
+    vsock_seen++;
+    if (packet->op == VSOCK_OP_REQUEST) {
+      int is_ours = packet->destination_port == vsock_port;
+      put_number_line(is_ours ? "NKUDO-VSOCK accepted " : "NKUDO-VSOCK refused ", packet->destination_port);
+      vsock_answer(packet, is_ours ? VSOCK_OP_RESPONSE : VSOCK_OP_RST);
+    }
+    if (packet->op == VSOCK_OP_SHUTDOWN) vsock_answer(packet, VSOCK_OP_RST);
+    vsock_offer(buffer);
+  }
+}
+
+/* ---- pvpanic: how a guest says that it is beyond help ---- */
+
+#define PVPANIC_PCI_ID 0x00111b36
+#define PVPANIC_PANICKED 1
+
+static void report_panic(void) {
+  u32 slot = find_slot(PVPANIC_PCI_ID);
+  u64 bar = slot ? map_bar0(slot) : 0;
+  put_line(bar ? "NKUDO-PANIC" : "NKUDO-PANIC unheard");
+  if (bar) *(volatile u8 *)bar = PVPANIC_PANICKED;
+}
+
 /* ---- ACPI ---- */
 
 static volatile u8 *ged_register;
@@ -611,11 +785,31 @@ static void act(const char *line) {
     map_low(DEVICE_HOLE);
     die_by_emulation_failure(DEVICE_HOLE);
   }
+  /* As an operating system that halts after a panic: it answers nothing any more. */
+  if (first_word_is(line, "panic")) {
+    report_panic();
+    for (;;) sleep_until_timer();
+  }
 }
 
 static int acts_by_itself(const char *line) {
   return first_word_is(line, "poweroff") || first_word_is(line, "reboot") || first_word_is(line, "triple") ||
-         first_word_is(line, "crash");
+         first_word_is(line, "crash") || first_word_is(line, "panic");
+}
+
+/* Lines of 64 bytes, as fast as the port takes them. */
+static void flood(u32 lines) {
+  for (u32 line = 1; line <= lines; line++) {
+    put("NKUDO-FLOOD ......................................... ");
+    for (u32 bound = 10000000; bound > line && bound > 1; bound /= 10) put_char('0');
+    put_number_line("", line);
+  }
+  put_line("NKUDO-FLOOD-END");
+}
+
+/* What comes in goes out again. */
+static void echo(void) {
+  while (inb(SERIAL_LINE_STATUS) & 1) put_char((char)inb(SERIAL_DATA));
 }
 
 static void run_ticking(int disk_ready, int ignore_button) {
@@ -655,11 +849,20 @@ void guest_main(u64 start_info) {
     }
     act(line);
   }
-  if (first_word_is(line, "idle") || is_clinging) {
+  if (first_word_is(line, "flood")) flood(second_word_as_number(line, DEFAULT_FLOOD_LINES));
+  int is_echo = first_word_is(line, "echo");
+  int is_vsock = first_word_is(line, "vsock");
+  if (is_vsock && !vsock_init(second_word_as_number(line, DEFAULT_VSOCK_PORT))) {
+    put_line("NKUDO-VSOCK missing");
+    is_vsock = 0;
+  }
+  if (is_echo || is_vsock || first_word_is(line, "flood") || first_word_is(line, "idle") || is_clinging) {
     put_line("NKUDO-IDLE");
     for (;;) {
       sleep_until_timer();
       answer_acpi_events(0);
+      if (is_echo) echo();
+      if (is_vsock) vsock_poll();
     }
   }
   int disk_ready = blk_init();

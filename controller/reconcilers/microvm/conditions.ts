@@ -162,10 +162,32 @@ function deriveBound(view: MicroVMView, hostName: string): DerivedCondition[] {
     ...conditions,
     condition('Running', running.status, running.reason, running.message),
     running.status === 'True'
-      ? condition('Ready', 'True', 'NoProbe', 'it runs, and no probe asks for more')
+      ? deriveReady(view, hostName)
       : condition('Ready', running.status, running.reason === 'Running' || running.reason === 'WaitingForLease' ? 'NotRunning' : running.reason, running.message),
     condition('Reachable', 'True', 'HostConnected', `host ${hostName} is heard`),
   ];
+}
+
+/** Of a guest that runs. */
+function deriveReady({ record, observation }: MicroVMView, hostName: string): DerivedCondition {
+  const { startup, readiness } = record?.desired?.probes ?? {};
+  if (startup === undefined && readiness === undefined) return condition('Ready', 'True', 'NoProbe', 'it runs, and no probe asks for more');
+  const said = observation?.readiness;
+  const message = said?.message.slice(0, hostMessageMax) ?? '';
+  switch (said?.status) {
+    case 'succeeded':
+      return condition('Ready', 'True', 'ProbeSucceeded', message);
+    case 'failed':
+      return condition('Ready', 'False', 'ProbeFailed', message);
+    case 'pending':
+      return condition('Ready', 'False', 'ProbePending', message);
+    case 'impossible':
+      return condition('Ready', 'False', 'ProbeImpossible', message);
+    case 'notProbed':
+      return condition('Ready', 'Unknown', 'ProbeUnknown', message);
+    case undefined:
+      return condition('Ready', 'Unknown', 'ProbeUnknown', `host ${hostName} has not said yet what its probes find`);
+  }
 }
 
 interface Problem {

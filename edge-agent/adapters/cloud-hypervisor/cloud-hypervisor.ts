@@ -230,7 +230,7 @@ export function createCloudHypervisor(options: CloudHypervisorOptions): Hypervis
       await remove(vmDirectory, signal);
     }
     if (user !== null) handOver(vmDirectory, spec, user.userId);
-    const place = { vmDirectory, serialLog: vmFileName(vmDirectory, 'serialLog') };
+    const place = { vmDirectory, serialLog: vmFileName(vmDirectory, 'serialLog'), serialSocket: vmFileName(vmDirectory, 'serialSocket'), vsockSocket: vmFileName(vmDirectory, 'vsockSocket') };
     const triesLandlock = options.landlock === 'try' && landlock !== 'no' && existsSync(join(vmDirectory, runFolder));
     if (triesLandlock) {
       const confined = await apiPut('/vm.create', deriveVmConfig(spec, { ...place, landlock: landlockRules(vmDirectory) }), callOptions(vmDirectory, signal));
@@ -348,7 +348,12 @@ export function createCloudHypervisor(options: CloudHypervisorOptions): Hypervis
 
   return {
     probe,
-    paths: (vmDirectory) => ({ serialLog: vmFile(vmDirectory, 'serialLog'), vmmLog: vmFile(vmDirectory, 'log') }),
+    paths: (vmDirectory) => ({
+      serialLog: vmFile(vmDirectory, 'serialLog'),
+      serialSocket: vmFile(vmDirectory, 'serialSocket'),
+      vsockSocket: vmFile(vmDirectory, 'vsockSocket'),
+      vmmLog: vmFile(vmDirectory, 'log'),
+    }),
     spawn,
     observe,
     create,

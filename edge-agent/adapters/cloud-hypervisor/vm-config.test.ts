@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 import type { VmSpec } from '../../ports/hypervisor.ts';
 import { deriveVmConfig as derive, type VmPlace } from './vm-config.ts';
 
-const place: VmPlace = { vmDirectory: '/state/vms/one', serialLog: 'run/serial.log' };
+const place: VmPlace = { vmDirectory: '/state/vms/one', serialLog: 'run/serial.log', serialSocket: 'run/serial.sock', vsockSocket: 'run/vsock.sock' };
 const deriveVmConfig = (given: VmSpec, at: VmPlace = place) => derive(given, at);
 
 const spec = (replaced: Partial<VmSpec> = {}): VmSpec => ({

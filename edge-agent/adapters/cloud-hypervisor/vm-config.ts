@@ -11,8 +11,10 @@ export type VmConfig = components['schemas']['VmConfig'];
 
 export interface VmPlace {
   readonly vmDirectory: string;
-  /** Relative to the directory. */
+  /** These are relative to the directory. */
   readonly serialLog: string;
+  readonly serialSocket: string;
+  readonly vsockSocket: string;
   /** Absent: the VMM is not to confine itself. */
   readonly landlock?: readonly LandlockRule[];
 }
@@ -24,7 +26,8 @@ export interface LandlockRule {
 }
 
 /** Paths inside the VM directory become relative to it, since the VMM may not pass through those above. */
-export function deriveVmConfig(spec: VmSpec, { vmDirectory, serialLog, landlock }: VmPlace): VmConfig {
+export function deriveVmConfig(spec: VmSpec, place: VmPlace): VmConfig {
+  const { vmDirectory, landlock } = place;
   const inside = (path: string): string => relativePath(vmDirectory, path);
   return {
     cpus: { boot_vcpus: spec.cpuCount, max_vcpus: spec.cpuMax },
@@ -32,7 +35,8 @@ export function deriveVmConfig(spec: VmSpec, { vmDirectory, serialLog, landlock 
     payload: derivePayload(spec, inside),
     ...(spec.disks.length === 0 ? {} : { disks: spec.disks.map((disk) => deriveDisk({ ...disk, path: inside(disk.path) })) }),
     ...(spec.networks === undefined || spec.networks.length === 0 ? {} : { net: spec.networks.map(deriveNet) }),
-    serial: spec.serialLog ? { mode: 'File', file: serialLog } : { mode: 'Null' },
+    serial: deriveSerial(spec, place),
+    ...(spec.vsock === undefined ? {} : { vsock: { id: 'vsock', cid: spec.vsock.cid, socket: place.vsockSocket } }),
     console: { mode: 'Off' },
     // The guest's panic becomes an event of its own, the only witness that tells it from a power-off.
     pvpanic: true,
@@ -96,6 +100,11 @@ export function networkId(name: string): string {
 export function deviceOf(id: string): { readonly kind: 'disk' | 'network'; readonly name: string } | null {
   if (id.startsWith(diskPrefix)) return { kind: 'disk', name: id.slice(diskPrefix.length) };
   return id.startsWith(networkPrefix) ? { kind: 'network', name: id.slice(networkPrefix.length) } : null;
+}
+
+function deriveSerial({ serialLog, serialInteractive }: VmSpec, place: VmPlace): NonNullable<VmConfig['serial']> {
+  if (serialInteractive === true) return { mode: 'Socket', socket: place.serialSocket };
+  return serialLog ? { mode: 'File', file: place.serialLog } : { mode: 'Null' };
 }
 
 function derivePayload({ boot }: VmSpec, inside: (path: string) => string): VmConfig['payload'] {

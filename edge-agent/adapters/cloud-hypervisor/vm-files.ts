@@ -29,6 +29,9 @@ export const vmFiles = {
   events: `${runFolder}/events`,
   log: `${runFolder}/vmm.log`,
   serialLog: `${runFolder}/serial.log`,
+  /** COM1 of an interactive console; a stale one is in the way of the next, so the reaper removes both sockets. */
+  serialSocket: `${runFolder}/serial.sock`,
+  vsockSocket: `${runFolder}/vsock.sock`,
 } as const;
 
 export function vmFile(vmDirectory: string, file: keyof typeof vmFiles): string {

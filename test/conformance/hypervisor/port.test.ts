@@ -3,12 +3,14 @@
  * Who runs is judged by an outside observer (processes-of-directory.ts), not by the adapter's records.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import { mkdir, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
 import { createCloudHypervisor } from '#edge-agent/adapters/cloud-hypervisor/cloud-hypervisor.ts';
+import { systemSerialLines } from '#edge-agent/adapters/consoles/serial-lines.ts';
+import { createProber } from '#edge-agent/adapters/probes/prober.ts';
 import type { EventCursor, Hypervisor, VmSpec } from '#edge-agent/ports/hypervisor.ts';
 import { reapersOf, vmmsOf } from './processes-of-directory.ts';
 import { countCells, describeOnTargets, type Target } from './targets.ts';
@@ -165,6 +167,86 @@ describeOnTargets('Hypervisor port', (target) => {
 
   test('observes an untouched directory as absent', async () => {
     expect(await connect(target).observe(await makeVmDirectory(), never)).toEqual({ kind: 'absent' });
+  });
+
+  test('gives the guest a vsock device, whose host side only its owner reaches', async () => {
+    const [directory, twin] = [await makeVmDirectory(), await makeVmDirectory()];
+    const hypervisor = connect(target);
+    await bootGuest(hypervisor, directory, specFor(target, 'vsock 1024', { vsock: { cid: 42 } }));
+    await untilSerial(hypervisor, directory, 'NKUDO-VSOCK ready cid 42 port 1024');
+    const { vsockSocket } = hypervisor.paths(directory);
+    expect(statSync(vsockSocket).mode & 0o777).toBe(0o700);
+    const ask = (path: string, port: number) => createProber().probe({ action: { kind: 'vsock', port }, vsockSocket: path }, AbortSignal.timeout(20_000));
+    expect(await ask(vsockSocket, 1024)).toEqual({ kind: 'success' });
+    expect(await ask(vsockSocket, 1025)).toMatchObject({ kind: 'failure', message: expect.stringContaining('refused by the guest') as string });
+    // Context ids of one host need not differ: each VMM has a socket of its own.
+    await bootGuest(hypervisor, twin, specFor(target, 'vsock 7', { vsock: { cid: 42 } }));
+    await untilSerial(hypervisor, twin, 'NKUDO-VSOCK ready cid 42 port 7');
+    expect(await ask(hypervisor.paths(twin).vsockSocket, 7)).toEqual({ kind: 'success' });
+    expect(await ask(vsockSocket, 1024)).toEqual({ kind: 'success' });
+    // It stays over a reset, and a killed VMM's is not in the way of the next.
+    await hypervisor.reboot(directory, never);
+    expect(await ask(vsockSocket, 1024)).toEqual({ kind: 'success' });
+    await hypervisor.kill(directory, never);
+    await bootGuest(hypervisor, directory, specFor(target, 'vsock 1024', { vsock: { cid: 42 } }));
+    expect(await ask(vsockSocket, 1024)).toEqual({ kind: 'success' });
+  });
+
+  test('a guest that does not drive its vsock device answers nobody', async () => {
+    const directory = await makeVmDirectory();
+    const hypervisor = connect(target);
+    await bootGuest(hypervisor, directory, specFor(target, 'idle', { vsock: { cid: 3 } }));
+    await untilSerial(hypervisor, directory, 'NKUDO-IDLE');
+    const asking = createProber().probe({ action: { kind: 'vsock', port: 1024 }, vsockSocket: hypervisor.paths(directory).vsockSocket }, AbortSignal.timeout(300));
+    await expect(asking).rejects.toHaveProperty('name', 'TimeoutError');
+  });
+
+  test('an interactive console goes both ways, over resets and without waiting for a reader', async () => {
+    const directory = await makeVmDirectory();
+    const hypervisor = connect(target);
+    await hypervisor.spawn(directory, never);
+    await hypervisor.create(directory, specFor(target, 'echo', { serialInteractive: true }), never);
+    const { serialSocket, serialLog } = hypervisor.paths(directory);
+    const first = await openLine(serialSocket);
+    await hypervisor.boot(directory, never);
+    await first.until('NKUDO-IDLE');
+    first.line.write(Buffer.from('typed at the site\r'));
+    await first.until('typed at the site\r');
+    expect(existsSync(serialLog)).toBe(false);
+    await hypervisor.reboot(directory, never);
+    await first.ended;
+    // What was printed before anybody listened is kept for the first who does.
+    const second = await openLine(serialSocket);
+    await second.until('NKUDO-GUEST-READY');
+    // A second one has the line instead.
+    const third = await openLine(serialSocket);
+    await second.ended;
+    third.line.write(Buffer.from('again\r'));
+    await third.until('again\r');
+    await hypervisor.kill(directory, never);
+    await bootGuest(hypervisor, directory, specFor(target, 'flood 500', { serialInteractive: true }));
+    // Nobody reads 32 KiB, and the guest is done all the same: it answers its power button.
+    const late = await openLine(serialSocket);
+    late.line.close();
+    await hypervisor.powerButton(directory, never);
+    expect(await hypervisor.waitForExit(directory, never)).toMatchObject({ reason: 'GuestShutdown' });
+  }, 60_000);
+
+  test('tells of a panic while the guest stands still, and names it when the VMM is ended', async () => {
+    const directory = await makeVmDirectory();
+    const hypervisor = connect(target);
+    await bootGuest(hypervisor, directory, specFor(target, 'panic 20'));
+    const words: string[] = [];
+    for await (const { source, event } of hypervisor.events(directory, null, never)) {
+      words.push(`${source}:${event}`);
+      if (event === 'panic') break;
+    }
+    expect(words.at(-1)).toBe('guest:panic');
+    // The VMM goes on with a guest that does nothing any more; ending it is the agent's.
+    expect(await hypervisor.observe(directory, never)).toMatchObject({ kind: 'live', api: 'running' });
+    expect(await readFile(hypervisor.paths(directory).serialLog, 'utf8')).toContain('NKUDO-PANIC\r\n');
+    await hypervisor.shutdownVmm(directory, never);
+    expect(await hypervisor.observe(directory, never)).toMatchObject({ kind: 'exited', exit: { reason: 'GuestPanic' } });
   });
 
   const ends: { name: string; cmdline: string; end: (hypervisor: Hypervisor, directory: string, pid: number) => Promise<void>; expected: object }[] = [
@@ -350,6 +432,16 @@ describeOnTargets('Hypervisor port', (target) => {
     expect(existsSync(join(directory, 'injected'))).toBe(false);
   });
 });
+
+async function openLine(path: string) {
+  const line = await systemSerialLines.connect(path);
+  if (line === null) throw new Error('nobody listens at the serial socket');
+  let text = '';
+  const ended = (async () => {
+    for await (const bytes of line.output) text += Buffer.from(bytes).toString();
+  })();
+  return { line, ended, until: (words: string) => until(`the words ${words}`, 30_000, async () => text.includes(words), () => text.slice(-500)) };
+}
 
 function startAgent(what: 'stay' | 'die-after-reaper', directory: string, target: Target): ChildProcess {
   const script = join(import.meta.dirname, 'short-lived-agent.ts');

@@ -13,7 +13,7 @@ const directory = fileURLToPath(new URL('../../../examples/', import.meta.url));
 const files = readdirSync(directory).filter((file) => file.endsWith('.yaml'));
 
 /** Examples of one subject beside those of each kind. */
-const topics = ['site-mesh.yaml', 'site-images.yaml', 'microvm-networks.yaml', 'microvm-disks.yaml', 'microvm-sizes.yaml', 'microvm-cloud-init.yaml', 'microvm-cloud-init-secret.yaml'];
+const topics = ['site-mesh.yaml', 'site-images.yaml', 'microvm-networks.yaml', 'microvm-disks.yaml', 'microvm-sizes.yaml', 'microvm-probes.yaml', 'microvm-cloud-init.yaml', 'microvm-cloud-init-secret.yaml'];
 
 /** Fields that work and that the full example can't show, with the reason. */
 const leftOut: Readonly<Record<string, string>> = {
@@ -23,6 +23,15 @@ const leftOut: Readonly<Record<string, string>> = {
   'MicroVM .spec.boot.firmware': 'exactly one of kernel and firmware',
   'MicroVM .spec.boot.kernel.initramfs': 'the test guest needs none; shown as a comment',
   'MicroVM .spec.placement.hostSelector': 'shown as a comment beside hostName',
+  'MicroVM .spec.probes.startup.tcp': 'exactly one of four; shown at another probe or in a comment',
+  'MicroVM .spec.probes.startup.http': 'exactly one of four; shown at another probe',
+  'MicroVM .spec.probes.startup.vsock': 'exactly one of four; shown at another probe',
+  'MicroVM .spec.probes.readiness.tcp': 'exactly one of four; shown at another probe or in a comment',
+  'MicroVM .spec.probes.readiness.console': 'exactly one of four; shown at another probe',
+  'MicroVM .spec.probes.readiness.vsock': 'exactly one of four; shown at another probe',
+  'MicroVM .spec.probes.liveness.tcp': 'exactly one of four; shown at another probe or in a comment',
+  'MicroVM .spec.probes.liveness.http': 'exactly one of four; shown at another probe',
+  'MicroVM .spec.probes.liveness.console': 'exactly one of four; shown at another probe',
 };
 
 interface Manifest {

@@ -441,34 +441,67 @@ const diskReserved = (field: string): string => `reserved: disks[].${field}`;
 const bound = { binding: { hostName: 'edge-1', epoch: 4294967297 } };
 
 const probeNames = ['startup', 'readiness', 'liveness'] as const;
-const probeCases: RuleCase[] = probeNames.flatMap((name) => {
-  const place = (fields: Spec): Spec => microvmSpec({ probes: { [name]: { tcp: { port: 80 }, ...fields } } });
-  const field = (of: string): FieldOfRules => ({
+const natNetwork: Spec = { networks: [{ name: 'lan', nat: {} }] };
+const probeCases: RuleCase[] = [
+  ...probeNames.flatMap((name) => {
+    const place = (fields: Spec): Spec => microvmSpec({ ...natNetwork, vsock: {}, probes: { [name]: { tcp: { port: 80 }, ...fields } } });
+    const only = (action: Spec): Spec => microvmSpec({ ...natNetwork, vsock: {}, probes: { [name]: action } });
+    const field = (of: string): FieldOfRules => ({ kind: 'MicroVM', variant: 'shipped', label: `probes.${name}.${of}`, place: (value) => place({ [of]: value }) });
+    return [
+      {
+        kind: 'MicroVM' as const,
+        variant: 'shipped' as const,
+        rule: `write exactly one of tcp, http, console and vsock for probes.${name}`,
+        accepted: [
+          { title: 'tcp', spec: place({}) },
+          { title: 'http', spec: only({ http: { port: 8080 } }) },
+          { title: 'console', spec: only({ console: { contains: 'login:' } }) },
+          { title: 'vsock', spec: only({ vsock: { port: 1024 } }) },
+        ],
+        refused: [
+          { title: 'none', spec: only({}) },
+          { title: 'two', spec: place({ http: { port: 80 } }) },
+        ],
+      },
+      durationRule(field('initialDelay'), { shortest: '0s', longest: '1h', tooLong: '1h1s' }),
+      durationRule(field('period'), { shortest: '1s', longest: '1h', tooShort: '999ms', tooLong: '1h1s' }),
+      durationRule(field('timeout'), { shortest: '100ms', longest: '1m', tooShort: '99ms', tooLong: '61s' }),
+    ];
+  }),
+  {
     kind: 'MicroVM',
-    variant: 'unlocked',
-    label: `probes.${name}.${of}`,
-    place: (value) => place({ [of]: value }),
-  });
-  return [
-    {
-      kind: 'MicroVM',
-      variant: 'unlocked',
-      rule: `write exactly one of tcp, http and console for probes.${name}`,
-      accepted: [
-        { title: 'tcp', spec: place({}) },
-        { title: 'http', spec: microvmSpec({ probes: { [name]: { http: { port: 8080 } } } }) },
-        { title: 'console', spec: microvmSpec({ probes: { [name]: { console: { contains: 'login:' } } } }) },
-      ],
-      refused: [
-        { title: 'none', spec: microvmSpec({ probes: { [name]: {} } }) },
-        { title: 'two', spec: place({ http: { port: 80 } }) },
-      ],
-    },
-    durationRule(field('initialDelay'), { shortest: '0s', longest: '1h', tooLong: '1h1s' }),
-    durationRule(field('period'), { shortest: '1s', longest: '1h', tooShort: '999ms', tooLong: '1h1s' }),
-    durationRule(field('timeout'), { shortest: '100ms', longest: '1m', tooShort: '99ms', tooLong: '61s' }),
-  ];
-});
+    variant: 'shipped',
+    rule: 'a tcp or http probe needs an address of the guest that n-kudo knows',
+    accepted: [
+      { title: 'nat', spec: microvmSpec({ ...natNetwork, probes: { liveness: { tcp: { port: 80 } } } }) },
+      { title: 'mesh', spec: microvmSpec({ networks: [{ name: 'lan', mesh: {} }], probes: { readiness: { http: { port: 80 } } } }) },
+      { title: 'a bridge with an address', spec: microvmSpec({ networks: [{ name: 'lan', bridge: { name: 'br0' }, address: '10.0.0.5/24' }], probes: { startup: { tcp: { port: 80 } } } }) },
+      { title: 'a console probe without networks', spec: microvmSpec({ probes: { startup: { console: { contains: 'login:' } } } }) },
+    ],
+    refused: [
+      ...probeNames.map((name) => ({ title: `${name} without networks`, spec: microvmSpec({ probes: { [name]: { tcp: { port: 80 } } } }) })),
+      ...probeNames.map((name) => ({ title: `${name} by http on a bridge without an address`, spec: microvmSpec({ networks: [{ name: 'lan', bridge: { name: 'br0' } }], probes: { [name]: { http: { port: 80 } } } }) })),
+    ],
+  },
+  {
+    kind: 'MicroVM',
+    variant: 'shipped',
+    rule: 'a vsock probe needs the device',
+    accepted: [{ title: 'with one', spec: microvmSpec({ vsock: {}, probes: { readiness: { vsock: { port: 1 } } } }) }, { title: 'without such a probe', spec: microvmSpec({ vsock: { cid: 3 } }) }],
+    refused: probeNames.map((name) => ({ title: name, spec: microvmSpec({ probes: { [name]: { vsock: { port: 1024 } } } }) })),
+  },
+  {
+    kind: 'MicroVM',
+    variant: 'shipped',
+    rule: 'a console probe reads the serial console',
+    accepted: [
+      { title: 'Log', spec: microvmSpec({ console: { serial: 'Log' }, probes: { readiness: { console: { contains: 'ready' } } } }) },
+      { title: 'Interactive', spec: microvmSpec({ console: { serial: 'Interactive' }, probes: { readiness: { console: { contains: 'ready' } } } }) },
+      { title: 'Off without such a probe', spec: microvmSpec({ console: { serial: 'Off' } }) },
+    ],
+    refused: probeNames.map((name) => ({ title: name, spec: microvmSpec({ console: { serial: 'Off' }, probes: { [name]: { console: { contains: 'ready' } } } }) })),
+  },
+];
 
 /** Made by ssh-keygen for this test; nobody has the private halves. */
 const publicKeys = [
@@ -488,11 +521,6 @@ const microvmCases: RuleCase[] = [
   nameRule('MicroVM'),
   // Reserved fields
   reserved('MicroVM', 'networks[].mesh.groups', network({ mesh: { groups: ['staff'] } }), { accepted: network({ mesh: {} }) }),
-  reserved('MicroVM', 'vsock', microvmSpec({ vsock: {} })),
-  reserved('MicroVM', 'probes', microvmSpec({ probes: {} })),
-  reserved('MicroVM', 'console.serial other than Log', microvmSpec({ console: { serial: 'Off' } }), {
-    accepted: microvmSpec({ console: { serial: 'Log' } }),
-  }),
   reserved('MicroVM', 'disks[].snapshot', disk({ snapshot: { name: 'monday' } })),
   ...disconnectRules('MicroVM', microvmSpec),
   {

@@ -21,6 +21,10 @@ type Guest struct {
 	pause  chan bool
 	button chan struct{}
 	asked  chan guestRequest
+
+	// hasVsock is closed once the guest drives its vsock device; then vsockPort is what it listens on.
+	hasVsock  chan struct{}
+	vsockPort int
 }
 
 // guestRequest is something that the VMM asks of its guest.
@@ -35,6 +39,8 @@ const (
 	guestTick          = time.Second
 	guestPollDelay     = 8 * time.Millisecond
 	guestFirstLineTime = 2 * time.Millisecond
+	guestFloodLines    = 1000
+	guestVsockPort     = 1024
 )
 
 func newGuest(vmm *VMM, serial *Serial, config *VMConfig) *Guest {
@@ -45,6 +51,7 @@ func newGuest(vmm *VMM, serial *Serial, config *VMConfig) *Guest {
 	guest := &Guest{
 		vmm: vmm, serial: serial, cmdline: cmdline, words: strings.Fields(cmdline),
 		stop: make(chan struct{}), pause: make(chan bool, 64), button: make(chan struct{}, 1), asked: make(chan guestRequest, 1024),
+		hasVsock: make(chan struct{}),
 	}
 	if len(config.Disks) > 0 && config.Disks[0].ID != nil {
 		guest.disk = *config.Disks[0].ID
@@ -67,6 +74,16 @@ func (g *Guest) actionDelay() time.Duration {
 		}
 	}
 	return guestDefaultDelay
+}
+
+// second is the number in the second word.
+func (g *Guest) second(otherwise int) int {
+	if len(g.words) > 1 {
+		if number, err := strconv.Atoi(g.words[1]); err == nil {
+			return number
+		}
+	}
+	return otherwise
 }
 
 func (g *Guest) say(line string) { g.serial.write(line + "\r\n") }
@@ -105,23 +122,74 @@ func (g *Guest) run() {
 			g.say("NKUDO-CRASH")
 			g.vmm.fromGuest(g, g.vmm.failVCPU)
 		}
-	case "idle", "clinging":
-		g.say("NKUDO-IDLE")
-		g.sleep(time.Duration(1<<62 - 1))
-	default:
-		if g.disk != "" {
-			g.vmm.activate(g.disk)
-			g.say(fmt.Sprintf("NKUDO-BLK ready slot %d", g.slot))
-			g.vmm.count(g.disk, true)
-			g.say("NKUDO-BLK read 0")
+	case "panic":
+		if g.sleep(g.actionDelay()) {
+			g.vmm.fromGuest(g, g.panic)
+			// It halts, and answers nothing any more.
+			<-g.stop
 		}
-		for tick := 1; g.sleep(guestTick); tick++ {
-			g.say(fmt.Sprintf("NKUDO-TICK %d", tick))
-			if g.disk != "" {
-				g.vmm.count(g.disk, false)
-			}
+	case "flood":
+		for line := 1; line <= g.second(guestFloodLines); line++ {
+			g.say(fmt.Sprintf("NKUDO-FLOOD ......................................... %08d", line))
+		}
+		g.say("NKUDO-FLOOD-END")
+		g.idle()
+	case "vsock":
+		if !g.vmm.fromGuest(g, g.listenOnVsock) {
+			return
+		}
+		if g.vsockPort == 0 {
+			g.say("NKUDO-VSOCK missing")
+			g.tick()
+			return
+		}
+		g.idle()
+	case "idle", "clinging", "echo":
+		g.idle()
+	default:
+		g.tick()
+	}
+}
+
+func (g *Guest) idle() {
+	g.say("NKUDO-IDLE")
+	g.sleep(time.Duration(1<<62 - 1))
+}
+
+func (g *Guest) tick() {
+	if g.disk != "" {
+		g.vmm.activate(g.disk)
+		g.say(fmt.Sprintf("NKUDO-BLK ready slot %d", g.slot))
+		g.vmm.count(g.disk, true)
+		g.say("NKUDO-BLK read 0")
+	}
+	for tick := 1; g.sleep(guestTick); tick++ {
+		g.say(fmt.Sprintf("NKUDO-TICK %d", tick))
+		if g.disk != "" {
+			g.vmm.count(g.disk, false)
 		}
 	}
+}
+
+func (g *Guest) panic() {
+	if !g.vmm.config.Pvpanic {
+		g.say("NKUDO-PANIC unheard")
+		return
+	}
+	g.say("NKUDO-PANIC")
+	g.vmm.logger.write("vcpu0", "INFO", "devices/src/pvpanic.rs:151", "pvpanic got guest event panic")
+	g.vmm.events.emit("guest", "panic", map[string]string{"event": "panic"})
+}
+
+// listenOnVsock is the guest's driver: from here on connections are answered.
+func (g *Guest) listenOnVsock() {
+	vsock := g.vmm.config.Vsock
+	if vsock == nil {
+		return
+	}
+	g.vsockPort = g.second(guestVsockPort)
+	g.say(fmt.Sprintf("NKUDO-VSOCK ready cid %d port %d", vsock.CID, g.vsockPort))
+	close(g.hasVsock)
 }
 
 func (g *Guest) powerOff() {
@@ -152,6 +220,8 @@ func (g *Guest) sleep(duration time.Duration) bool {
 			}
 			deadline = time.Now().Add(left)
 			timer.Reset(left)
+		case typed := <-g.inputFor("echo"):
+			g.serial.write(string(typed))
 		case wanted := <-g.asked:
 			time.Sleep(guestPollDelay)
 			g.answer(wanted)
@@ -195,6 +265,14 @@ func (g *Guest) ask(wanted guestRequest) {
 	case g.asked <- wanted:
 	default:
 	}
+}
+
+// inputFor gives what was typed to a guest that reads it, and nothing to others.
+func (g *Guest) inputFor(word string) <-chan []byte {
+	if g.word() != word {
+		return nil
+	}
+	return g.serial.input
 }
 
 // setPaused never waits: the guest may itself be waiting for the VMM's lock.

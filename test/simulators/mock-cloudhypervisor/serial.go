@@ -6,21 +6,30 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 )
 
 // Serial is where the guest's COM1 goes. It is opened by vm.create and opened again at each boot and
-// reboot, which truncates a file (the same inode) and cuts the clients of a socket.
+// reboot, which truncates a file (the same inode) and cuts the clients of a socket. The guest never
+// waits for a reader: what one does not take in time is kept, the newest serialBacklogMax bytes of it,
+// and goes out with the next output or to the next client.
 type Serial struct {
 	mutex    sync.Mutex
 	file     *os.File
 	listener *net.UnixListener
 	client   net.Conn
-	// replay is what the first client of a socket has missed.
-	replay []byte
+	backlog  []byte
+	// input is what clients typed and the guest has not read.
+	input chan []byte
 }
 
-const replayBytesMax = 1 << 20
+const (
+	serialBacklogMax = 1 << 20
+	serialInputMax   = 64
+	// serialWriteTime stands for a write that does not block.
+	serialWriteTime = 2 * time.Millisecond
+)
 
 // isMissingPath tells the setting on which the real VMM thread panics.
 func (c *Console) isMissingPath() bool {
@@ -44,7 +53,7 @@ func openSerial(config *Console) (*Serial, []string) {
 		if err != nil {
 			return failed(err)
 		}
-		serial := &Serial{listener: listener}
+		serial := &Serial{listener: listener, input: make(chan []byte, serialInputMax)}
 		go serial.accept()
 		return serial, nil
 	case "Pty":
@@ -71,23 +80,57 @@ func (s *Serial) accept() {
 			_ = s.client.Close()
 		}
 		s.client = client
-		_, _ = client.Write(s.replay)
-		s.replay = nil
+		s.flush()
 		s.mutex.Unlock()
+		go s.read(client)
+	}
+}
+
+// read takes input until the guest does not read it any more; then the client has to wait.
+func (s *Serial) read(client net.Conn) {
+	for {
+		bytes := make([]byte, 4096)
+		count, err := client.Read(bytes)
+		if count > 0 {
+			s.input <- bytes[:count]
+		}
+		if err != nil {
+			s.mutex.Lock()
+			if s.client == client {
+				_ = client.Close()
+				s.client = nil
+			}
+			s.mutex.Unlock()
+			return
+		}
 	}
 }
 
 func (s *Serial) write(text string) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
-	switch {
-	case s.file != nil:
+	if s.file != nil {
 		_, _ = s.file.WriteString(text)
-	case s.client != nil:
-		_, _ = s.client.Write([]byte(text))
-	case s.listener != nil && len(s.replay)+len(text) <= replayBytesMax:
-		s.replay = append(s.replay, text...)
+		return
 	}
+	if s.listener == nil {
+		return
+	}
+	s.backlog = append(s.backlog, text...)
+	s.flush()
+	if over := len(s.backlog) - serialBacklogMax; over > 0 {
+		s.backlog = append([]byte(nil), s.backlog[over:]...)
+	}
+}
+
+// flush gives the client as much as it takes at once. The caller holds the lock.
+func (s *Serial) flush() {
+	if s.client == nil || len(s.backlog) == 0 {
+		return
+	}
+	_ = s.client.SetWriteDeadline(time.Now().Add(serialWriteTime))
+	count, _ := s.client.Write(s.backlog)
+	s.backlog = append([]byte(nil), s.backlog[count:]...)
 }
 
 func (s *Serial) close() {

@@ -36,7 +36,6 @@ type VM struct {
 	counters   map[string]map[string]uint64
 	autoIDs    int
 	pendingNMI bool
-	// vsock is only held open; nobody answers on it.
 	vsock *net.UnixListener
 	// cpus are those that the guest has.
 	cpus []*cpu
@@ -200,6 +199,9 @@ func (v *VMM) start() *failure {
 	vm.guest = newGuest(v, v.serial, v.config)
 	vm.state = "Running"
 	go vm.guest.run()
+	if vm.vsock != nil {
+		go serveVsock(v, vm.guest, vm.vsock)
+	}
 	return nil
 }
 
@@ -366,18 +368,18 @@ func (v *VMM) deliverNMI() {
 // ---- what the guest does ----
 
 // fromGuest runs an action of the guest under the VMM's lock, after the end of a pause, unless the
-// guest was stopped meanwhile.
-func (v *VMM) fromGuest(guest *Guest, action func()) {
+// guest was stopped meanwhile; then it says false.
+func (v *VMM) fromGuest(guest *Guest, action func()) bool {
 	for {
 		v.mutex.Lock()
 		if v.vm == nil || v.vm.guest != guest {
 			v.mutex.Unlock()
-			return
+			return false
 		}
 		if v.vm.state == "Running" {
 			defer v.mutex.Unlock()
 			action()
-			return
+			return true
 		}
 		v.mutex.Unlock()
 		time.Sleep(time.Millisecond)

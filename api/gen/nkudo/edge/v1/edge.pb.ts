@@ -949,6 +949,14 @@ export interface DesiredMicroVM {
    * not touched.
    */
   overruledSiteOrder: number;
+  /** A socket between host and guest. Absent: none. */
+  vsock:
+    | Vsock
+    | undefined;
+  /** How the host finds out whether the guest works, at most one of each role. */
+  probes: Probe[];
+  /** The serial console takes input; serial_log is true as well. */
+  serialInteractive: boolean;
 }
 
 /** When the microVM runs. */
@@ -1025,6 +1033,131 @@ export function desiredMicroVM_RunPolicyToJSON(object: DesiredMicroVM_RunPolicy)
     default:
       return "UNRECOGNIZED";
   }
+}
+
+/** A socket between host and guest. */
+export interface Vsock {
+  /** Context id of the guest, 3 to 4294967294. */
+  cid: number;
+}
+
+/** One way to find out whether the guest works. */
+export interface Probe {
+  /** What its outcome decides. */
+  role: Probe_Role;
+  /** What is tried. */
+  action:
+    | //
+    /** A connection. */
+    { $case: "tcp"; value: TcpProbe }
+    | //
+    /** A request. */
+    { $case: "http"; value: HttpProbe }
+    | //
+    /** Output of the guest. */
+    { $case: "console"; value: ConsoleProbe }
+    | //
+    /** A connection over the vsock device. */
+    { $case: "vsock"; value: VsockProbe }
+    | undefined;
+  /** Wait after the start of the guest, milliseconds. */
+  initialDelayMs: number;
+  /** Time between two tries, milliseconds, at least 1. */
+  periodMs: number;
+  /** How long one try may take, milliseconds, at least 1. */
+  timeoutMs: number;
+  /** Successes in a row that count as success, 1 to 100. */
+  successThreshold: number;
+  /** Failures in a row that count as failure, 1 to 100. */
+  failureThreshold: number;
+}
+
+/** What its outcome decides. */
+export const Probe_Role = {
+  /** UNSPECIFIED - Never sent. */
+  UNSPECIFIED: 0,
+  /** STARTUP - The others begin after it succeeded; its failure restarts the microVM. */
+  STARTUP: 1,
+  /** READINESS - Whether the guest counts as ready. */
+  READINESS: 2,
+  /** LIVENESS - Its failure restarts the microVM. */
+  LIVENESS: 3,
+  UNRECOGNIZED: -1,
+} as const;
+
+export type Probe_Role = typeof Probe_Role[keyof typeof Probe_Role];
+
+export namespace Probe_Role {
+  export type UNSPECIFIED = typeof Probe_Role.UNSPECIFIED;
+  export type STARTUP = typeof Probe_Role.STARTUP;
+  export type READINESS = typeof Probe_Role.READINESS;
+  export type LIVENESS = typeof Probe_Role.LIVENESS;
+  export type UNRECOGNIZED = typeof Probe_Role.UNRECOGNIZED;
+}
+
+export function probe_RoleFromJSON(object: any): Probe_Role {
+  switch (object) {
+    case 0:
+    case "ROLE_UNSPECIFIED":
+      return Probe_Role.UNSPECIFIED;
+    case 1:
+    case "ROLE_STARTUP":
+      return Probe_Role.STARTUP;
+    case 2:
+    case "ROLE_READINESS":
+      return Probe_Role.READINESS;
+    case 3:
+    case "ROLE_LIVENESS":
+      return Probe_Role.LIVENESS;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return Probe_Role.UNRECOGNIZED;
+  }
+}
+
+export function probe_RoleToJSON(object: Probe_Role): string {
+  switch (object) {
+    case Probe_Role.UNSPECIFIED:
+      return "ROLE_UNSPECIFIED";
+    case Probe_Role.STARTUP:
+      return "ROLE_STARTUP";
+    case Probe_Role.READINESS:
+      return "ROLE_READINESS";
+    case Probe_Role.LIVENESS:
+      return "ROLE_LIVENESS";
+    case Probe_Role.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+/** Succeeds when the port accepts a connection. */
+export interface TcpProbe {
+  /** Port of the guest, 1 to 65535. */
+  port: number;
+}
+
+/** Succeeds with a status from 200 to 399. */
+export interface HttpProbe {
+  /** Port of the guest, 1 to 65535. */
+  port: number;
+  /** Path of the request, from a slash on. */
+  path: string;
+  /** Over TLS; the certificate is not looked at. */
+  tls: boolean;
+}
+
+/** Succeeds once the serial console printed a text in this boot. */
+export interface ConsoleProbe {
+  /** Printable ASCII, at most 256 characters. */
+  contains: string;
+}
+
+/** Succeeds when a port of the guest's vsock accepts a connection. */
+export interface VsockProbe {
+  /** Port of the guest, 1 to 4294967294. */
+  port: number;
 }
 
 /** Data for cloud-init in the guest. */
@@ -1580,6 +1713,10 @@ export interface Observation {
   cpuCount?:
     | number
     | undefined;
+  /** Whether its probes show that the guest works. */
+  readiness: Observation_Readiness;
+  /** The same as a sentence, as of the last change. At most 1024 bytes. */
+  readinessMessage: string;
   /** Memory that the running guest has now, bytes; only for one that can be given more while it runs. */
   memoryBytes?:
     | number
@@ -1738,6 +1875,8 @@ export const Observation_ExitReason = {
   OPERATOR: 7,
   /** UNKNOWN - Nothing tells. */
   UNKNOWN: 8,
+  /** UNHEALTHY - A startup or liveness probe failed and the host ended it. */
+  UNHEALTHY: 9,
   UNRECOGNIZED: -1,
 } as const;
 
@@ -1753,6 +1892,7 @@ export namespace Observation_ExitReason {
   export type OOM = typeof Observation_ExitReason.OOM;
   export type OPERATOR = typeof Observation_ExitReason.OPERATOR;
   export type UNKNOWN = typeof Observation_ExitReason.UNKNOWN;
+  export type UNHEALTHY = typeof Observation_ExitReason.UNHEALTHY;
   export type UNRECOGNIZED = typeof Observation_ExitReason.UNRECOGNIZED;
 }
 
@@ -1785,6 +1925,9 @@ export function observation_ExitReasonFromJSON(object: any): Observation_ExitRea
     case 8:
     case "EXIT_REASON_UNKNOWN":
       return Observation_ExitReason.UNKNOWN;
+    case 9:
+    case "EXIT_REASON_UNHEALTHY":
+      return Observation_ExitReason.UNHEALTHY;
     case -1:
     case "UNRECOGNIZED":
     default:
@@ -1812,7 +1955,85 @@ export function observation_ExitReasonToJSON(object: Observation_ExitReason): st
       return "EXIT_REASON_OPERATOR";
     case Observation_ExitReason.UNKNOWN:
       return "EXIT_REASON_UNKNOWN";
+    case Observation_ExitReason.UNHEALTHY:
+      return "EXIT_REASON_UNHEALTHY";
     case Observation_ExitReason.UNRECOGNIZED:
+    default:
+      return "UNRECOGNIZED";
+  }
+}
+
+/** Whether its probes show that the guest works. */
+export const Observation_Readiness = {
+  /** UNSPECIFIED - It has no startup or readiness probe, or does not run. */
+  UNSPECIFIED: 0,
+  /** PENDING - None succeeded yet since it was started. */
+  PENDING: 1,
+  /** SUCCEEDED - It is proved. */
+  SUCCEEDED: 2,
+  /** FAILED - It was tried and failed. */
+  FAILED: 3,
+  /** NOT_PROBED - The host has not tried since its own start. */
+  NOT_PROBED: 4,
+  /** IMPOSSIBLE - It can not be tried. */
+  IMPOSSIBLE: 5,
+  UNRECOGNIZED: -1,
+} as const;
+
+export type Observation_Readiness = typeof Observation_Readiness[keyof typeof Observation_Readiness];
+
+export namespace Observation_Readiness {
+  export type UNSPECIFIED = typeof Observation_Readiness.UNSPECIFIED;
+  export type PENDING = typeof Observation_Readiness.PENDING;
+  export type SUCCEEDED = typeof Observation_Readiness.SUCCEEDED;
+  export type FAILED = typeof Observation_Readiness.FAILED;
+  export type NOT_PROBED = typeof Observation_Readiness.NOT_PROBED;
+  export type IMPOSSIBLE = typeof Observation_Readiness.IMPOSSIBLE;
+  export type UNRECOGNIZED = typeof Observation_Readiness.UNRECOGNIZED;
+}
+
+export function observation_ReadinessFromJSON(object: any): Observation_Readiness {
+  switch (object) {
+    case 0:
+    case "READINESS_UNSPECIFIED":
+      return Observation_Readiness.UNSPECIFIED;
+    case 1:
+    case "READINESS_PENDING":
+      return Observation_Readiness.PENDING;
+    case 2:
+    case "READINESS_SUCCEEDED":
+      return Observation_Readiness.SUCCEEDED;
+    case 3:
+    case "READINESS_FAILED":
+      return Observation_Readiness.FAILED;
+    case 4:
+    case "READINESS_NOT_PROBED":
+      return Observation_Readiness.NOT_PROBED;
+    case 5:
+    case "READINESS_IMPOSSIBLE":
+      return Observation_Readiness.IMPOSSIBLE;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return Observation_Readiness.UNRECOGNIZED;
+  }
+}
+
+export function observation_ReadinessToJSON(object: Observation_Readiness): string {
+  switch (object) {
+    case Observation_Readiness.UNSPECIFIED:
+      return "READINESS_UNSPECIFIED";
+    case Observation_Readiness.PENDING:
+      return "READINESS_PENDING";
+    case Observation_Readiness.SUCCEEDED:
+      return "READINESS_SUCCEEDED";
+    case Observation_Readiness.FAILED:
+      return "READINESS_FAILED";
+    case Observation_Readiness.NOT_PROBED:
+      return "READINESS_NOT_PROBED";
+    case Observation_Readiness.IMPOSSIBLE:
+      return "READINESS_IMPOSSIBLE";
+    case Observation_Readiness.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
   }
@@ -6650,6 +6871,9 @@ function createBaseDesiredMicroVM(): DesiredMicroVM {
     memoryShared: false,
     memoryHugepageBytes: undefined,
     overruledSiteOrder: 0,
+    vsock: undefined,
+    probes: [],
+    serialInteractive: false,
   };
 }
 
@@ -6725,6 +6949,15 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
     }
     if (message.overruledSiteOrder !== 0) {
       writer.uint32(248).uint64(message.overruledSiteOrder);
+    }
+    if (message.vsock !== undefined) {
+      Vsock.encode(message.vsock, writer.uint32(226).fork()).join();
+    }
+    for (const v of message.probes) {
+      Probe.encode(v!, writer.uint32(234).fork()).join();
+    }
+    if (message.serialInteractive !== false) {
+      writer.uint32(240).bool(message.serialInteractive);
     }
     return writer;
   },
@@ -6926,6 +7159,30 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
             message.overruledSiteOrder = longToNumber(reader.uint64());
             continue;
           }
+          case 28: {
+            if (tag !== 226) {
+              break;
+            }
+
+            message.vsock = Vsock.decode(reader, reader.uint32());
+            continue;
+          }
+          case 29: {
+            if (tag !== 234) {
+              break;
+            }
+
+            message.probes.push(Probe.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 30: {
+            if (tag !== 240) {
+              break;
+            }
+
+            message.serialInteractive = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -7020,6 +7277,15 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
         : isSet(object.overruled_site_order)
         ? globalThis.Number(object.overruled_site_order)
         : 0,
+      vsock: isSet(object.vsock) ? Vsock.fromJSON(object.vsock) : undefined,
+      probes: globalThis.Array.isArray(object?.probes)
+        ? object.probes.map((e: any) => Probe.fromJSON(e))
+        : [],
+      serialInteractive: isSet(object.serialInteractive)
+        ? globalThis.Boolean(object.serialInteractive)
+        : isSet(object.serial_interactive)
+        ? globalThis.Boolean(object.serial_interactive)
+        : false,
     };
   },
 
@@ -7093,6 +7359,15 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
     if (message.overruledSiteOrder !== 0) {
       obj.overruledSiteOrder = Math.round(message.overruledSiteOrder);
     }
+    if (message.vsock !== undefined) {
+      obj.vsock = Vsock.toJSON(message.vsock);
+    }
+    if (message.probes?.length) {
+      obj.probes = message.probes.map((e) => Probe.toJSON(e));
+    }
+    if (message.serialInteractive !== false) {
+      obj.serialInteractive = message.serialInteractive;
+    }
     return obj;
   },
 
@@ -7144,6 +7419,645 @@ export const DesiredMicroVM: MessageFns<DesiredMicroVM> = {
     message.memoryShared = object.memoryShared ?? false;
     message.memoryHugepageBytes = object.memoryHugepageBytes ?? undefined;
     message.overruledSiteOrder = object.overruledSiteOrder ?? 0;
+    message.vsock = (object.vsock !== undefined && object.vsock !== null) ? Vsock.fromPartial(object.vsock) : undefined;
+    message.probes = object.probes?.map((e) => Probe.fromPartial(e)) || [];
+    message.serialInteractive = object.serialInteractive ?? false;
+    return message;
+  },
+};
+
+function createBaseVsock(): Vsock {
+  return { cid: 0 };
+}
+
+export const Vsock: MessageFns<Vsock> = {
+  encode(message: Vsock, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.cid !== 0) {
+      writer.uint32(8).uint32(message.cid);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Vsock {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseVsock();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.cid = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): Vsock {
+    return { cid: isSet(object.cid) ? globalThis.Number(object.cid) : 0 };
+  },
+
+  toJSON(message: Vsock): unknown {
+    const obj: any = {};
+    if (message.cid !== 0) {
+      obj.cid = Math.round(message.cid);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<Vsock>): Vsock {
+    return Vsock.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<Vsock>): Vsock {
+    const message = createBaseVsock();
+    message.cid = object.cid ?? 0;
+    return message;
+  },
+};
+
+function createBaseProbe(): Probe {
+  return {
+    role: 0,
+    action: undefined,
+    initialDelayMs: 0,
+    periodMs: 0,
+    timeoutMs: 0,
+    successThreshold: 0,
+    failureThreshold: 0,
+  };
+}
+
+export const Probe: MessageFns<Probe> = {
+  encode(message: Probe, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.role !== 0) {
+      writer.uint32(8).int32(message.role);
+    }
+    switch (message.action?.$case) {
+      case "tcp":
+        TcpProbe.encode(message.action.value, writer.uint32(18).fork()).join();
+        break;
+      case "http":
+        HttpProbe.encode(message.action.value, writer.uint32(26).fork()).join();
+        break;
+      case "console":
+        ConsoleProbe.encode(message.action.value, writer.uint32(34).fork()).join();
+        break;
+      case "vsock":
+        VsockProbe.encode(message.action.value, writer.uint32(42).fork()).join();
+        break;
+    }
+    if (message.initialDelayMs !== 0) {
+      writer.uint32(48).uint64(message.initialDelayMs);
+    }
+    if (message.periodMs !== 0) {
+      writer.uint32(56).uint64(message.periodMs);
+    }
+    if (message.timeoutMs !== 0) {
+      writer.uint32(64).uint64(message.timeoutMs);
+    }
+    if (message.successThreshold !== 0) {
+      writer.uint32(72).uint32(message.successThreshold);
+    }
+    if (message.failureThreshold !== 0) {
+      writer.uint32(80).uint32(message.failureThreshold);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Probe {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseProbe();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.role = reader.int32() as any;
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.action = { $case: "tcp", value: TcpProbe.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.action = { $case: "http", value: HttpProbe.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.action = { $case: "console", value: ConsoleProbe.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.action = { $case: "vsock", value: VsockProbe.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.initialDelayMs = longToNumber(reader.uint64());
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.periodMs = longToNumber(reader.uint64());
+            continue;
+          }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.timeoutMs = longToNumber(reader.uint64());
+            continue;
+          }
+          case 9: {
+            if (tag !== 72) {
+              break;
+            }
+
+            message.successThreshold = reader.uint32();
+            continue;
+          }
+          case 10: {
+            if (tag !== 80) {
+              break;
+            }
+
+            message.failureThreshold = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): Probe {
+    return {
+      role: isSet(object.role) ? probe_RoleFromJSON(object.role) : 0,
+      action: isSet(object.tcp)
+        ? { $case: "tcp", value: TcpProbe.fromJSON(object.tcp) }
+        : isSet(object.http)
+        ? { $case: "http", value: HttpProbe.fromJSON(object.http) }
+        : isSet(object.console)
+        ? { $case: "console", value: ConsoleProbe.fromJSON(object.console) }
+        : isSet(object.vsock)
+        ? { $case: "vsock", value: VsockProbe.fromJSON(object.vsock) }
+        : undefined,
+      initialDelayMs: isSet(object.initialDelayMs)
+        ? globalThis.Number(object.initialDelayMs)
+        : isSet(object.initial_delay_ms)
+        ? globalThis.Number(object.initial_delay_ms)
+        : 0,
+      periodMs: isSet(object.periodMs)
+        ? globalThis.Number(object.periodMs)
+        : isSet(object.period_ms)
+        ? globalThis.Number(object.period_ms)
+        : 0,
+      timeoutMs: isSet(object.timeoutMs)
+        ? globalThis.Number(object.timeoutMs)
+        : isSet(object.timeout_ms)
+        ? globalThis.Number(object.timeout_ms)
+        : 0,
+      successThreshold: isSet(object.successThreshold)
+        ? globalThis.Number(object.successThreshold)
+        : isSet(object.success_threshold)
+        ? globalThis.Number(object.success_threshold)
+        : 0,
+      failureThreshold: isSet(object.failureThreshold)
+        ? globalThis.Number(object.failureThreshold)
+        : isSet(object.failure_threshold)
+        ? globalThis.Number(object.failure_threshold)
+        : 0,
+    };
+  },
+
+  toJSON(message: Probe): unknown {
+    const obj: any = {};
+    if (message.role !== 0) {
+      obj.role = probe_RoleToJSON(message.role);
+    }
+    if (message.action?.$case === "tcp") {
+      obj.tcp = TcpProbe.toJSON(message.action.value);
+    } else if (message.action?.$case === "http") {
+      obj.http = HttpProbe.toJSON(message.action.value);
+    } else if (message.action?.$case === "console") {
+      obj.console = ConsoleProbe.toJSON(message.action.value);
+    } else if (message.action?.$case === "vsock") {
+      obj.vsock = VsockProbe.toJSON(message.action.value);
+    }
+    if (message.initialDelayMs !== 0) {
+      obj.initialDelayMs = Math.round(message.initialDelayMs);
+    }
+    if (message.periodMs !== 0) {
+      obj.periodMs = Math.round(message.periodMs);
+    }
+    if (message.timeoutMs !== 0) {
+      obj.timeoutMs = Math.round(message.timeoutMs);
+    }
+    if (message.successThreshold !== 0) {
+      obj.successThreshold = Math.round(message.successThreshold);
+    }
+    if (message.failureThreshold !== 0) {
+      obj.failureThreshold = Math.round(message.failureThreshold);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<Probe>): Probe {
+    return Probe.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<Probe>): Probe {
+    const message = createBaseProbe();
+    message.role = object.role ?? 0;
+    switch (object.action?.$case) {
+      case "tcp": {
+        if (object.action?.value !== undefined && object.action?.value !== null) {
+          message.action = { $case: "tcp", value: TcpProbe.fromPartial(object.action.value) };
+        }
+        break;
+      }
+      case "http": {
+        if (object.action?.value !== undefined && object.action?.value !== null) {
+          message.action = { $case: "http", value: HttpProbe.fromPartial(object.action.value) };
+        }
+        break;
+      }
+      case "console": {
+        if (object.action?.value !== undefined && object.action?.value !== null) {
+          message.action = { $case: "console", value: ConsoleProbe.fromPartial(object.action.value) };
+        }
+        break;
+      }
+      case "vsock": {
+        if (object.action?.value !== undefined && object.action?.value !== null) {
+          message.action = { $case: "vsock", value: VsockProbe.fromPartial(object.action.value) };
+        }
+        break;
+      }
+    }
+    message.initialDelayMs = object.initialDelayMs ?? 0;
+    message.periodMs = object.periodMs ?? 0;
+    message.timeoutMs = object.timeoutMs ?? 0;
+    message.successThreshold = object.successThreshold ?? 0;
+    message.failureThreshold = object.failureThreshold ?? 0;
+    return message;
+  },
+};
+
+function createBaseTcpProbe(): TcpProbe {
+  return { port: 0 };
+}
+
+export const TcpProbe: MessageFns<TcpProbe> = {
+  encode(message: TcpProbe, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.port !== 0) {
+      writer.uint32(8).uint32(message.port);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): TcpProbe {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseTcpProbe();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.port = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): TcpProbe {
+    return { port: isSet(object.port) ? globalThis.Number(object.port) : 0 };
+  },
+
+  toJSON(message: TcpProbe): unknown {
+    const obj: any = {};
+    if (message.port !== 0) {
+      obj.port = Math.round(message.port);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<TcpProbe>): TcpProbe {
+    return TcpProbe.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<TcpProbe>): TcpProbe {
+    const message = createBaseTcpProbe();
+    message.port = object.port ?? 0;
+    return message;
+  },
+};
+
+function createBaseHttpProbe(): HttpProbe {
+  return { port: 0, path: "", tls: false };
+}
+
+export const HttpProbe: MessageFns<HttpProbe> = {
+  encode(message: HttpProbe, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.port !== 0) {
+      writer.uint32(8).uint32(message.port);
+    }
+    if (message.path !== "") {
+      writer.uint32(18).string(message.path);
+    }
+    if (message.tls !== false) {
+      writer.uint32(24).bool(message.tls);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): HttpProbe {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseHttpProbe();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.port = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.path = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.tls = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): HttpProbe {
+    return {
+      port: isSet(object.port) ? globalThis.Number(object.port) : 0,
+      path: isSet(object.path) ? globalThis.String(object.path) : "",
+      tls: isSet(object.tls) ? globalThis.Boolean(object.tls) : false,
+    };
+  },
+
+  toJSON(message: HttpProbe): unknown {
+    const obj: any = {};
+    if (message.port !== 0) {
+      obj.port = Math.round(message.port);
+    }
+    if (message.path !== "") {
+      obj.path = message.path;
+    }
+    if (message.tls !== false) {
+      obj.tls = message.tls;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<HttpProbe>): HttpProbe {
+    return HttpProbe.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<HttpProbe>): HttpProbe {
+    const message = createBaseHttpProbe();
+    message.port = object.port ?? 0;
+    message.path = object.path ?? "";
+    message.tls = object.tls ?? false;
+    return message;
+  },
+};
+
+function createBaseConsoleProbe(): ConsoleProbe {
+  return { contains: "" };
+}
+
+export const ConsoleProbe: MessageFns<ConsoleProbe> = {
+  encode(message: ConsoleProbe, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.contains !== "") {
+      writer.uint32(10).string(message.contains);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ConsoleProbe {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseConsoleProbe();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.contains = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): ConsoleProbe {
+    return { contains: isSet(object.contains) ? globalThis.String(object.contains) : "" };
+  },
+
+  toJSON(message: ConsoleProbe): unknown {
+    const obj: any = {};
+    if (message.contains !== "") {
+      obj.contains = message.contains;
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<ConsoleProbe>): ConsoleProbe {
+    return ConsoleProbe.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ConsoleProbe>): ConsoleProbe {
+    const message = createBaseConsoleProbe();
+    message.contains = object.contains ?? "";
+    return message;
+  },
+};
+
+function createBaseVsockProbe(): VsockProbe {
+  return { port: 0 };
+}
+
+export const VsockProbe: MessageFns<VsockProbe> = {
+  encode(message: VsockProbe, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.port !== 0) {
+      writer.uint32(8).uint32(message.port);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): VsockProbe {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseVsockProbe();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.port = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  fromJSON(object: any): VsockProbe {
+    return { port: isSet(object.port) ? globalThis.Number(object.port) : 0 };
+  },
+
+  toJSON(message: VsockProbe): unknown {
+    const obj: any = {};
+    if (message.port !== 0) {
+      obj.port = Math.round(message.port);
+    }
+    return obj;
+  },
+
+  create(base?: DeepPartial<VsockProbe>): VsockProbe {
+    return VsockProbe.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<VsockProbe>): VsockProbe {
+    const message = createBaseVsockProbe();
+    message.port = object.port ?? 0;
     return message;
   },
 };
@@ -9342,6 +10256,8 @@ function createBaseObservation(): Observation {
     isRestartRequired: false,
     warnings: [],
     cpuCount: undefined,
+    readiness: 0,
+    readinessMessage: "",
     memoryBytes: undefined,
     siteOverride: undefined,
     siteOrders: [],
@@ -9408,8 +10324,14 @@ export const Observation: MessageFns<Observation> = {
     if (message.cpuCount !== undefined) {
       writer.uint32(152).uint32(message.cpuCount);
     }
+    if (message.readiness !== 0) {
+      writer.uint32(160).int32(message.readiness);
+    }
+    if (message.readinessMessage !== "") {
+      writer.uint32(170).string(message.readinessMessage);
+    }
     if (message.memoryBytes !== undefined) {
-      writer.uint32(160).uint64(message.memoryBytes);
+      writer.uint32(224).uint64(message.memoryBytes);
     }
     if (message.siteOverride !== undefined) {
       SiteOverride.encode(message.siteOverride, writer.uint32(202).fork()).join();
@@ -9593,6 +10515,22 @@ export const Observation: MessageFns<Observation> = {
               break;
             }
 
+            message.readiness = reader.int32() as any;
+            continue;
+          }
+          case 21: {
+            if (tag !== 170) {
+              break;
+            }
+
+            message.readinessMessage = reader.string();
+            continue;
+          }
+          case 28: {
+            if (tag !== 224) {
+              break;
+            }
+
             message.memoryBytes = longToNumber(reader.uint64());
             continue;
           }
@@ -9703,6 +10641,12 @@ export const Observation: MessageFns<Observation> = {
         : isSet(object.cpu_count)
         ? globalThis.Number(object.cpu_count)
         : undefined,
+      readiness: isSet(object.readiness) ? observation_ReadinessFromJSON(object.readiness) : 0,
+      readinessMessage: isSet(object.readinessMessage)
+        ? globalThis.String(object.readinessMessage)
+        : isSet(object.readiness_message)
+        ? globalThis.String(object.readiness_message)
+        : "",
       memoryBytes: isSet(object.memoryBytes)
         ? globalThis.Number(object.memoryBytes)
         : isSet(object.memory_bytes)
@@ -9785,6 +10729,12 @@ export const Observation: MessageFns<Observation> = {
     if (message.cpuCount !== undefined) {
       obj.cpuCount = Math.round(message.cpuCount);
     }
+    if (message.readiness !== 0) {
+      obj.readiness = observation_ReadinessToJSON(message.readiness);
+    }
+    if (message.readinessMessage !== "") {
+      obj.readinessMessage = message.readinessMessage;
+    }
     if (message.memoryBytes !== undefined) {
       obj.memoryBytes = Math.round(message.memoryBytes);
     }
@@ -9830,6 +10780,8 @@ export const Observation: MessageFns<Observation> = {
     message.isRestartRequired = object.isRestartRequired ?? false;
     message.warnings = object.warnings?.map((e) => Warning.fromPartial(e)) || [];
     message.cpuCount = object.cpuCount ?? undefined;
+    message.readiness = object.readiness ?? 0;
+    message.readinessMessage = object.readinessMessage ?? "";
     message.memoryBytes = object.memoryBytes ?? undefined;
     message.siteOverride = (object.siteOverride !== undefined && object.siteOverride !== null)
       ? SiteOverride.fromPartial(object.siteOverride)
