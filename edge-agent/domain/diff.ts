@@ -169,7 +169,6 @@ function decideLive(view: View, api: 'none' | 'created' | 'running' | 'paused' |
   if (isGuestUp && view.health?.isStartedUp === true && desired?.probes?.startup !== undefined && run.startedUpIn !== run.incarnation) return { kind: 'note', note: { kind: 'startedUp' } };
   if (!isGuestUp) return decideUnbooted(view, api);
   if (needsIdentity(view)) return step('writeIdentity');
-  const { desired } = record;
   const machine = compareMachine(record, seenMachine(view.vmm));
   if (canFollowNetworks(record, machine) && !hasNetworks(view)) return step('ensureNetworks');
   if (desired !== null && desired.paused !== (api === 'paused')) return step(desired.paused ? 'pauseVm' : 'resumeVm');

@@ -1,6 +1,6 @@
 /** Live changes, restarts and nothing: the decision, held to the table of fields row by row. */
 import { describe, expect, test } from 'vitest';
-import { memoryStepBytes, type DesiredMicroVM, type DiskSpec, type NetworkSpec } from '#api/model/microvm.ts';
+import { memoryStepBytes, type DesiredMicroVM, type DiskSpec, type NetworkSpec, type ProbeSpec } from '#api/model/microvm.ts';
 import { testDesired, testNow, testRecord } from '#test/builders/edge-microvm.ts';
 import { SimulatedHost } from '#test/fakes/simulated-host.ts';
 import { decideNext } from './diff.ts';
@@ -27,7 +27,14 @@ const managed = made.managed ?? { persistence: 'Persistent', isRetained: false }
 
 const cloudInit = { hostName: 'a', userData: 'b', networkData: 'c', sshAuthorizedKeys: ['d'] };
 const withSeed = (change: Partial<NonNullable<DesiredMicroVM['cloudInit']>>): Partial<DesiredMicroVM> => ({ cloudInit: { ...cloudInit, ...change } });
-const baseOf = (field: FieldPath): DesiredMicroVM => (field.startsWith('cloud_init.') ? { ...base, cloudInit } : base);
+const baseOf = (field: FieldPath): DesiredMicroVM => ({
+  ...base,
+  ...(field.startsWith('cloud_init.') ? { cloudInit } : {}),
+  ...(field.startsWith('probes.') ? { probes: { readiness: probe } } : {}),
+});
+
+const probe: ProbeSpec = { action: { kind: 'tcp', port: 80 }, initialDelayMs: 0, periodMs: 1_000, timeoutMs: 1_000, successThreshold: 1, failureThreshold: 3 };
+const withProbe = (change: Partial<ProbeSpec>): Partial<DesiredMicroVM> => ({ probes: { readiness: { ...probe, ...change } } });
 
 /** For each field a change of it alone, inside the bounds of a live one. */
 const changes: Readonly<Record<FieldPath, Partial<DesiredMicroVM>>> = {
@@ -72,7 +79,23 @@ const changes: Readonly<Record<FieldPath, Partial<DesiredMicroVM>>> = {
   'networks.ports.protocol': withPort({ protocol: 'udp' }),
   'networks.ports.host_port': withPort({ hostPort: 8081 }),
   'networks.ports.guest_port': withPort({ guestPort: 81 }),
+  'networks.parent': withCard({ parent: 'eth1' }),
+  'networks.macvtap_mode': withCard({ macvtapMode: 'private' }),
   serial_log: { serialLog: false },
+  serial_interactive: { serialInteractive: true },
+  'vsock.cid': { vsock: { cid: 77 } },
+  'probes.role': { probes: { startup: probe } },
+  'probes.tcp.port': withProbe({ action: { kind: 'tcp', port: 81 } }),
+  'probes.http.port': withProbe({ action: { kind: 'http', port: 81, path: '/', isTls: false } }),
+  'probes.http.path': withProbe({ action: { kind: 'http', port: 80, path: '/ready', isTls: false } }),
+  'probes.http.tls': withProbe({ action: { kind: 'http', port: 80, path: '/', isTls: true } }),
+  'probes.console.contains': withProbe({ action: { kind: 'console', contains: 'ready' } }),
+  'probes.vsock.port': withProbe({ action: { kind: 'vsock', port: 81 } }),
+  'probes.initial_delay_ms': withProbe({ initialDelayMs: 7 }),
+  'probes.period_ms': withProbe({ periodMs: 7 }),
+  'probes.timeout_ms': withProbe({ timeoutMs: 7 }),
+  'probes.success_threshold': withProbe({ successThreshold: 7 }),
+  'probes.failure_threshold': withProbe({ failureThreshold: 7 }),
   termination_grace_period_ms: { terminationGracePeriodMs: 7 },
   'lease.stop_on_host_after_ms': { lease: { stopOnHostAfterMs: 7 } },
   'images.bytes_per_second': { images: { bytesPerSecond: 7, allowedRegistries: [] } },
