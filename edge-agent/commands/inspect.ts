@@ -10,7 +10,7 @@ import { microVMId } from '#api/model/ids.ts';
 import type { SiteOverride } from '#api/model/site-orders.ts';
 import { createCloudHypervisor } from '../adapters/cloud-hypervisor/cloud-hypervisor.ts';
 import { createIdentityFiles } from '../adapters/identity-files/identity-files.ts';
-import { openJournalForReading } from '../adapters/journal-sqlite/journal-sqlite.ts';
+import { damagedJournalFile, openJournalForReading } from '../adapters/journal-sqlite/journal-sqlite.ts';
 import { createSystemClock } from '../adapters/system/clock.ts';
 import { isStateDirectoryLocked } from '../adapters/system/state-lock.ts';
 import { createVmDirectories } from '../adapters/vm-directories/vm-directories.ts';
@@ -19,7 +19,7 @@ import { decideNext } from '../domain/diff.ts';
 import type { MicroVMRecord, Now } from '../domain/microvm-record.ts';
 import { classify, projectObservation } from '../domain/observation.ts';
 import { noAttempt } from '../domain/observed-state.ts';
-import { journalFile } from './run.ts';
+import { damageFact, journalFile } from './run.ts';
 import { renderTable } from './table.ts';
 
 export interface InspectOptions {
@@ -134,6 +134,7 @@ export async function showStatus(options: InspectOptions): Promise<string> {
     certificateExpired: expiresAt === null ? null : expiresAt.getTime() <= now().wallMs,
     microvms: seen.length,
     microvmsRunning: seen.filter((vm) => vm.state === 'running').length,
+    damagedJournal: damageOf(withJournal(stateDirectory, (journal) => journal.loadFact(damageFact))),
     unsentReports: withJournal(stateDirectory, (journal) => journal.loadOutbox(10_000).length) ?? 0,
   };
   if (options.output === 'json') return JSON.stringify(status, null, 2);
@@ -148,8 +149,16 @@ export async function showStatus(options: InspectOptions): Promise<string> {
       ['control plane', status.endpoints.join(', ') || '-'],
       ['microVMs', `${status.microvms}, ${status.microvmsRunning} running`],
       ['unsent reports', String(status.unsentReports)],
+      ...(status.damagedJournal === null ? [] : [['journal', `${status.damagedJournal}; the damaged one is kept as ${damagedJournalFile}`] as const]),
     ],
   );
+}
+
+/** The journal was begun anew because the one before was damaged. */
+function damageOf(fact: string | undefined): string | null {
+  if (fact === undefined) return null;
+  const { damage, atMs } = JSON.parse(fact) as { damage: string; atMs: number }; // Written by `run` only.
+  return `begun anew on ${new Date(atMs).toISOString()}: ${damage}`;
 }
 
 type ReadJournal = ReturnType<typeof openJournalForReading>;

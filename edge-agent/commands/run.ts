@@ -27,7 +27,7 @@ import { createHttpTransfer } from '../adapters/images/http-transfer.ts';
 import { createImageCache } from '../adapters/images/image-cache.ts';
 import { createOciImages } from '../adapters/images/oci-images.ts';
 import { createIdentityFiles } from '../adapters/identity-files/identity-files.ts';
-import { openJournal } from '../adapters/journal-sqlite/journal-sqlite.ts';
+import { damagedJournalFile, openJournalOrBegin } from '../adapters/journal-sqlite/journal-sqlite.ts';
 import { createNetbird } from '../adapters/netbird/netbird.ts';
 import { createHostIsolation } from '../adapters/isolation/host-isolation.ts';
 import { createGuestNetworks } from '../adapters/network/guest-networks.ts';
@@ -59,10 +59,13 @@ import { createObservationReporter } from '../supervisor/observation-reporter.ts
 import { createProbeKeeper } from '../supervisor/probe-keeper.ts';
 import { createReportSender } from '../supervisor/report-sender.ts';
 import { createSiteDesk } from '../supervisor/site-desk.ts';
+import { createSpaceKeeper, spaceProblem } from '../supervisor/space-keeper.ts';
 import { createSlots } from '#api/model/slots.ts';
 import { createTrustedTime } from '../supervisor/trusted-time.ts';
 
 export const journalFile = 'journal.db';
+/** Names what is known of the journal before this one, when that one was damaged. */
+export const damageFact = 'damagedJournal';
 
 /** Resolves when the agent has stopped: by a signal, or for another version of itself. @throws STATE_DIR_LOCKED, JOURNAL_FAILED, UNAUTHENTICATED */
 export async function runAgent(config: RunConfig): Promise<'stopped' | 'restart'> {
@@ -77,8 +80,12 @@ export async function runAgent(config: RunConfig): Promise<'stopped' | 'restart'
   const onFatal = (error: unknown): void => endNow(logger, error);
   const clock = createSystemClock();
   const store = createIdentityFiles(config.stateDirectory);
-  const journal = openJournal(join(config.stateDirectory, journalFile));
-  const faults = createFaultPoints<EdgeFaultPoint>({ socketPath: config.faultSocket, processName: 'edge', known: [...edgeFaultPoints, ...meshFaultPoints, ...siteFaultPoints, ...versionFaultPoints] });
+  const { journal, damage } = openJournalOrBegin(join(config.stateDirectory, journalFile));
+  if (damage !== undefined) {
+    logger.error({ reason: damage, detail: `the damaged one is kept as ${damagedJournalFile}` }, 'the journal was damaged: a new one is begun; microVMs that run go on, and are taken over again when the control plane orders them anew');
+    journal.saveFact(damageFact, JSON.stringify({ damage, atMs: clock.now().wallMs }));
+  }
+  const faults = createFaultPoints<EdgeFaultPoint>({ socketPath: config.faultSocket, processName: 'edge', known: [...edgeFaultPoints, ...secretFaultPoints, ...meshFaultPoints, ...siteFaultPoints, ...versionFaultPoints] });
   const hypervisor = createCloudHypervisor({ binaryPath: config.hypervisorPath, environment: config.vmmEnvironment, landlock: 'try' });
   const directories = createVmDirectories(config.stateDirectory);
   const isolation = createHostIsolation({ ...config.isolation, stateDirectory: config.stateDirectory });
@@ -102,7 +109,7 @@ export async function runAgent(config: RunConfig): Promise<'stopped' | 'restart'
   const oci = createOciImages({ ...config.images, stateDirectory: config.stateDirectory, store: blobs, openTransfer, architecture: process.arch, logger });
   const cache = createImageCache({ store: blobs, oci, openTransfer, logger });
   const disks = createGuestDisks({ stateDirectory: config.stateDirectory, directories, cache, path: config.images.path, secrets: (id) => keptSecrets.load(id) });
-  const facts = createHostFacts({ hypervisor, agentVersion, isolation: isolationFacts, stateDirectory: config.stateDirectory, clockSkewMs: () => time.skewMs() });
+  const facts = createHostFacts({ hypervisor, agentVersion, isolation: isolationFacts, stateDirectory: config.stateDirectory, problem: () => (journal.isSpaceLow() ? spaceProblem : ''), clockSkewMs: () => time.skewMs() });
 
   const reporter = createObservationReporter({ journal, clock });
   const sender = createReportSender({ journal, reporter, clock, entropy, faults, logger, onFatal });
@@ -252,6 +259,7 @@ export async function runAgent(config: RunConfig): Promise<'stopped' | 'restart'
     onFatal,
   });
 
+  const space = createSpaceKeeper({ journal, clock, logger, onChange: () => void link.factsChanged().catch(onFatal) });
   bindJournal(journal, identity?.hostId, logger);
   await registry.start();
   const control = await startControlServer({ path: controlSocketPath(config.stateDirectory), version: agentVersion, desk, logger });
@@ -273,6 +281,7 @@ export async function runAgent(config: RunConfig): Promise<'stopped' | 'restart'
   await keeper.stop();
   await link.stop();
   shipper.stop();
+  space.stop();
   await mesh.stop();
   await registry.stop();
   await probes.stop();

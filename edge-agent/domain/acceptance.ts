@@ -49,7 +49,10 @@ function takeOver(operation: Operation, record: MicroVMRecord | undefined, direc
   const desired = operation.desired ?? record?.desired ?? null;
   const site = isAnew ? omitOverride(record?.site) : liftOverruled(record.site, desired);
   const lifted = record?.site?.override !== undefined && site?.override === undefined ? { siteOverride: record.site.override } : {};
+  // A later version's fields, which this one does not know, are there when that version comes back.
+  const unknown = isAnew ? {} : omit(record, 'operation', 'previous', 'problem', 'site');
   return {
+    ...unknown,
     microvmId: operation.microvmId,
     epoch: operation.epoch,
     revision: operation.revision,

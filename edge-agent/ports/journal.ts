@@ -51,6 +51,13 @@ export interface Journal {
   loadFact(name: string): string | undefined;
   saveFact(name: string, value: string): void;
 
+  /** True while the room that was kept for a full file system is in use: whatever can wait has to. */
+  isSpaceLow(): boolean;
+  /** Called when that room had to be given up. */
+  onSpaceLow(callback: () => void): void;
+  /** Keeps that room again where it can. @returns whether space is not low any more */
+  regainSpace(): boolean;
+
   close(): void;
 }
 

@@ -15,6 +15,7 @@ import type { KnownMicroVM, Receipt } from '../ports/control-plane.ts';
 import { createSlots } from '#api/model/slots.ts';
 import { around } from '../fault-points.ts';
 import { createNetworkSweeper } from './network-sweeper.ts';
+import { spaceProblem } from './space-keeper.ts';
 import { createMicroVMWorker, type MicroVMWorker, type WorkerDeps } from './microvm-worker.ts';
 
 export interface MicroVMRegistry {
@@ -94,7 +95,7 @@ export function createMicroVMRegistry(deps: WorkerDeps): MicroVMRegistry {
       await around(faults, 'secrets.keep', () => secrets.save(microvmId, kept));
       return null;
     } catch (error) {
-      if (isAppError(error)) return refused(error.message);
+      if (isAppError(error) && error.code !== 'JOURNAL_FAILED') return refused(error.message);
       throw error;
     }
   }
@@ -106,7 +107,7 @@ export function createMicroVMRegistry(deps: WorkerDeps): MicroVMRegistry {
     try {
       await around(faults, 'secrets.keep', () => secrets.save(record.microvmId, rest));
     } catch (error) {
-      if (!isAppError(error)) throw error;
+      if (!isAppError(error) || error.code === 'JOURNAL_FAILED') throw error;
       deps.logger.warn({ microvmId: record.microvmId, code: error.code, error: error.message }, 'values of Secrets that are not needed any more stay for now');
     }
   }
@@ -180,6 +181,10 @@ export function createMicroVMRegistry(deps: WorkerDeps): MicroVMRegistry {
       if (isTooMany(workers, operation.microvmId)) {
         const error = new AppError('HOST_FULL', `the host keeps at most ${microvmsMax} microVMs`);
         return { operationId: operation.id, disposition: 'Refused', error: { code: error.code, message: error.message } };
+      }
+      // What is accepted must be carried out and written down; a deletion and a stop give back more than they need.
+      if (journal.isSpaceLow() && operation.kind !== 'Delete' && operation.kind !== 'Stop' && !journal.regainSpace()) {
+        return { operationId: operation.id, disposition: 'Refused', error: { code: 'JOURNAL_FAILED', message: spaceProblem } };
       }
       // One after another: what is kept is decided by what was accepted last.
       return accepting.run(() => accept(operation, sent));

@@ -319,6 +319,8 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
     } catch (error) {
       if (stopping.signal.aborted) return false;
       if (interrupt.signal.aborted) return true;
+      // Nobody knows what is on the disk after an I/O error: only a new look helps.
+      if (isAppError(error) && error.code === 'JOURNAL_FAILED') throw error;
       return failed(name, toAppError(error, name), view.record);
     } finally {
       longStep = undefined;

@@ -17,10 +17,11 @@ import {
   type HeartbeatRequest,
   type HeartbeatResponse,
   type Hello,
+  type HostFacts,
   type OperationReceipt,
 } from '#api/gen/nkudo/edge/v1/edge.pb.ts';
 import type { ErrorCode } from '#api/model/error-codes.ts';
-import { hostId, siteId, tenantId } from '#api/model/ids.ts';
+import { hostId, siteId, tenantId, type MicroVMId } from '#api/model/ids.ts';
 import type { MeshOrder, MeshReport } from '#api/model/mesh.ts';
 import type { MicroVMObservation, SecretValue } from '#api/model/microvm.ts';
 import type { AgentOrder, AgentReport } from '#api/model/release.ts';
@@ -40,9 +41,14 @@ export interface FakeControlPlane {
   /** Serial bytes by `microvm incarnation`. */
   readonly logs: ReadonlyMap<string, string>;
   readonly meshReports: readonly MeshReport[];
+<<<<<<< HEAD
   readonly agentReports: readonly AgentReport[];
   /** From now on this is the order for the agent's version, also of later sessions. */
   orderAgent(order: AgentOrder): void;
+=======
+  /** The facts of the newest hello or change of facts. */
+  facts(): HostFacts | undefined;
+>>>>>>> 2f2e156 ([E1] [E8] The agent killed at every point that it reaches and at random; a journal that is torn, damaged, lost, full, failing, of another version or cut off by a power loss)
   /** From now on this is the mesh order, also of later sessions; a host that asks gets the key that `issueKey` gives, or none. */
   orderMesh(order: MeshOrder, issueKey?: () => string | null): void;
   readonly beats: () => number;
@@ -50,6 +56,8 @@ export interface FakeControlPlane {
   readonly tokensSeen: readonly string[];
   readonly renewals: () => number;
   push(operation: Operation, secrets?: readonly SecretValue[]): void;
+  /** Resolves as soon as it is so; looked at whenever an agent says something. @throws after a time that only a fault can take */
+  when(what: string, condition: () => boolean): Promise<void>;
   goodbye(reason: number, retryAfterMs?: number): void;
   /** How long the certificates that it issues live, milliseconds; they are backdated by 5 minutes. */
   hostValidityMs: number;
@@ -58,7 +66,18 @@ export interface FakeControlPlane {
   restart(): Promise<void>;
 }
 
-export async function startFakeControlPlane(options: { readonly heartbeatIntervalMs?: number } = {}): Promise<FakeControlPlane> {
+export interface FakeControlPlaneOptions {
+  readonly heartbeatIntervalMs?: number;
+  /** Each new session gets again what was pushed and has no final report, the newest of each microVM, as the real one does it. */
+  readonly redelivers?: boolean;
+  /** Granted to each beat that asks for the lease, milliseconds; absent: nothing is granted. */
+  readonly leaseMs?: number;
+}
+
+/** Longest that anything may take which a test waits for; far beyond what a busy machine needs. */
+const patienceMs = 60_000;
+
+export async function startFakeControlPlane(options: FakeControlPlaneOptions = {}): Promise<FakeControlPlane> {
   const authority = await createAuthority(Date.now());
   const rootPem = `${authority.root.certificate.toString('pem')}\n`;
   const pair = await issueServerCertificate(authority, { hosts: ['127.0.0.1'], nowMs: Date.now(), validityMs: dayMs });
@@ -71,11 +90,17 @@ export async function startFakeControlPlane(options: { readonly heartbeatInterva
   const tokensSeen: string[] = [];
   const usedBy = new Map<string, string>();
   const waiting: (() => void)[] = [];
+  const open = new Map<MicroVMId, { readonly id: string; readonly send: () => void }>();
+  const watchers = new Set<() => void>();
+  const tellWatchers = (): void => {
+    for (const look of watchers) look();
+  };
   const meshReports: MeshReport[] = [];
   const agentReports: AgentReport[] = [];
   let agentOrder: AgentOrder | undefined;
   let mesh: { readonly order: MeshOrder; readonly issueKey: () => string | null } | undefined;
   let stream: ServerDuplexStream<HeartbeatRequest, HeartbeatResponse> | undefined;
+  let facts: HostFacts | undefined;
   let beats = 0;
   let renewals = 0;
   let address = '';
@@ -124,18 +149,32 @@ export async function startFakeControlPlane(options: { readonly heartbeatInterva
       call.on('data', ({ message }: HeartbeatRequest) => {
         if (message?.$case === 'hello') {
           hellos.push(message.value);
+          facts = message.value.facts;
           const { sessionId } = message.value;
           call.write({ message: { $case: 'welcome', value: { sessionId, heartbeatIntervalMs: options.heartbeatIntervalMs ?? 10_000, serverTime: undefined, endpoints: [address], trustBundlePem: rootPem, renewNow: false, awaitsApproval: false } } });
-          for (const sendWaiting of waiting.splice(0)) sendWaiting();
+          const late = waiting.splice(0);
+          for (const deliver of options.redelivers === true ? [...open.values()].map((entry) => entry.send) : late) deliver();
           sendMesh('');
+<<<<<<< HEAD
           sendAgent();
+=======
+          tellWatchers();
+>>>>>>> 2f2e156 ([E1] [E8] The agent killed at every point that it reaches and at random; a journal that is torn, damaged, lost, full, failing, of another version or cut off by a power loss)
         }
         if (message?.$case === 'agent') agentReports.push(decodeAgentReport(message.value));
         if (message?.$case === 'beat') {
           beats += 1;
-          call.write({ message: { $case: 'ack', value: { sequence: message.value.sequence, leaseMs: undefined } } });
+          call.write({ message: { $case: 'ack', value: { sequence: message.value.sequence, leaseMs: message.value.wantsLease === true ? options.leaseMs : undefined } } });
+          tellWatchers();
         }
-        if (message?.$case === 'receipt') receipts.push(message.value);
+        if (message?.$case === 'facts') {
+          facts = message.value;
+          tellWatchers();
+        }
+        if (message?.$case === 'receipt') {
+          receipts.push(message.value);
+          tellWatchers();
+        }
         if (message?.$case === 'mesh') {
           const report = decodeMeshReport(message.value);
           meshReports.push(report);
@@ -147,7 +186,10 @@ export async function startFakeControlPlane(options: { readonly heartbeatInterva
     reportExecutions: (call, callback) => {
       reports.push(...call.request.executions.map(decodeExecution));
       observations.push(...call.request.observations.map(decodeObservation));
+      const ended = new Set(call.request.executions.filter(({ isFinal }) => isFinal).map(({ operationId }) => operationId));
+      for (const [microvmId, { id }] of open) if (ended.has(id)) open.delete(microvmId);
       callback(null, { refused: [] });
+      tellWatchers();
     },
     streamLogs: (call) => {
       call.on('error', () => {});
@@ -205,9 +247,33 @@ export async function startFakeControlPlane(options: { readonly heartbeatInterva
       mesh = { order, issueKey };
       sendMesh('');
     },
+    facts: () => facts,
     beats: () => beats,
     renewals: () => renewals,
-    push: (operation, secrets = []) => (stream === undefined ? void waiting.push(() => send(operation, secrets)) : send(operation, secrets)),
+    push: (operation, secrets = []) => {
+      const deliver = (): void => send(operation, secrets);
+      open.set(operation.microvmId, { id: operation.id, send: deliver });
+      if (stream === undefined) waiting.push(deliver);
+      else deliver();
+    },
+    when: (what, condition) =>
+      new Promise((resolve, reject) => {
+        const settle = (): void => {
+          clearTimeout(timer);
+          watchers.delete(look);
+        };
+        const look = (): void => {
+          if (!condition()) return;
+          settle();
+          resolve();
+        };
+        const timer = setTimeout(() => {
+          settle();
+          reject(new Error(`the control plane waited ${patienceMs} ms for ${what}`));
+        }, patienceMs);
+        watchers.add(look);
+        look();
+      }),
     goodbye: (reason, retryAfterMs = 0) => {
       stream?.write({ message: { $case: 'goodbye', value: { reason: reason as 1, retryAfterMs, message: '' } } }); // Any number is sent as it is.
       stream?.end();

@@ -42,6 +42,9 @@ export function createMemoryJournal(): Journal {
     saveLogOffset: (microvmId, offset) => void offsets.set(microvmId, offset),
     loadFact: (name) => facts.get(name),
     saveFact: (name, value) => void facts.set(name, value),
+    isSpaceLow: () => false,
+    onSpaceLow: () => {},
+    regainSpace: () => true,
     close: () => {},
   };
 }

@@ -31,6 +31,8 @@ export const claimHeldStatus = 75;
 const notConfinedStatus = 71;
 /** Of a VMM before this one. An agent before the run folder had them in the directory itself. */
 const leftBehind = ['api.sock', 'api.sock.lock', 'events', 'serial.sock', 'vsock.sock'];
+/** Where an agent before the run folder looks for them: one that comes back after an upgrade still reaches the VMM. */
+const ofEarlierAgents = ['api.sock', 'events', 'vmm.log', 'serial.log'];
 
 /**
  * Arguments: $1 VM directory, $2 directory of the guard or nothing, $3 script of the watcher or the name of its file, $4 control groups that the VMM joins before its program
@@ -56,6 +58,9 @@ set -f
 exec 9>>${vmFiles.claim}
 flock -n 9 || exit ${claimHeldStatus}
 rm -f -- ${vmFiles.process} ${vmFiles.exit} ${[...leftBehind, 'vmm.log', 'serial.log', ...leftBehind.map((name) => `${runFolder}/${name}`)].join(' ')}
+for name in ${ofEarlierAgents.join(' ')}; do
+  ln -s -- "${runFolder}/$name" "$name"
+done
 trap : HUP INT TERM
 IFS='
 '

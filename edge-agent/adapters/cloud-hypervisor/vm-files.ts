@@ -7,7 +7,7 @@
  * What the VMM writes is in {@link runFolder}, which is its own; all else belongs to the agent, so that
  * a VMM that a guest has taken over can't write what the agent goes by.
  */
-import { existsSync } from 'node:fs';
+import { existsSync, lstatSync } from 'node:fs';
 import { basename, join } from 'node:path';
 
 /** The only place that the VMM may write to, besides its disks. */
@@ -38,9 +38,17 @@ export function vmFile(vmDirectory: string, file: keyof typeof vmFiles): string 
   return join(vmDirectory, vmFileName(vmDirectory, file));
 }
 
-/** Relative to the directory. A VMM that an agent before the run folder has started keeps its files beside the others. */
+/**
+ * Relative to the directory. A VMM that an agent before the run folder has started keeps its files beside the others, where
+ * this agent's reaper puts links only.
+ */
 export function vmFileName(vmDirectory: string, file: keyof typeof vmFiles): string {
   const name = vmFiles[file];
-  if (!name.startsWith(`${runFolder}/`) || existsSync(join(vmDirectory, runFolder)) || !existsSync(join(vmDirectory, vmFiles.claim))) return name;
-  return basename(name);
+  return name.startsWith(`${runFolder}/`) && isOfEarlierAgent(vmDirectory) ? basename(name) : name;
+}
+
+function isOfEarlierAgent(vmDirectory: string): boolean {
+  const log = lstatSync(join(vmDirectory, basename(vmFiles.log)), { throwIfNoEntry: false });
+  if (log !== undefined) return !log.isSymbolicLink();
+  return !existsSync(join(vmDirectory, runFolder)) && existsSync(join(vmDirectory, vmFiles.claim));
 }

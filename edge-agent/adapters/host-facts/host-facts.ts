@@ -18,6 +18,8 @@ export interface HostFactsOptions {
   readonly stateDirectory?: string;
   /** Wall clock minus that of the control plane; undefined before it is known. */
   readonly clockSkewMs?: () => number | undefined;
+  /** Why no VMM can be started although there is one, empty: nothing stands against it. */
+  readonly problem?: () => string;
 }
 
 export function createHostFacts(options: HostFactsOptions): HostFactsSource {
@@ -44,7 +46,7 @@ export function createHostFacts(options: HostFactsOptions): HostFactsSource {
         memoryBytes: totalmem(),
         hasKvm,
         agentVersion: options.agentVersion,
-        hypervisor: facts,
+        hypervisor: { ...facts, problem: facts.problem === '' ? (options.problem?.() ?? '') : facts.problem },
         ...(options.stateDirectory === undefined ? {} : { hardware: await readHardware(options.stateDirectory) }),
         ...skewOf(options.clockSkewMs?.()),
         // A VMM that was tried knows better than the list of the kernel.

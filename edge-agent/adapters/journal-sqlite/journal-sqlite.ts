@@ -2,17 +2,33 @@
  * The Journal on node:sqlite: one file, WAL, synchronous FULL, STRICT tables. Records are JSON
  * documents beside the columns that the fence needs, so that a later version adds fields without a
  * migration and the one before it still reads them.
+ *
+ * A full file system costs the reserve beside it, and only then the process. A damaged file is never written to: it is
+ * put aside by its owner, who begins a new one; the directories of the microVMs keep the fence.
  */
+import { renameSync, rmSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { AppError } from '#api/model/error-codes.ts';
 import type { ExecutionReport } from '#api/model/plan.ts';
 import type { MicroVMRecord } from '../../domain/microvm-record.ts';
 import { tombstonesMax, type Journal } from '../../ports/journal.ts';
+import { syncDirectory } from '../system/durable-file.ts';
+import { createSpaceReserve, type SpaceReserve } from './space-reserve.ts';
 
 /** Raised only by a change that an older agent can't read; additive changes keep it. */
 const schemaVersion = 1;
 /** How long a reader (`status`, a backup) may hold the file, milliseconds. */
 const busyTimeoutMs = 5_000;
+/** Pages in the log before they go into the file: the log stays at about 1 MiB, and is used again and again. */
+const checkpointPages = 256;
+/** What the journal may still need when nothing else is left: its log once more, and growth of the file. */
+export const journalReserveBytes = 4 * 2 ** 20;
+export const journalReserveFile = 'journal.reserve';
+/** Primary result codes. Source: https://www.sqlite.org/rescode.html */
+const sqliteCorrupt = 11;
+const sqliteFull = 13;
+const sqliteNotADatabase = 26;
 
 const schema = `
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -38,27 +54,92 @@ BEGIN SELECT RAISE(ABORT, 'epoch and revision never go back'); END;
 `;
 
 /** @throws JOURNAL_FAILED when the file can't be opened, is damaged, or was written by a later schema */
-export function openJournal(path: string): Journal {
-  return guard('open', () => {
+export function openJournal(path: string, { reserveBytes = journalReserveBytes }: { readonly reserveBytes?: number } = {}): Journal {
+  const reserve = createSpaceReserve(join(dirname(path), journalReserveFile), reserveBytes);
+  return guard('opening', () => {
     const database = new DatabaseSync(path, { timeout: busyTimeoutMs });
-    database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;');
-    checkVersion(database);
-    return createJournal(database);
+    try {
+      const open = (): void => {
+        database.exec(`PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = ${checkpointPages};`);
+        checkVersion(database);
+      };
+      let isLow = false;
+      try {
+        open();
+      } catch (error) {
+        if (!isResult(error, sqliteFull) || !reserve.giveUp()) throw error;
+        isLow = true;
+        open();
+      }
+      checkWhole(database);
+      return createJournal(database, { reserve, isLow: isLow || !reserve.keep() });
+    } catch (error) {
+      database.close();
+      throw error;
+    }
   });
 }
 
 /** For looking beside a running agent or without one: the file is not changed. @throws JOURNAL_FAILED */
 export function openJournalForReading(path: string): Journal {
-  return guard('open', () => {
+  return guard('opening', () => {
     const database = new DatabaseSync(path, { timeout: busyTimeoutMs, readOnly: true });
     if (versionOf(database) > schemaVersion) throw tooNew();
-    return createJournal(database);
+    return createJournal(database, { reserve: { keep: () => true, giveUp: () => false }, isLow: false });
   });
 }
 
+/** The damaged journal that was put aside last; an earlier one gives way. */
+export const damagedJournalFile = 'journal.damaged.db';
+
+/**
+ * As {@link openJournal}, but a damaged file is renamed and a new one is begun. For the owner of the state directory only.
+ * @returns `damage` when that was done: what was wrong
+ */
+export function openJournalOrBegin(path: string): { readonly journal: Journal; readonly damage?: string } {
+  try {
+    return { journal: openJournal(path) };
+  } catch (error) {
+    if (!(error instanceof AppError) || error.details['damage'] === undefined) throw error;
+    const aside = join(dirname(path), damagedJournalFile);
+    // Its log goes with it, so that a person finds all there is; the index can be made anew.
+    for (const suffix of ['', '-wal']) {
+      rmSync(`${aside}${suffix}`, { force: true });
+      renameIfThere(`${path}${suffix}`, `${aside}${suffix}`);
+    }
+    rmSync(`${path}-shm`, { force: true });
+    syncDirectory(dirname(path));
+    return { journal: openJournal(path), damage: String(error.details['damage']) };
+  }
+}
+
+function renameIfThere(from: string, to: string): void {
+  try {
+    renameSync(from, to);
+  } catch (error) {
+    if (!(error instanceof Error && 'code' in error && error.code === 'ENOENT')) throw error;
+  }
+}
+
+/** Writes nothing where all is there already, so that a full file system keeps no agent from starting. */
 function checkVersion(database: DatabaseSync): void {
-  if (versionOf(database) > schemaVersion) throw tooNew();
-  database.exec(`BEGIN IMMEDIATE; ${schema} PRAGMA user_version = ${schemaVersion}; COMMIT;`);
+  const version = versionOf(database);
+  if (version > schemaVersion) throw tooNew();
+  database.exec(`BEGIN IMMEDIATE; ${schema} ${version === schemaVersion ? '' : `PRAGMA user_version = ${schemaVersion};`} COMMIT;`);
+}
+
+/** Pages, indexes and the rules of the columns, such as that a document can be parsed. The journal is small: milliseconds. */
+function checkWhole(database: DatabaseSync): void {
+  const found = database.prepare('PRAGMA quick_check(1)').get()?.['quick_check'];
+  if (found !== 'ok') throw damaged(String(found));
+}
+
+function damaged(damage: string, cause?: unknown): AppError {
+  return new AppError('JOURNAL_FAILED', `the journal is damaged: ${damage}`, {
+    details: { damage },
+    remedy: 'nothing: the agent puts the file aside and begins a new one; look at the disk for the reason',
+    cause,
+  });
 }
 
 function versionOf(database: DatabaseSync): number {
@@ -66,7 +147,11 @@ function versionOf(database: DatabaseSync): number {
 }
 
 function tooNew(): AppError {
-  return new AppError('JOURNAL_FAILED', 'the journal was written by a later version of the agent');
+  return new AppError('JOURNAL_FAILED', 'the journal was written by a later version of the agent', { remedy: 'install that version again; the file was not changed' });
+}
+
+function isResult(error: unknown, ...primaryCodes: readonly number[]): boolean {
+  return error instanceof Error && 'errcode' in error && typeof error.errcode === 'number' && primaryCodes.includes(error.errcode & 0xff);
 }
 
 function guard<Value>(what: string, work: () => Value): Value {
@@ -74,11 +159,16 @@ function guard<Value>(what: string, work: () => Value): Value {
     return work();
   } catch (error) {
     if (error instanceof AppError) throw error;
-    throw new AppError('JOURNAL_FAILED', `${what} of the journal failed`, { cause: error });
+    if (isResult(error, sqliteCorrupt, sqliteNotADatabase)) throw damaged(error instanceof Error ? error.message : String(error), error);
+    const why = isResult(error, sqliteFull) ? ': no space is left on its file system' : '';
+    throw new AppError('JOURNAL_FAILED', `${what} of the journal failed${why}`, { cause: error });
   }
 }
 
-function createJournal(database: DatabaseSync): Journal {
+function createJournal(database: DatabaseSync, space: { readonly reserve: SpaceReserve; readonly isLow: boolean }): Journal {
+  const { reserve } = space;
+  let { isLow } = space;
+  let tellLow = (): void => {};
   const statement = (sql: string): ReturnType<DatabaseSync['prepare']> => prepared.get(sql) ?? remember(sql);
   const prepared = new Map<string, ReturnType<DatabaseSync['prepare']>>();
   const remember = (sql: string) => {
@@ -86,15 +176,26 @@ function createJournal(database: DatabaseSync): Journal {
     prepared.set(sql, made);
     return made;
   };
+  const transact = (work: () => void): void => {
+    database.exec('BEGIN IMMEDIATE');
+    try {
+      work();
+      database.exec('COMMIT');
+    } catch (error) {
+      if (database.isTransaction) database.exec('ROLLBACK');
+      throw error;
+    }
+  };
   const write = (what: string, work: () => void): void =>
     guard(what, () => {
-      database.exec('BEGIN IMMEDIATE');
       try {
-        work();
-        database.exec('COMMIT');
+        transact(work);
       } catch (error) {
-        if (database.isTransaction) database.exec('ROLLBACK');
-        throw error;
+        // Nothing of it is in the file: SQLite takes a transaction back that did not fit.
+        if (!isResult(error, sqliteFull) || !reserve.giveUp()) throw error;
+        isLow = true;
+        tellLow();
+        transact(work);
       }
     });
   /** Gives the new value: the old one, or `atLeast` when that is more, plus `by`. */
@@ -163,6 +264,14 @@ function createJournal(database: DatabaseSync): Journal {
       write('writing', () => {
         statement('INSERT INTO facts (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value').run(name, value);
       }),
+    isSpaceLow: () => isLow,
+    onSpaceLow(callback) {
+      tellLow = callback;
+    },
+    regainSpace: () => {
+      if (isLow) isLow = !reserve.keep();
+      return !isLow;
+    },
     close: () => database.close(),
   };
 }

@@ -21,7 +21,8 @@ const patienceMs = 1_000;
 export function lockStateDirectory(stateDirectory: string, timeout: number = patienceMs): StateLock {
   const database = new DatabaseSync(join(stateDirectory, 'agent.lock'), { timeout });
   try {
-    database.exec('BEGIN EXCLUSIVE');
+    // Nothing is ever written, so it works on a full file system too.
+    database.exec('PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE');
   } catch (error) {
     database.close();
     if (error instanceof Error && 'errcode' in error && error.errcode === sqliteBusy) throw new AppError('STATE_DIR_LOCKED', undefined, { cause: error });
