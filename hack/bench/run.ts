@@ -1,8 +1,9 @@
 /** `npm run bench`: small measurements of what the design gives a budget for. They print ratios; none gates a change. */
+import { benchAgent } from './agent.ts';
 import { benchLogs } from './logs.ts';
 import { benchPlacement } from './placement.ts';
 
-const benches: Readonly<Record<string, (say: (text: string) => void) => Promise<boolean>>> = { logs: benchLogs, placement: benchPlacement };
+const benches: Readonly<Record<string, (say: (text: string) => void) => Promise<boolean>>> = { agent: benchAgent, logs: benchLogs, placement: benchPlacement };
 const wanted = process.argv.slice(2);
 const unknown = wanted.find((name) => !(name in benches));
 if (unknown !== undefined) {

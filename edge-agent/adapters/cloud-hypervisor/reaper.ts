@@ -29,8 +29,8 @@ import { runFolder, vmFile, vmFiles } from './vm-files.ts';
 export const claimHeldStatus = 75;
 /** Status of a VMM that could not join its control groups: its program was never started. */
 const notConfinedStatus = 71;
-/** Of a VMM before this one. An agent before the run folder had them in the directory itself. */
-const leftBehind = ['api.sock', 'api.sock.lock', 'events', 'serial.sock', 'vsock.sock'];
+/** Of a VMM before this one, which may have had another user: nobody else could write on. An agent before the run folder had them in the directory itself. */
+const leftBehind = ['api.sock', 'api.sock.lock', 'events', 'serial.sock', 'vsock.sock', 'vmm.log', 'serial.log'];
 /** Where an agent before the run folder looks for them: one that comes back after an upgrade still reaches the VMM. */
 const ofEarlierAgents = ['api.sock', 'events', 'vmm.log', 'serial.log'];
 
@@ -57,7 +57,7 @@ shift 5
 set -f
 exec 9>>${vmFiles.claim}
 flock -n 9 || exit ${claimHeldStatus}
-rm -f -- ${vmFiles.process} ${vmFiles.exit} ${[...leftBehind, 'vmm.log', 'serial.log', ...leftBehind.map((name) => `${runFolder}/${name}`)].join(' ')}
+rm -f -- ${vmFiles.process} ${vmFiles.exit} ${leftBehind.flatMap((name) => [name, `${runFolder}/${name}`]).join(' ')}
 for name in ${ofEarlierAgents.join(' ')}; do
   ln -s -- "${runFolder}/$name" "$name"
 done

@@ -63,8 +63,9 @@ function isPassing(pid: number, agentPid: number): boolean {
 function readUnixSockets(machine: EdgeMachine, base: string): readonly string[] {
   const text = readFileSync(`/proc/${machine.agent().pid}/net/unix`, 'utf8');
   const paths = text.split('\n').map((line) => line.trim().split(/\s+/).slice(7).join(' '));
-  // A VMM binds its socket by a name in its own directory: several are told apart by their number only.
-  const ours = paths.filter((path) => path.startsWith(base) || path.startsWith(machine.stateDirectory) || path === 'api.sock');
+  // A VMM binds its socket by a name in its own directory: several are told apart by their number only. In a namespace of
+  // its own such a name is the machine's.
+  const ours = paths.filter((path) => path.startsWith(base) || path.startsWith(machine.stateDirectory) || (machine.lab !== null && path !== '' && !path.startsWith('/') && !path.startsWith('@')));
   return ours.map((path, index) => `${path} #${ours.slice(0, index).filter((other) => other === path).length + 1}`);
 }
 

@@ -52,7 +52,8 @@ export interface RunningAgent {
 export const newMicroVM = (): MicroVMId => microVMId(randomUUID());
 
 /** @param real another VMM than the simulated one, and the guest for it */
-export async function createAgentFixture(real?: { readonly hypervisor: string; readonly guest: string }): Promise<AgentFixture> {
+/** @param agent the program and its first arguments; default: from source */
+export async function createAgentFixture(real?: { readonly hypervisor: string; readonly guest: string }, agent: readonly string[] = [process.execPath, join(repositoryRoot, 'edge-agent/main.ts')]): Promise<AgentFixture> {
   const hypervisor = realpathSync(real?.hypervisor ?? (await buildSimulator()));
   const guestPath = real?.guest ?? (await buildGuest()).guest64;
   const root = mkdtempSync(join(tmpdir(), 'nkudo-agent-'));
@@ -123,10 +124,10 @@ export async function createAgentFixture(real?: { readonly hypervisor: string; r
       .map(Number);
 
   const start: AgentFixture['start'] = async (environment = {}, inside = [], flags = []) => {
-    const [program, ...words] = [...inside, process.execPath];
+    const [program = '', ...words] = [...inside, ...agent];
     const child = spawn(
       program,
-      [...words, join(repositoryRoot, 'edge-agent/main.ts'), 'run', '--state-dir', stateDirectory, '--hypervisor', hypervisor, '--log-level', 'debug', ...(flags.includes('--allow-path') ? [] : ['--allow-path', '/']), ...flags],
+      [...words, 'run', '--state-dir', stateDirectory, '--hypervisor', hypervisor, '--log-level', 'debug', ...(flags.includes('--allow-path') ? [] : ['--allow-path', '/']), ...flags],
       { cwd: repositoryRoot, env: { PATH: process.env['PATH'], ...environment }, stdio: ['ignore', 'pipe', 'pipe'] },
     );
     agents.push(child);
@@ -176,7 +177,8 @@ export async function createAgentFixture(real?: { readonly hypervisor: string; r
     directory,
     run: (...args) =>
       new Promise((resolve) => {
-        const child = spawn(process.execPath, [join(repositoryRoot, 'edge-agent/main.ts'), ...args], { cwd: repositoryRoot, stdio: ['ignore', 'pipe', 'pipe'] });
+        const [program = '', ...words] = agent;
+        const child = spawn(program, [...words, ...args], { cwd: repositoryRoot, stdio: ['ignore', 'pipe', 'pipe'] });
         let out = '';
         let err = '';
         child.stdout.on('data', (chunk: Buffer) => (out += chunk.toString()));
