@@ -41,14 +41,11 @@ export interface FakeControlPlane {
   /** Serial bytes by `microvm incarnation`. */
   readonly logs: ReadonlyMap<string, string>;
   readonly meshReports: readonly MeshReport[];
-<<<<<<< HEAD
   readonly agentReports: readonly AgentReport[];
   /** From now on this is the order for the agent's version, also of later sessions. */
   orderAgent(order: AgentOrder): void;
-=======
   /** The facts of the newest hello or change of facts. */
   facts(): HostFacts | undefined;
->>>>>>> 2f2e156 ([E1] [E8] The agent killed at every point that it reaches and at random; a journal that is torn, damaged, lost, full, failing, of another version or cut off by a power loss)
   /** From now on this is the mesh order, also of later sessions; a host that asks gets the key that `issueKey` gives, or none. */
   orderMesh(order: MeshOrder, issueKey?: () => string | null): void;
   readonly beats: () => number;
@@ -155,11 +152,8 @@ export async function startFakeControlPlane(options: FakeControlPlaneOptions = {
           const late = waiting.splice(0);
           for (const deliver of options.redelivers === true ? [...open.values()].map((entry) => entry.send) : late) deliver();
           sendMesh('');
-<<<<<<< HEAD
           sendAgent();
-=======
           tellWatchers();
->>>>>>> 2f2e156 ([E1] [E8] The agent killed at every point that it reaches and at random; a journal that is torn, damaged, lost, full, failing, of another version or cut off by a power loss)
         }
         if (message?.$case === 'agent') agentReports.push(decodeAgentReport(message.value));
         if (message?.$case === 'beat') {
