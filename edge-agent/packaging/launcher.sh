@@ -234,8 +234,14 @@ while [ -z "$stopping" ]; do
   while :; do
     wait "$child"
     code=$?
-    # A signal to this script ends the wait before the agent ends.
-    kill -0 "$child" 2>/dev/null || break
+    # Above 128 a signal to this script ended the wait, or one to the agent the agent.
+    [ "$code" -gt 128 ] || break
+    kill -0 "$child" 2>/dev/null && continue
+    # It may have ended by itself just then: its own code is kept until it is asked for, and 127 says that it was.
+    wait "$child" 2>/dev/null
+    own=$?
+    [ "$own" -eq 127 ] || code=$own
+    break
   done
   child=
   if [ -n "$watcher" ]; then
