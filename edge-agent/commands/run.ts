@@ -45,7 +45,7 @@ import { lockStateDirectory } from '../adapters/system/state-lock.ts';
 import { createVmDirectories } from '../adapters/vm-directories/vm-directories.ts';
 import { agentVersion, guardDirectory, type RunConfig } from '../config.ts';
 import { pinnedImages } from '../domain/images.ts';
-import { edgeFaultPoints, meshFaultPoints, siteFaultPoints, versionFaultPoints, type EdgeFaultPoint } from '../fault-points.ts';
+import { edgeFaultPoints, machineFaultPoints, meshFaultPoints, siteFaultPoints, versionFaultPoints, type EdgeFaultPoint } from '../fault-points.ts';
 import type { Journal } from '../ports/journal.ts';
 import { createAgentVersionKeeper } from '../supervisor/agent-version.ts';
 import { createCertificateRenewal } from '../supervisor/certificate-renewal.ts';
@@ -85,7 +85,7 @@ export async function runAgent(config: RunConfig): Promise<'stopped' | 'restart'
     logger.error({ reason: damage, detail: `the damaged one is kept as ${damagedJournalFile}` }, 'the journal was damaged: a new one is begun; microVMs that run go on, and are taken over again when the control plane orders them anew');
     journal.saveFact(damageFact, JSON.stringify({ damage, atMs: clock.now().wallMs }));
   }
-  const faults = createFaultPoints<EdgeFaultPoint>({ socketPath: config.faultSocket, processName: 'edge', known: [...edgeFaultPoints, ...meshFaultPoints, ...siteFaultPoints, ...versionFaultPoints] });
+  const faults = createFaultPoints<EdgeFaultPoint>({ socketPath: config.faultSocket, processName: 'edge', known: [...edgeFaultPoints, ...meshFaultPoints, ...machineFaultPoints, ...siteFaultPoints, ...versionFaultPoints] });
   const hypervisor = createCloudHypervisor({ binaryPath: config.hypervisorPath, environment: config.vmmEnvironment, landlock: 'try' });
   const directories = createVmDirectories(config.stateDirectory);
   const isolation = createHostIsolation({ ...config.isolation, stateDirectory: config.stateDirectory });
