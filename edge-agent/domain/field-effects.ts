@@ -1,9 +1,9 @@
 /**
  * What each field of a desired microVM does on a host: one row for each field of the message
  * DesiredMicroVM that arrives there. Pure data; whatever decides is derived from it or held to it by a
- * test: whether a guest has to be restarted (machine-change.ts), what the hypervisor is given (the
- * adapter), and the pages of the documentation. A field without a row, a member that the VMM does not
- * know, or a row without a case in test/conformance/hypervisor/field-cases.ts fails a test.
+ * test: whether a guest has to be restarted (machine-change.ts), and the pages of the documentation. A
+ * field without a row, a member that the VMM does not know, or a row without a change in
+ * machine-change.test.ts that behaves as it says fails a check.
  */
 
 /**
