@@ -14,14 +14,16 @@ interface Rule {
 
 const own = { group: 'nkudo.dev' } as const;
 
+/** `get` of a kind with a status is for the read after a write that met another one: runtime/status-patch.ts. */
 export const neededRights: readonly Rule[] = [
-  { ...own, resource: 'sites', verbs: ['list', 'watch', 'patch'] },
-  { ...own, resource: 'hosts', verbs: ['list', 'watch', 'create', 'patch'] },
+  { ...own, resource: 'sites', verbs: ['get', 'list', 'watch', 'patch'] },
+  // A Site that is deleted by force takes its hosts along.
+  { ...own, resource: 'hosts', verbs: ['get', 'list', 'watch', 'create', 'patch', 'delete'] },
   // Plans of tenants make, change and delete them.
   { ...own, resource: 'microvms', verbs: ['get', 'list', 'watch', 'create', 'patch', 'delete'] },
-  { ...own, resource: 'enrollmenttokens', verbs: ['list', 'watch', 'patch'] },
-  { ...own, resource: 'apikeys', verbs: ['list', 'watch', 'patch'] },
-  { ...own, resource: 'microvmsets', verbs: ['list', 'watch', 'patch'] },
+  { ...own, resource: 'enrollmenttokens', verbs: ['get', 'list', 'watch', 'patch'] },
+  { ...own, resource: 'apikeys', verbs: ['get', 'list', 'watch', 'patch'] },
+  { ...own, resource: 'microvmsets', verbs: ['get', 'list', 'watch', 'patch'] },
   { ...own, resource: 'microvmclasses', verbs: ['list', 'watch'] },
   ...['sites', 'hosts', 'microvms', 'enrollmenttokens', 'apikeys', 'microvmsets'].map((resource): Rule => ({ ...own, resource, subresource: 'status', verbs: ['patch'] })),
   { group: '', resource: 'namespaces', verbs: ['get'] },

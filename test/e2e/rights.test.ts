@@ -114,9 +114,11 @@ describe('the controller’s rights', () => {
     await Promise.all(['of-class', 'tills-0'].map((name) => world.waitUntilGone('microvms', name)));
     await world.kubernetes.client.request('DELETE', `${group}/namespaces/${world.namespace}/apikeys/deploy`);
     await host.stopAgent();
-    await world.deleteObject('hosts', 'edge-1');
-    await world.waitUntilGone('hosts', 'edge-1');
+    // A Site that goes by force takes its hosts along.
+    const { metadata } = await world.get('sites', siteName);
+    await world.kubernetes.client.request('PATCH', world.path('sites', siteName), { metadata: { annotations: { 'nkudo.dev/force-delete': metadata.uid } } }, 'application/merge-patch+json');
     await world.deleteObject('sites', siteName);
+    await world.waitUntilGone('hosts', 'edge-1');
     await world.waitUntilGone('sites', siteName);
     await world.stopController();
 
@@ -126,6 +128,9 @@ describe('the controller’s rights', () => {
     const granted = neededRights.flatMap(({ group: apiGroup, resource, subresource, verbs, isOwnNamespace }) => verbs.map((verb) => ({ verb, group: apiGroup, resource, subresource, isOwn: isOwnNamespace === true })));
     const isUsed = ({ verb, group: apiGroup, resource, subresource, isOwn }: (typeof granted)[number]): boolean =>
       events.some(({ verb: used, objectRef }) => used === verb && (objectRef?.apiGroup ?? '') === apiGroup && objectRef?.resource === resource && objectRef.subresource === subresource && (!isOwn || objectRef.namespace === controllerNamespace));
-    expect(granted.filter((right) => !isUsed(right)).map(written)).toEqual([]);
+    // Only a write that meets another one reads the object again (runtime/status-patch.ts), and no scenario makes that happen for sure.
+    const hasStatus = ({ group: apiGroup, resource }: (typeof granted)[number]): boolean => granted.some((right) => right.group === apiGroup && right.resource === resource && right.subresource === 'status');
+    const isAfterConflict = (right: (typeof granted)[number]): boolean => right.verb === 'get' && right.subresource === undefined && hasStatus(right);
+    expect(granted.filter((right) => !isUsed(right) && !isAfterConflict(right)).map(written)).toEqual([]);
   });
 });
