@@ -311,7 +311,7 @@ describe.skipIf(obstacle !== null)('networks of guests', () => {
       const servers = [await lab.start(lab.namespaces.world, 'serve', 'tcp', '8432'), await lab.start(lab.namespaces.host, 'serve', 'tcp', '8433')];
       expect(await lab.ask(one.namespace, 'tcp', worldAddress, 8432)).toBe('198.51.100.41');
       expect(await lab.ask(one.namespace, 'tcp', '198.51.100.42', 80), macvtapMode).toBe(macvtapMode === 'bridge' ? '198.51.100.41' : null);
-      expect(await lab.ask(one.namespace, 'tcp', hostAddress, 8433)).toBeNull();
+      if (macvtapMode === 'bridge') expect(await lab.ask(one.namespace, 'tcp', hostAddress, 8433)).toBeNull();
       for (const part of [one, other]) await part.end();
       for (const server of servers) await server.stop();
       expect(await lab.snapshot()).toBe(pristine);
@@ -388,16 +388,20 @@ describe.skipIf(obstacle !== null)('networks of guests', () => {
     };
   }
 
-  test('[E6] an agent that dies at any effect of making or removing networks leaves nothing that the next one does not mend or sweep away', async () => {
+  const ways = [['make', 'mend'], ['make', 'sweep'], ['shrink', 'mend'], ['remove', 'repeat']] as const;
+  test.each([
+    { title: 'behind nat and on a bridge', of: (id: MicroVMId) => [nat(id, 20, { ports: [{ name: 'web', protocol: 'tcp', hostPort: 8080, guestPort: 80 }] }), bridge(id, { name: 'office' })], ways, least: 30 },
+    { title: 'on an interface', of: (id: MicroVMId) => [wire(id)], ways: [ways[0], ways[3]], least: 8 },
+  ])('[E6] an agent that dies at any effect of making or removing networks $title leaves nothing that the next one does not mend or sweep away', async ({ of, ways: tried, least }) => {
     const id = idOf(20);
     const survivor = idOf(21);
-    const wanted = [nat(id, 20, { ports: [{ name: 'web', protocol: 'tcp', hostPort: 8080, guestPort: 80 }] }), bridge(id, { name: 'office' }), wire(id)];
+    const wanted = of(id);
     await networks.ensure(id, wanted, signal);
     const complete = await lab.snapshot();
     await networks.remove(id, signal);
     expect(await lab.snapshot()).toBe(pristine);
     const deaths: string[] = [];
-    for (const [action, then] of [['make', 'mend'], ['make', 'sweep'], ['shrink', 'mend'], ['remove', 'repeat']] as const) {
+    for (const [action, then] of tried) {
       for (let at = 1; ; at += 1) {
         if (action !== 'make') await networks.ensure(id, wanted, signal);
         const dying = dyingHost(at);
@@ -424,6 +428,6 @@ describe.skipIf(obstacle !== null)('networks of guests', () => {
       }
     }
     process.stdout.write(`networks: ${deaths.length} deaths, each at another effect\n`);
-    expect(deaths.length).toBeGreaterThan(30);
+    expect(deaths.length).toBeGreaterThan(least);
   }, 300_000);
 });

@@ -57,6 +57,7 @@ export async function makeFileSystem(request: FileSystemRequest): Promise<void> 
     await makeRoom(0);
     throw refusal('mkfs.ext4', made.complaint);
   }
+  chmodSync(target, 0o600);
   await rm(scratch, { recursive: true, force: true });
   await finish(xattrs, request);
 }
