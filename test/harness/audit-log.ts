@@ -20,6 +20,8 @@ export interface AuditEvent {
     readonly subresource?: string;
   };
   readonly responseStatus?: { readonly code?: number; readonly reason?: string };
+  /** `authorization.k8s.io/decision` is allow or forbid; an admission policy refuses what was allowed. */
+  readonly annotations?: Readonly<Record<string, string>>;
   readonly requestReceivedTimestamp: string;
 }
 
