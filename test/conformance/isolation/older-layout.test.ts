@@ -2,7 +2,7 @@
  * A VMM that an agent before the run folder has started: as the agent's own user, with its socket, events and logs
  * beside the files of the agent. It is adopted as it is, and the next one in its directory is confined.
  */
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, readlinkSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
@@ -27,7 +27,9 @@ describeOnTargets('the layout of earlier agents', (target) => {
       await hypervisor.kill(directory, signal);
       rmSync(directory, { recursive: true, force: true, maxRetries: 5 });
     });
-    startReaper({ vmDirectory: directory, command: [target.binary, '--api-socket', 'path=api.sock', '--event-monitor', 'path=events', '-v', '--log-file', 'vmm.log'], environment });
+    // Its reaper made no links to the run folder.
+    const withoutLinks = ['/bin/sh', '-c', 'rm -f api.sock events vmm.log serial.log; exec "$@"', 'earlier-agent'];
+    startReaper({ vmDirectory: directory, command: [...withoutLinks, target.binary, '--api-socket', 'path=api.sock', '--event-monitor', 'path=events', '-v', '--log-file', 'vmm.log'], environment });
     await until(async () => {
       const seen = await hypervisor.observe(directory, signal);
       return seen.kind === 'live' && seen.api === 'none';
@@ -43,7 +45,7 @@ describeOnTargets('the layout of earlier agents', (target) => {
     expect(existsSync(join(directory, 'run'))).toBe(false);
     await hypervisor.create(directory, { cpuCount: 1, cpuMax: 1, memoryBytes: 64 * 2 ** 20, boot: { kind: 'kernel', path: target.guest, cmdline: 'idle' }, disks: [], serialLog: true }, signal);
     await hypervisor.boot(directory, signal);
-    expect(hypervisor.paths(directory)).toEqual({ serialLog: join(directory, 'serial.log'), vmmLog: join(directory, 'vmm.log') });
+    expect(hypervisor.paths(directory)).toMatchObject({ serialLog: join(directory, 'serial.log'), vmmLog: join(directory, 'vmm.log') });
     await until(() => readFileSync(join(directory, 'serial.log'), 'utf8').includes('NKUDO-IDLE'), 'the guest to be up');
     const events: string[] = [];
     const following = (async () => {
@@ -56,6 +58,8 @@ describeOnTargets('the layout of earlier agents', (target) => {
 
     const next = await hypervisor.spawn(directory, signal);
     expect(next.pid).not.toBe(seen.process.pid);
-    expect(['run/api.sock', 'run/events', 'api.sock', 'events', 'vmm.log', 'serial.log'].map((name) => existsSync(join(directory, name)))).toEqual([true, true, false, false, false, false]);
+    expect(['run/api.sock', 'run/events'].map((name) => existsSync(join(directory, name)))).toEqual([true, true]);
+    // What an earlier agent that comes back looks for leads to the files of this one.
+    expect(['api.sock', 'events', 'vmm.log', 'serial.log'].map((name) => readlinkSync(join(directory, name)))).toEqual(['run/api.sock', 'run/events', 'run/vmm.log', 'run/serial.log']);
   });
 });
