@@ -6,10 +6,13 @@
 import { closeSync, fstatSync, fsyncSync, openSync, readSync, writeSync } from 'node:fs';
 import { arch, cpus, release, totalmem, uptime } from 'node:os';
 import { join, resolve } from 'node:path';
-import { gzipSync } from 'node:zlib';
+import { buffer } from 'node:stream/consumers';
+import { createGzip } from 'node:zlib';
+import { pack } from 'tar-stream';
 import { AppError } from '#api/model/error-codes.ts';
 import { createCloudHypervisor } from '../adapters/cloud-hypervisor/cloud-hypervisor.ts';
 import { createSystemClock } from '../adapters/system/clock.ts';
+import { errnoOf, isErrno } from '../adapters/system/errno.ts';
 import { createVmDirectories } from '../adapters/vm-directories/vm-directories.ts';
 import { agentVersion } from '../config.ts';
 import type { EffectiveConfig } from '../config/resolve.ts';
@@ -17,7 +20,11 @@ import { redact } from '../domain/redact.ts';
 import { preflight } from './check.ts';
 import { listMicroVMs, showStatus } from './inspect.ts';
 import { showConfig } from './show-config.ts';
-import { makeTar, type ArchivedFile } from './tar.ts';
+
+interface ArchivedFile {
+  readonly name: string;
+  readonly content: Buffer;
+}
 
 const logTailBytes = 65_536;
 /** Of how many microVMs the logs are taken, which bounds the memory; all are in the list. */
@@ -28,8 +35,15 @@ export async function writeSupportBundle(effective: EffectiveConfig, file: strin
   const { wallMs } = createSystemClock().now();
   const path = resolve(file ?? `nkudo-support-${new Date(wallMs).toISOString().replaceAll(/[:.]/g, '-')}.tar.gz`);
   const files = await collect(effective);
-  writeNew(path, gzipSync(makeTar(files, wallMs)));
+  writeNew(path, await archive(files, new Date(wallMs)));
   return [`wrote ${path}`, ...files.map(({ name }) => `  ${name}`), 'it holds no keys, tokens, specs or console output; look through it before you pass it on'].join('\n');
+}
+
+function archive(files: readonly ArchivedFile[], mtime: Date): Promise<Buffer> {
+  const tar = pack();
+  for (const { name, content } of files) tar.entry({ name, mode: 0o600, mtime }, content);
+  tar.finalize();
+  return buffer(tar.pipe(createGzip()));
 }
 
 async function collect(effective: EffectiveConfig): Promise<readonly ArchivedFile[]> {
@@ -73,7 +87,7 @@ function readTail(path: string): string | undefined {
   try {
     file = openSync(path, 'r');
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined;
+    if (isErrno(error, 'ENOENT')) return undefined;
     throw error;
   }
   try {
@@ -98,7 +112,7 @@ function writeNew(path: string, content: Buffer): void {
       closeSync(file);
     }
   } catch (error) {
-    const code = error instanceof Error && 'code' in error ? error.code : undefined;
+    const code = errnoOf(error);
     if (code === 'EEXIST') throw new AppError('CONFLICT', `${path} is there already`, { remedy: 'name another file: --file', cause: error });
     if (code === 'ENOENT' || code === 'EACCES') throw new AppError('NOT_FOUND', `${path} can not be made (${code})`, { remedy: 'name a file in a directory that exists and is yours: --file', cause: error });
     throw error;

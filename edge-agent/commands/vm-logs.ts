@@ -26,7 +26,7 @@ export async function printLogs({ stateDir, named, follow, out }: LogsOptions): 
   const { paths } = createCloudHypervisor({ binaryPath: 'cloud-hypervisor', environment: {} });
   const file = paths(createVmDirectories(resolve(stateDir)).path(microVMId(vm.microvmId))).serialLog;
   if ((await systemLogFiles.size(file)) === null) {
-    throw new AppError('NOT_FOUND', `${vm.namespace}/${vm.name} has no console log on this host`, { remedy: 'it has one from its first boot on, with console.serial: log in its spec' });
+    throw new AppError('NOT_FOUND', `${vm.namespace}/${vm.name} has no console log on this host`, { remedy: 'it has one from its first boot on, with console.serial: Log in its spec' });
   }
   let wake = (): void => {};
   let isChanged = false;

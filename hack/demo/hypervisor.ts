@@ -30,10 +30,11 @@ export async function chooseHypervisor(options: {
   return { kind: 'real', path: realpathSync(path), description: `real ${version} (${path}, /dev/kvm opens)` };
 }
 
-/** Why the real one can't be used, or null. */
-function realObstacle(): string | null {
-  if (findOnPath('cloud-hypervisor') === null) {
-    return 'no cloud-hypervisor on PATH';
+/** Why a real one can't be used, or null. `program`: a name on PATH, or a path. */
+export function realObstacle(program = 'cloud-hypervisor'): string | null {
+  const isPath = program.includes('/');
+  if (isPath ? !existsSync(program) : findOnPath(program) === null) {
+    return isPath ? `no ${program}` : `no ${program} on PATH`;
   }
   try {
     closeSync(openSync('/dev/kvm', constants.O_RDWR));

@@ -10,7 +10,8 @@ import { join } from 'node:path';
 import { AppError } from '#api/model/error-codes.ts';
 import { encodeSelection, freeSlot, parseSelection, type Slot, type SlotSelection } from '../../domain/slot-selection.ts';
 import type { AgentVersions, StagedRelease } from '../../ports/agent-versions.ts';
-import { isErrno, writeAll, writeError } from '../images/files.ts';
+import { writeAll, writeError } from '../images/files.ts';
+import { isErrno } from '../system/errno.ts';
 import { ensureDirectory, syncDirectory, writeFileDurably } from '../system/durable-file.ts';
 import { lockStateDirectory } from '../system/state-lock.ts';
 

@@ -7,7 +7,7 @@ import { constants } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import { request, type IncomingMessage } from 'node:http';
 import { AppError } from '#api/model/error-codes.ts';
-import { errnoOf } from './errno.ts';
+import { errnoOf } from '../system/errno.ts';
 import type { paths } from './gen/api.ts';
 import { vmFileName } from './vm-files.ts';
 

@@ -28,7 +28,7 @@ import type {
 } from '../../ports/hypervisor.ts';
 import type { Confinement, VmmUser } from '../../ports/isolation.ts';
 import { type Answer, apiGet, apiPut, type CallOptions } from './api-client.ts';
-import { isErrno } from './errno.ts';
+import { isErrno } from '../system/errno.ts';
 import { followEvents } from './event-stream.ts';
 import { decideExitReason, readLogVerdict, splitStatus } from './exit-reason.ts';
 import { findByDirectory, identify, isAlive, readBootId } from './process-table.ts';

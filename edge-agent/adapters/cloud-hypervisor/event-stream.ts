@@ -8,7 +8,7 @@ import { open } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { AppError } from '#api/model/error-codes.ts';
 import type { EventCursor, ProcessIdentity, VmmEvent } from '../../ports/hypervisor.ts';
-import { isErrno } from './errno.ts';
+import { isErrno } from '../system/errno.ts';
 import { createEventParser, type EventParser } from './event-parser.ts';
 import { vmFile } from './vm-files.ts';
 

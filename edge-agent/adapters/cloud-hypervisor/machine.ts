@@ -8,7 +8,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { AppError } from '#api/model/error-codes.ts';
 import type { Hypervisor, VmDevice, VmMachine } from '../../ports/hypervisor.ts';
 import { apiGet, apiPut, type Answer, type CallOptions, type Refusal } from './api-client.ts';
-import { isErrno } from './errno.ts';
+import { isErrno } from '../system/errno.ts';
 import type { components } from './gen/api.ts';
 import { findDiskProblem, refusalError } from './refusal.ts';
 import { handOverFile } from './hand-over.ts';

@@ -4,7 +4,7 @@
  */
 import { readdir, readFile, readlink } from 'node:fs/promises';
 import type { ProcessIdentity } from '../../ports/hypervisor.ts';
-import { isErrno } from './errno.ts';
+import { isErrno } from '../system/errno.ts';
 
 export async function readBootId(): Promise<string> {
   return (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();

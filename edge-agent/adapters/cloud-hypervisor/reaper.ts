@@ -22,7 +22,7 @@ import { AppError } from '#api/model/error-codes.ts';
 import type { ProcessIdentity } from '../../ports/hypervisor.ts';
 import type { Confinement, VmmUnit } from '../../ports/isolation.ts';
 import { watcherScript } from '../guard/guard-scripts.ts';
-import { isErrno } from './errno.ts';
+import { isErrno } from '../system/errno.ts';
 import { runFolder, vmFile, vmFiles } from './vm-files.ts';
 
 /** Status of the reaper when another one holds the claim. Source: EX_TEMPFAIL of sysexits(3). */

@@ -7,7 +7,7 @@ import { open } from 'node:fs/promises';
 import { AppError, type ErrorCode } from '#api/model/error-codes.ts';
 import type { VmDisk, VmSpec } from '../../ports/hypervisor.ts';
 import type { Refusal } from './api-client.ts';
-import { isErrno } from './errno.ts';
+import { isErrno } from '../system/errno.ts';
 
 /** Pinned for v53 and v54, last in the chain; proven by the conformance suite on the real binary. */
 const lockedDiskWords = 'The file is already locked';

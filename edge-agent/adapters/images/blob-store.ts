@@ -4,7 +4,7 @@
  * space the longest unused content goes, never what is pinned or held. What a digest is for is the caller's.
  */
 import { createHash } from 'node:crypto';
-import { open, readdir, rename, rm, utimes } from 'node:fs/promises';
+import { open, rename, rm, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AppError, isAppError } from '#api/model/error-codes.ts';
 import { chooseEvictions, type CachedImage } from '../../domain/images.ts';
@@ -12,7 +12,7 @@ import { fullJitterMs } from '../../domain/retry-delay.ts';
 import type { Clock, Entropy } from '../../ports/clock.ts';
 import type { Logger } from '../../ports/logger.ts';
 import { ensureDirectory, syncDirectory } from '../system/durable-file.ts';
-import { freeBytes, hashInto, statOrNull, writeAll, writeError } from './files.ts';
+import { freeBytes, hashInto, listNames, statOrNull, writeAll, writeError } from './files.ts';
 import type { Transfer } from './http-transfer.ts';
 import { createPace, pause } from './pace.ts';
 
@@ -173,7 +173,7 @@ export function createBlobStore(options: BlobStoreOptions): BlobStore {
   }
 
   async function list(): Promise<readonly CachedImage[]> {
-    const names = await readdir(images).catch(() => []);
+    const names = await listNames(images);
     const found = await Promise.all(names.map(async (sha256) => ({ sha256, stats: await statOrNull(path(sha256)) })));
     return found.flatMap(({ sha256, stats }) => (stats === null ? [] : [{ sha256, bytes: stats.blocks * 512, usedAtMs: stats.mtimeMs }]));
   }
@@ -192,7 +192,7 @@ export function createBlobStore(options: BlobStoreOptions): BlobStore {
 
   async function makeRoom(bytes: number, what: string, directory: string): Promise<void> {
     if ((await missingBytes(bytes, directory)) <= 0) return;
-    for (const name of await readdir(partials).catch(() => [])) if (!transfers.has(name)) await rm(join(partials, name), { force: true });
+    for (const name of await listNames(partials)) if (!transfers.has(name)) await rm(join(partials, name), { force: true });
     await evict(Math.max(0, await missingBytes(bytes, directory)));
     const missing = await missingBytes(bytes, directory);
     if (missing > 0) throw new AppError('DISK_FULL', `${what} needs ${bytes} bytes beside the reserve of ${options.reserveBytes}, and ${missing} of them are missing`);

@@ -1,16 +1,13 @@
 /** Files of images and disks: hashing, sparse copies, space, and the errors of a full file system. */
 import { createHash, type Hash } from 'node:crypto';
 import { constants, type Stats } from 'node:fs';
-import { copyFile, open, stat, statfs, type FileHandle } from 'node:fs/promises';
+import { copyFile, open, readdir, stat, statfs, type FileHandle } from 'node:fs/promises';
 import { AppError, isAppError } from '#api/model/error-codes.ts';
 import { imageHeadBytes } from '../../domain/images.ts';
+import { isErrno } from '../system/errno.ts';
 
 const blockBytes = 2 ** 20;
 export const zeroBlock = Buffer.alloc(blockBytes);
-
-export function isErrno(error: unknown, ...codes: readonly string[]): boolean {
-  return error instanceof Error && 'code' in error && codes.includes(String(error.code));
-}
 
 export async function statOrNull(path: string): Promise<Stats | null> {
   try {
@@ -108,6 +105,16 @@ export async function readHead(path: string): Promise<Uint8Array> {
     return buffer.subarray(0, bytesRead);
   } finally {
     await file.close();
+  }
+}
+
+/** Names in a directory; none when it is not there yet. */
+export async function listNames(directory: string): Promise<readonly string[]> {
+  try {
+    return await readdir(directory);
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return [];
+    throw error;
   }
 }
 

@@ -42,6 +42,8 @@ interface Making {
 }
 
 export function createGuestDisks({ stateDirectory, directories, cache, path: programs, secrets }: GuestDisksOptions): GuestDisks {
+  /** Images whose copy was wrong and which were fetched anew for it: once without a word, since then the file system is at fault, or the memory. */
+  const distrusted = new Set<string>();
   const folderOf = (id: MicroVMId): string => join(directories.path(id), 'disks');
 
   async function ensure(vm: Parameters<GuestDisks['ensure']>[0], onNews: () => void, signal: AbortSignal): Promise<EnsuredDisks> {
@@ -95,8 +97,11 @@ export function createGuestDisks({ stateDirectory, directories, cache, path: pro
       if ((await hashFile(temporary, making.signal)) !== source.sha256) {
         await rm(temporary, { force: true });
         await cache.discard(source.sha256);
+        if (distrusted.delete(source.sha256)) throw new AppError('IMAGE_DIGEST_MISMATCH', `the copy of the image of disk ${disk.name} is not what was fetched, for the second time: look at the storage and the memory of this host`);
+        distrusted.add(source.sha256);
         return null;
       }
+      distrusted.delete(source.sha256);
     }
     // A blank disk begins with zeros whatever its guest writes later: its format is never guessed again.
     const { format, virtualBytes } = image === undefined ? { format: 'raw' as const } : readImageFormat(await readHead(temporary));

@@ -6,6 +6,7 @@ import { createHash } from 'node:crypto';
 import { AppError, isAppError } from '#api/model/error-codes.ts';
 import type { MicroVMId } from '#api/model/ids.ts';
 import type { HttpImage, ImagePolicy, ManagedDisk, OciImage } from '#api/model/microvm.ts';
+import { createSlots } from '#api/model/slots.ts';
 import { coarseProgress, isAllowedServer } from '../../domain/images.ts';
 import type { Credentials } from '../../domain/image-credentials.ts';
 import { isAllowedRegistry } from '../../domain/oci.ts';
@@ -65,8 +66,7 @@ const downloadsAtOnce = 4;
 export function createImageCache({ store, oci, openTransfer, logger }: ImageCacheOptions): ImageCache {
   const downloads = new Map<string, Download>();
   const failures = new Map<MicroVMId, AppError>();
-  const queue: (() => void)[] = [];
-  let running = 0;
+  const slots = createSlots(downloadsAtOnce);
 
   async function find(source: ImageSource, policy: ImagePolicy | undefined, waiter: MicroVMId, onNews: () => void): Promise<FoundImage> {
     const failure = failures.get(waiter);
@@ -95,7 +95,11 @@ export function createImageCache({ store, oci, openTransfer, logger }: ImageCach
   function begin(key: string, source: ImageSource, credentials: Credentials | undefined, allowed: readonly string[]): Download {
     const download: Download = { source, credentials, allowed, waiters: new Map(), controller: new AbortController(), progress: coarseProgress(0, undefined), told: '', ended: Promise.resolve() };
     downloads.set(key, download);
-    download.ended = inTurn(download)
+    const { signal } = download.controller;
+    download.ended = slots
+      .run(async () => {
+        if (!signal.aborted) await fetchImage(download, signal);
+      })
       .then(
         () => logger.info({ sha256: source.image.sha256 }, 'an image is ready'),
         (error: unknown) => fail(download, error),
@@ -119,19 +123,6 @@ export function createImageCache({ store, oci, openTransfer, logger }: ImageCach
     for (const [waiter, onNews] of [...waiters]) {
       waiters.set(waiter, () => {});
       onNews();
-    }
-  }
-
-  async function inTurn(download: Download): Promise<void> {
-    const { signal } = download.controller;
-    if (running >= downloadsAtOnce) await new Promise<void>((resolve) => queue.push(resolve));
-    else running += 1;
-    try {
-      if (!signal.aborted) await fetchImage(download, signal);
-    } finally {
-      const next = queue.shift();
-      if (next === undefined) running -= 1;
-      else next();
     }
   }
 

@@ -6,7 +6,7 @@
  */
 import { createHash } from 'node:crypto';
 import { createReadStream, type ReadStream } from 'node:fs';
-import { open, readdir, readFile, rm } from 'node:fs/promises';
+import { open, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream';
 import { constants, createGunzip, createZstdDecompress, type Gunzip, type ZstdDecompress } from 'node:zlib';
@@ -15,7 +15,7 @@ import { chooseManifest, documentBytesMax, parseLayerContents, parseManifest, ty
 import type { Logger } from '../../ports/logger.ts';
 import { ensureDirectory, writeFileDurably } from '../system/durable-file.ts';
 import { spaceCheckBytes, type BlobStore } from './blob-store.ts';
-import { hashFile, hashInto, statOrNull, syncFile, writeAll, writeError, zeroBlock } from './files.ts';
+import { hashFile, hashInto, listNames, statOrNull, syncFile, writeAll, writeError, zeroBlock } from './files.ts';
 import { openRegistry, type OpenRegistry, type RegistryImage, type RegistryOptions } from './registry.ts';
 import { makeFileSystem } from './unpack/file-system.ts';
 import { createLayerTree, type FileNode, type LayerTree } from './unpack/layer-tree.ts';
@@ -256,7 +256,7 @@ export function createOciImages(options: OciImagesOptions): OciImages {
     find,
     async disksOf(images) {
       const kept = new Set<string>();
-      for (const name of await readdir(records).catch(() => [])) {
+      for (const name of await listNames(records)) {
         const sha256 = recordPattern.exec(name)?.[1];
         const disk = sha256 === undefined ? null : await loadRecord(sha256);
         if (disk === null || sha256 === undefined || (await statOrNull(store.path(disk.sha256))) === null) await rm(join(records, name), { force: true });

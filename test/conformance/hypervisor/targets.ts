@@ -2,12 +2,10 @@
  * The programs that the suite runs on: the simulator always, and a real cloud-hypervisor where one is
  * on PATH and /dev/kvm opens. Owns finding them and saying why one is left out.
  */
-import { closeSync, constants, openSync } from 'node:fs';
-import { access } from 'node:fs/promises';
-import { delimiter, join } from 'node:path';
 import { afterAll, describe, test } from 'vitest';
 import { buildGuest } from '#hack/build-guest.ts';
 import { buildSimulator } from '#hack/build-simulator.ts';
+import { findOnPath, realObstacle } from '#hack/demo/hypervisor.ts';
 
 export interface Target {
   readonly name: 'simulated' | 'real';
@@ -18,7 +16,7 @@ export interface Target {
 const { guest64 } = await buildGuest();
 
 const simulated: Target = { name: 'simulated', binary: await buildSimulator(), guest: guest64 };
-const real = await findReal();
+const real = findReal();
 
 /** Runs a part of the suite on each target; a target that is left out becomes one skipped test with its reason. */
 export function describeOnTargets(title: string, body: (target: Target) => void): void {
@@ -40,26 +38,7 @@ export function countCells(target: Target, title: string): { add: (count?: numbe
   return { add: (count = 1) => (cells += count) };
 }
 
-async function findReal(): Promise<Target | { reason: string }> {
-  const binary = await findOnPath('cloud-hypervisor');
-  if (binary === null) return { reason: 'no cloud-hypervisor on PATH' };
-  try {
-    closeSync(openSync('/dev/kvm', constants.O_RDWR));
-  } catch (error) {
-    return { reason: `/dev/kvm does not open: ${error instanceof Error ? error.message : String(error)}` };
-  }
-  return { name: 'real', binary, guest: guest64 };
-}
-
-async function findOnPath(name: string): Promise<string | null> {
-  for (const directory of (process.env['PATH'] ?? '').split(delimiter)) {
-    const candidate = join(directory, name);
-    try {
-      await access(candidate, constants.X_OK);
-      return candidate;
-    } catch {
-      continue; // Not in this directory.
-    }
-  }
-  return null;
+function findReal(): Target | { reason: string } {
+  const reason = realObstacle();
+  return reason === null ? { name: 'real', binary: findOnPath('cloud-hypervisor') ?? '', guest: guest64 } : { reason };
 }

@@ -2,9 +2,8 @@
  * Disks that the agent made, on a real Cloud Hypervisor: raw, qcow2 and blank ones boot, and a qcow2 header
  * that a guest wrote into its raw disk is refused before the VMM sees it, and by the VMM as well.
  */
-import { execFileSync } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
-import { closeSync, constants, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pino } from 'pino';
@@ -23,26 +22,13 @@ import { deriveVmSpec } from '#edge-agent/steps/vm-spec.ts';
 import type { Hypervisor } from '#edge-agent/ports/hypervisor.ts';
 import type { EnsuredDisks, GuestDisks } from '#edge-agent/ports/images.ts';
 import { buildGuest } from '#hack/build-guest.ts';
+import { realObstacle } from '#hack/demo/hypervisor.ts';
 import { testDesired, testRecord } from '#test/builders/edge-microvm.ts';
 import { makeQcow2 } from './qcow2.ts';
 
 const binary = process.env['NKUDO_TEST_HYPERVISOR'] ?? 'cloud-hypervisor';
-const obstacle = findObstacle();
+const obstacle = realObstacle(binary);
 if (obstacle !== null) process.stdout.write(`skipped: disks on a real cloud-hypervisor: ${obstacle}\n`);
-
-function findObstacle(): string | null {
-  try {
-    execFileSync(binary, ['--version'], { stdio: 'ignore' });
-  } catch {
-    return 'no cloud-hypervisor on PATH';
-  }
-  try {
-    closeSync(openSync('/dev/kvm', constants.O_RDWR));
-    return null;
-  } catch {
-    return '/dev/kvm does not open';
-  }
-}
 
 describe.skipIf(obstacle !== null)('a real VMM on disks of the agent', () => {
   const id = microVMId('00000000-0000-4000-8000-000000000051');

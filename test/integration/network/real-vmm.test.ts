@@ -2,8 +2,7 @@
  * A real Cloud Hypervisor on the tap that the adapter made: it opens the tap as it is, keeps it, and
  * leaves it behind. The guest has no network driver, so packets through it are not shown here.
  */
-import { execFileSync } from 'node:child_process';
-import { chmodSync, chownSync, closeSync, constants, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -18,24 +17,11 @@ import { tapName } from '#edge-agent/domain/tap-name.ts';
 import type { Hypervisor, VmSpec } from '#edge-agent/ports/hypervisor.ts';
 import type { GuestNetworks } from '#edge-agent/ports/network.ts';
 import { buildGuest } from '#hack/build-guest.ts';
+import { realObstacle } from '#hack/demo/hypervisor.ts';
 import { findObstacle, openLab, type Lab } from './lab.ts';
 
-const obstacle = (await findObstacle()) ?? findVmmObstacle();
+const obstacle = (await findObstacle()) ?? realObstacle();
 if (obstacle !== null) process.stdout.write(`skipped: networks on a real cloud-hypervisor: ${obstacle}\n`);
-
-function findVmmObstacle(): string | null {
-  try {
-    execFileSync('cloud-hypervisor', ['--version'], { stdio: 'ignore' });
-  } catch {
-    return 'no cloud-hypervisor on PATH';
-  }
-  try {
-    closeSync(openSync('/dev/kvm', constants.O_RDWR));
-    return null;
-  } catch {
-    return '/dev/kvm does not open';
-  }
-}
 
 describe.skipIf(obstacle !== null)('a real VMM on a tap of the adapter', () => {
   const id = microVMId('00000000-0000-4000-8000-000000000031');
