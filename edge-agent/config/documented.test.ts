@@ -8,7 +8,8 @@ test('the page for the site names every setting with its variable, its flag and 
   expect(settings.length).toBeGreaterThan(10);
   const undocumented = settings.filter(({ key, variable, flag, byDefault }: Setting) => {
     const row = page.split('\n').find((line) => line.startsWith(`| \`${key}\``)) ?? '';
-    return ![variable, flag ?? '', `\`${[byDefault].flat().join(', ')}\``].every((text) => row.includes(text));
+    const value = [byDefault].flat().join(', ');
+    return ![variable, flag ?? '', value === '' ? 'none' : `\`${value}\``].every((text) => row.includes(text));
   });
   expect(undocumented.map(({ key }) => key)).toEqual([]);
 });
