@@ -91,7 +91,10 @@ describe('three replicas', () => {
     const before = world.kubernetes.audit.mark();
     // The stop falls into the middle of work on these.
     const under = Array.from({ length: 6 }, fresh);
-    await Promise.all(under.map((name) => world.applyMicroVM(name)));
+    const working = world.kubernetes.client.watch(world.path('microvms'));
+    const firstWrite = working.waitFor(({ object }) => under.includes(object.metadata.name) && (object.metadata.finalizers ?? []).length > 0, { what: 'the first write of the leader' });
+    await Promise.all([...under.map((name) => world.applyMicroVM(name)), firstWrite]);
+    working.stop();
     expect(old.process.signal('SIGSTOP')).toBe(true);
     replicas.routeTo(...others(old));
     const stoppedAt = performance.now();
