@@ -13,6 +13,8 @@ import { createEdgeMachine, newMicroVM } from './edge/machine.ts';
 const count = 100;
 /** vm.info for the state, and once more where the first look came before the worker knew what to look for. */
 const callsMax = 3;
+/** Reports, and one look at the names of the host's devices for each guest without cards: one may have been left by a change that a crash cut short. */
+const isOnlyALook = (point: string): boolean => point.startsWith('report.send') || point.startsWith('net.ensure');
 
 it(`[E3] ${count} microVMs on a host are adopted by an agent that starts again: the same processes, nothing written, nothing started, a call or two for each`, async () => {
   const counter = await startKillCounter();
@@ -33,7 +35,7 @@ it(`[E3] ${count} microVMs on a host are adopted by an agent that starts again: 
   const said = plane.observations.length;
   await machine.start();
   await plane.when('all of them to be reported running', () => new Set(plane.observations.slice(said).flatMap(({ microvmId, state }) => (state === 'running' ? [microvmId] : []))).size === count);
-  const steps = counter.reached().filter((point) => !point.startsWith('report.send'));
+  const steps = counter.reached().filter((point) => !isOnlyALook(point));
   expect(steps, 'effects and durable writes of the adoption').toEqual([]);
   expect(machine.vmms()).toEqual(vmms);
   expect(findProcessesOf(machine.stateDirectory).length, 'processes').toBe(processes);
