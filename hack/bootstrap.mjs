@@ -31,6 +31,7 @@ const needsOfTask = {
   'test:long': ['c', 'go'],
   'build:edge': ['c'],
   smoke: ['c', 'go'],
+  cluster: ['c', 'go'],
   image: ['c'],
 };
 

@@ -11,6 +11,7 @@ import { buildOnce, cacheRoot, contentKey, repositoryRoot } from './build-cache.
 /** Package of each program, and what a first build takes on two cores. */
 const goTools = {
   actionlint: { package: 'github.com/rhysd/actionlint/cmd/actionlint', takes: 'half a minute' },
+  coredns: { package: '.', takes: 'one to three minutes' },
   grpcurl: { package: 'github.com/fullstorydev/grpcurl/cmd/grpcurl', takes: 'about a minute' },
   helm: { package: 'helm.sh/helm/v4/cmd/helm', takes: 'two to five minutes' },
   kubeconform: { package: 'github.com/yannh/kubeconform/cmd/kubeconform', takes: 'half a minute' },
@@ -40,7 +41,13 @@ export function isGoToolBuilt(name: GoTool): boolean {
 function toolKey(name: GoTool): string {
   const version = spawnSync('go', ['env', 'GOVERSION'], { cwd: moduleOf(name), encoding: 'utf8' });
   if (version.status !== 0) throw new Error(`${name} can't be built: go is not on PATH. Install Go 1.21 or newer`);
-  return contentKey([version.stdout, ...['go.mod', 'go.sum'].map((file) => readFileSync(join(moduleOf(name), file)))]);
+  return contentKey([version.stdout, ...sourcesOf(name)]);
+}
+
+/** A program of our own `main` is made from that too. */
+function sourcesOf(name: GoTool): Buffer[] {
+  const files = ['go.mod', 'go.sum', ...(goTools[name].package === '.' ? ['main.go'] : [])];
+  return files.map((file) => readFileSync(join(moduleOf(name), file)));
 }
 
 function moduleOf(name: GoTool): string {

