@@ -9,6 +9,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { createHash, generateKeyPairSync, randomBytes, webcrypto } from 'node:crypto';
 import { existsSync, mkdirSync, openSync, closeSync, readFileSync, readdirSync, rmdirSync, writeFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
+import { Resolver } from 'node:dns/promises';
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -80,6 +81,9 @@ export async function startOneNode(directory: string, report: Report): Promise<O
       await waitFor(directory, 'containerd', () => Promise.resolve(runInside(access, ['ctr', 'version']).status === 0));
       importIntoOneNode(access, [await buildPauseImage()]);
       await waitFor(directory, 'kubelet', async () => isNodeReady(await client.find(`/api/v1/nodes/${nodeName}`)));
+      const names = new Resolver({ timeout: 2_000, tries: 1 });
+      names.setServers([facts.nodeAddress]);
+      await waitFor(directory, 'coredns', async () => (await names.resolve4('kubernetes.default.svc.cluster.local')).length > 0);
       await waitFor(directory, 'kube-controller-manager', async () => (await client.find('/api/v1/namespaces/default/serviceaccounts/default')) !== null);
     } finally {
       client.close();

@@ -46,18 +46,16 @@ func ask(address, user, database string) int {
 	if _, err := io.ReadFull(connection, header[:]); err != nil {
 		return 2
 	}
-	if header[0] != 'E' {
-		return 0
-	}
 	size := binary.BigEndian.Uint32(header[1:])
 	if size < 4 || size > 1<<16 {
 		return 2
 	}
+	// Read to its end, or the server logs a connection that was reset.
 	fields := make([]byte, size-4)
 	if _, err := io.ReadFull(connection, fields); err != nil {
 		return 2
 	}
-	if bytes.Contains(fields, []byte("C"+cannotConnectNow+"\x00")) {
+	if header[0] == 'E' && bytes.Contains(fields, []byte("C"+cannotConnectNow+"\x00")) {
 		return 1
 	}
 	return 0
