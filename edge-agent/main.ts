@@ -5,6 +5,7 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { isAppError } from '#api/model/error-codes.ts';
 import type { SiteOrderKind } from '#api/model/site-orders.ts';
+import { escapeByDefault, historyLinesByDefault, historyLinesMax, parseEscapeKey, type EscapeKey } from './commands/console-keys.ts';
 import { agentVersion, deriveRunConfig, launcherExitCodes } from './config.ts';
 import { loadConfig } from './config/load.ts';
 import type { EffectiveConfig } from './config/resolve.ts';
@@ -274,6 +275,29 @@ vm.command('logs')
     await printLogs({ stateDir: (await pathsOf(flags)).stateDir, named, follow: flags.follow === true, out: process.stdout });
   });
 
+vm.command('console')
+  .description('type at the serial console of a microVM, through the running agent; works offline. Ctrl-] leaves it, and the guest goes on')
+  .argument('<name>', 'name, namespace/name or id')
+  .addOption(configOption())
+  .addOption(stateDirOption())
+  .option('--take-over', 'also when somebody else types there, who is put out')
+  .addOption(new Option('--read-only', 'only watch; beside somebody who types as well').conflicts('takeOver'))
+  .addOption(new Option('--escape <key>', 'the key that leaves, such as ^] for Ctrl and ]').default(escapeByDefault, '^]').argParser(parseKey))
+  .addOption(new Option('--history <lines>', 'how much of what was printed before comes first').default(historyLinesByDefault).argParser(parseLines))
+  .action(async (named: string, flags: SettingFlags & { takeOver?: boolean; readOnly?: boolean; escape: EscapeKey; history: number }) => {
+    const { openVmConsole } = await import('./commands/vm-console.ts');
+    process.exitCode = await openVmConsole({
+      stateDir: (await pathsOf(flags)).stateDir,
+      named,
+      takesOver: flags.takeOver === true,
+      types: flags.readOnly !== true,
+      escape: flags.escape,
+      historyLines: flags.history,
+      input: process.stdin,
+      output: process.stdout,
+    });
+  });
+
 vm.command('ls')
   .description('list the microVMs by looking at their VMMs; works offline')
   .addOption(configOption())
@@ -288,6 +312,18 @@ function parseSeconds(value: string): number {
   const seconds = Number(value);
   if (!Number.isSafeInteger(seconds) || seconds < 0 || seconds > 86_400) throw new InvalidArgumentError('It must be a whole number from 0 to 86400.');
   return seconds;
+}
+
+function parseKey(value: string): EscapeKey {
+  const key = parseEscapeKey(value);
+  if (key === undefined) throw new InvalidArgumentError('It must be ^ and one of A to Z, \\, ], ^ and _, but C, D, H, I, J and M, which people type.');
+  return key;
+}
+
+function parseLines(value: string): number {
+  const lines = Number(value);
+  if (value.trim() === '' || !Number.isSafeInteger(lines) || lines < 0 || lines > historyLinesMax) throw new InvalidArgumentError(`It must be a whole number from 0 to ${historyLinesMax}.`);
+  return lines;
 }
 
 function print(text: string): void {

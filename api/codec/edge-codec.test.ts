@@ -5,7 +5,7 @@ import { makeEpoch, parseEpoch, splitEpoch } from '../model/epoch.ts';
 import { executionId, hostId, microVMId, operationId, planId } from '../model/ids.ts';
 import { exitReasons, hugepageSizes, macvtapModes, memoryStepBytes, networkKinds, observedStates, runPolicies, type DesiredMicroVM as Desired, type MicroVMObservation, type NetworkSpec } from '../model/microvm.ts';
 import { executionStatuses, operationKinds, type ExecutionReport as Report, type Operation as ModelOperation } from '../model/plan.ts';
-import { siteOrderKinds, siteOverrideKinds } from '../model/site-orders.ts';
+import { siteOrderKinds, siteOverrideKinds, siteVisitKinds } from '../model/site-orders.ts';
 import {
   decodeDesired,
   decodeExecution,
@@ -110,7 +110,7 @@ const siteFields = {
   isAgainstSpec: fc.constant(true as const),
 };
 const siteOverride = fc.record({ kind: fc.constantFrom(...siteOverrideKinds), ...siteFields }, { requiredKeys: ['kind', 'number', 'by', 'atMs'] });
-const siteOrder = fc.record({ kind: fc.constantFrom(...siteOrderKinds), ...siteFields }, { requiredKeys: ['kind', 'number', 'by', 'atMs'] });
+const siteOrder = fc.record({ kind: fc.constantFrom(...siteOrderKinds, ...siteVisitKinds), ...siteFields }, { requiredKeys: ['kind', 'number', 'by', 'atMs'] });
 
 const observation: fc.Arbitrary<MicroVMObservation> = fc.record(
   {

@@ -73,7 +73,7 @@ import {
 } from '../model/microvm.ts';
 import { parseOciReference } from '../model/oci-reference.ts';
 import type { ExecutionReport, ExecutionStatus, Operation, OperationKind } from '../model/plan.ts';
-import { siteOrdersMax, siteUserMax, type SiteForce, type SiteOperator, type SiteOrder, type SiteOrderKind, type SiteOverride, type SiteOverrideKind } from '../model/site-orders.ts';
+import { siteOrdersMax, siteUserMax, type SiteForce, type SiteOperator, type SiteOrder, type SiteOverride, type SiteOverrideKind } from '../model/site-orders.ts';
 import { decodeOptionalTimestamp, decodeTimestamp, encodeOptionalTimestamp, encodeTimestamp } from './timestamp.ts';
 import { atMost, enumMap, epoch, id, integer, invalid, present, text } from './validate.ts';
 
@@ -197,12 +197,15 @@ const siteOverrideKindMap = enumMap<SiteOverrideKind>({
   ForcedStart: SiteOverride_Kind.FORCED_START,
 });
 
-const siteOrderKindMap = enumMap<SiteOrderKind>({
+const siteOrderKindMap = enumMap<SiteOrder['kind']>({
   Stop: SiteOrder_Kind.STOP,
   Start: SiteOrder_Kind.START,
   Restart: SiteOrder_Kind.RESTART,
   Hold: SiteOrder_Kind.HOLD,
   Release: SiteOrder_Kind.RELEASE,
+  OpenConsole: SiteOrder_Kind.OPEN_CONSOLE,
+  ReadConsole: SiteOrder_Kind.READ_CONSOLE,
+  TakeConsole: SiteOrder_Kind.TAKE_CONSOLE,
 });
 
 export type Disposition = 'Accepted' | 'Refused' | 'Dropped' | 'TooLate';

@@ -11,6 +11,13 @@ export const siteOrderKinds = ['Stop', 'Start', 'Restart', 'Hold', 'Release'] as
  */
 export type SiteOrderKind = (typeof siteOrderKinds)[number];
 
+/**
+ * What changes nothing of the microVM and is told all the same. OpenConsole: somebody went to its console to type.
+ * ReadConsole: to read only. TakeConsole: to type in the place of whoever did so.
+ */
+export const siteVisitKinds = ['OpenConsole', 'ReadConsole', 'TakeConsole'] as const;
+export type SiteVisitKind = (typeof siteVisitKinds)[number];
+
 export const siteOverrideKinds = ['Stopped', 'Held', 'ForcedStart'] as const;
 /** ForcedStart: it runs although the spec or a missing lease says that it must not. */
 export type SiteOverrideKind = (typeof siteOverrideKinds)[number];
@@ -34,7 +41,7 @@ export interface SiteForce {
 export interface SiteOrder extends SiteForce {
   /** Rises with every order for the microVM on this host, over a lost journal too: at least the wall clock in milliseconds. */
   readonly number: number;
-  readonly kind: SiteOrderKind;
+  readonly kind: SiteOrderKind | SiteVisitKind;
   readonly by: SiteOperator;
   /** By the wall clock of the host, epoch milliseconds. */
   readonly atMs: number;
@@ -51,7 +58,7 @@ export interface SiteOverride extends SiteForce {
 
 /** Longest name of a user, characters; a longer one is cut. */
 export const siteUserMax = 64;
-/** Orders of one microVM that are kept until they are told upward; of more the oldest are counted only. */
+/** Orders of one microVM that are kept until they are told upward; of more the oldest are counted only, visits before orders. */
 export const siteOrdersMax = 16;
 
 /** As people read it, such as `alice (uid 1000)`. */

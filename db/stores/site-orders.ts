@@ -4,7 +4,7 @@
  */
 import type { HostId, TenantId } from '#api/model/ids.ts';
 import type { MicroVMObservation } from '#api/model/microvm.ts';
-import { formatSiteOperator, type SiteOrder, type SiteOrderKind } from '#api/model/site-orders.ts';
+import { formatSiteOperator, type SiteOrder } from '#api/model/site-orders.ts';
 import { appendAudit, type AuditEntry } from '../audit.ts';
 import type { Tx } from '../tx.ts';
 
@@ -35,7 +35,16 @@ export async function recordSiteOrders(tx: Tx, input: SiteOrdersInput): Promise<
   }
 }
 
-const actions: Readonly<Record<SiteOrderKind, string>> = { Stop: 'stoppedAtSite', Start: 'startedAtSite', Restart: 'restartedAtSite', Hold: 'heldAtSite', Release: 'releasedAtSite' };
+const actions: Readonly<Record<SiteOrder['kind'], string>> = {
+  Stop: 'stoppedAtSite',
+  Start: 'startedAtSite',
+  Restart: 'restartedAtSite',
+  Hold: 'heldAtSite',
+  Release: 'releasedAtSite',
+  OpenConsole: 'consoleOpenedAtSite',
+  ReadConsole: 'consoleReadAtSite',
+  TakeConsole: 'consoleTakenAtSite',
+};
 
 /** The time is that of the order, by the clock of its host; the row's own is that of the report. */
 function actorOf({ by, atMs }: SiteOrder, hostId: HostId) {

@@ -168,7 +168,7 @@ export async function runAgent(config: RunConfig): Promise<'stopped' | 'restart'
   reporter.onOrdersTold((microvmId, upTo) => {
     for (const worker of registry.workers()) if (worker.record().microvmId === microvmId) void worker.ordersTold(upTo).catch(onFatal);
   });
-  const desk = createSiteDesk({ registry, journal, leases, clock, faults, logger, onFatal });
+  const desk = createSiteDesk({ registry, journal, leases, consoles, clock, faults, logger, onFatal });
 
   let identity = store.load();
   const replaceIdentity = (change: Partial<NonNullable<typeof identity>>): void => {

@@ -93,7 +93,7 @@ const waits: Readonly<Record<string, string>> = {
 };
 
 /** An agent that runs and has no socket is one that is just starting, or of a version without these commands. */
-async function orExplain<Answer>(stateDirectory: string, ask: () => Promise<Answer>): Promise<Answer> {
+export async function orExplain<Answer>(stateDirectory: string, ask: () => Promise<Answer>): Promise<Answer> {
   try {
     return await ask();
   } catch (error) {

@@ -7,7 +7,7 @@ import { askEveryMs, leaseTermsOf } from './lease.ts';
 import { initialRun, type MicroVMRecord } from './microvm-record.ts';
 import { applyNote } from './notes.ts';
 import { isRestartAsked, shouldRun } from './restart-policy.ts';
-import { decideSiteOrder, emptySite, endUnleased, forgetTold, keptDownBy, type SiteDecision, type SiteRequest } from './site-orders.ts';
+import { consoleRefusal, decideSiteOrder, emptySite, endUnleased, forgetTold, keptDownBy, noteVisit, type SiteDecision, type SiteRequest } from './site-orders.ts';
 
 const by = { user: 'alice', uid: 1001 };
 const override = (kind: SiteOverride['kind'], change: Partial<SiteOverride> = {}): SiteOverride => ({ kind, number: 7, by, atMs: 1, ...change });
@@ -136,5 +136,34 @@ describe('an operation', () => {
     const decision = decideAcceptance(testOperation({ revision: 2 }), { ...held, isTombstone: true }, null, testNow);
     expect(decision.kind === 'accept' ? decision.record.site : null).toMatchObject({ newest: 7, starts: 0 });
     expect(decision.kind === 'accept' ? decision.record.site?.override : null).toBeUndefined();
+  });
+});
+
+describe('a visit at the console', () => {
+  test('is told as an order is, and changes nothing of the microVM', () => {
+    const held = recordOf({}, override('Held'));
+    const visited = noteVisit(held, { kind: 'OpenConsole', by }, testNow);
+    expect(visited.site).toMatchObject({ override: { kind: 'Held', number: 7 }, untold: [{ kind: 'OpenConsole', by, atMs: testNow.wallMs }] });
+    expect(visited.run).toBe(held.run);
+    expect(visited.site?.newest).toBe(visited.site?.untold[0]?.number);
+  });
+
+  test('pushes no order out, however often somebody looks', () => {
+    let record = taken(decideSiteOrder(recordOf({}), { kind: 'Stop', by }, { state: 'running', lease: undefined }, testNow));
+    for (let count = 0; count < siteOrdersMax + 3; count += 1) record = noteVisit(record, { kind: 'ReadConsole', by }, testNow);
+    expect(record.site?.untold.map(({ kind }) => kind)).toEqual(['Stop', ...Array.from({ length: siteOrdersMax - 1 }, () => 'ReadConsole')]);
+    expect(record.site?.lost).toBe(4);
+  });
+
+  test.each([
+    [{}, 'stopped', /does not run/, /vm start/],
+    [{}, 'booting', /just being started/, /repeat/],
+    [{ serialLog: true }, 'running', /takes no input/, /console\.serial: Interactive.*vm logs/],
+    [{ serialLog: false }, 'running', /is off/, /console\.serial: Interactive/],
+    [{ serialLog: true, serialInteractive: true }, 'running', /before its spec said/, /vm restart/],
+  ] as const)('that can not be made says why and what to do: %j, %s', (desired, state, message, remedy) => {
+    const refusal = consoleRefusal(recordOf(desired), state, true);
+    expect(refusal.message).toMatch(message);
+    expect(refusal.remedy).toMatch(remedy);
   });
 });

@@ -7,7 +7,7 @@
  */
 import type { ErrorCode } from '#api/model/error-codes.ts';
 import type { DesiredMicroVM, ObservedState } from '#api/model/microvm.ts';
-import { formatSiteOperator, siteOrdersMax, type SiteForce, type SiteOperator, type SiteOrder, type SiteOrderKind, type SiteOverride } from '#api/model/site-orders.ts';
+import { formatSiteOperator, siteOrdersMax, type SiteForce, type SiteOperator, type SiteOrder, type SiteOrderKind, type SiteOverride, type SiteVisitKind, siteVisitKinds } from '#api/model/site-orders.ts';
 import type { LeaseView } from './lease.ts';
 import type { MicroVMRecord, Now, RunRecord, SiteRecord } from './microvm-record.ts';
 import { omit } from './omit.ts';
@@ -109,16 +109,34 @@ function decideStart(record: MicroVMRecord, desired: DesiredMicroVM, request: Si
   return take(record, { ...request, ...force }, now, isForced ? 'ForcedStart' : undefined, `${what}${until}`);
 }
 
+/** Somebody is at the console: told as an order is, and without any effect on the microVM. */
+export function noteVisit(record: MicroVMRecord, { kind, by }: { readonly kind: SiteVisitKind; readonly by: SiteOperator }, now: Now): MicroVMRecord {
+  const site = record.site ?? emptySite;
+  const number = nextNumber(site, now);
+  return { ...record, site: { ...site, newest: number, ...keepUntold(site, { number, kind, by, atMs: now.wallMs }) } };
+}
+
+function nextNumber(site: SiteRecord, now: Now): number {
+  return Math.max(site.newest + 1, Math.floor(now.wallMs), 1);
+}
+
+/** Who looks at a console many times while the control plane is away pushes no order out. */
+function keepUntold(site: SiteRecord, order: SiteOrder): Pick<SiteRecord, 'untold' | 'lost'> {
+  const untold = [...site.untold, order];
+  if (untold.length <= siteOrdersMax) return { untold, lost: site.lost };
+  const oldestVisit = untold.findIndex(({ kind }) => siteVisitKinds.some((visit) => visit === kind));
+  return { untold: untold.toSpliced(Math.max(0, oldestVisit), 1), lost: site.lost + 1 };
+}
+
 function take(record: MicroVMRecord, request: SiteRequest, now: Now, overrideKind: SiteOverride['kind'] | undefined, message: string): SiteDecision {
   const site = record.site ?? emptySite;
   const { kind, by, acceptsTwoCopies, isAgainstSpec } = request;
-  const number = Math.max(site.newest + 1, Math.floor(now.wallMs), 1);
+  const number = nextNumber(site, now);
   const force: SiteForce =
     kind === 'Start' || kind === 'Restart'
       ? { ...(acceptsTwoCopies === true ? { acceptsTwoCopies } : {}), ...(isAgainstSpec === true ? { isAgainstSpec } : {}) }
       : {};
   const order: SiteOrder = { number, kind, by, atMs: now.wallMs, ...force };
-  const untold = [...site.untold, order];
   const isStart = kind === 'Start' || kind === 'Restart';
   const starts = site.starts + (isStart ? 1 : 0);
   return {
@@ -131,8 +149,7 @@ function take(record: MicroVMRecord, request: SiteRequest, now: Now, overrideKin
         ...(overrideKind === undefined ? {} : { override: { kind: overrideKind, number, by, atMs: now.wallMs, ...force } }),
         starts,
         newest: number,
-        untold: untold.slice(-siteOrdersMax),
-        lost: site.lost + Math.max(0, untold.length - siteOrdersMax),
+        ...keepUntold(site, order),
       },
       run: isStart ? omit(record.run, 'restartDue') : withoutAskedStart(omit(record.run, 'restartDue'), starts),
     },
@@ -183,4 +200,24 @@ export function forgetTold(record: MicroVMRecord, upTo: number): MicroVMRecord {
 export function describeOverride({ kind, by, atMs }: SiteOverride): string {
   const what = { Stopped: 'stopped', Held: 'held', ForcedStart: 'started by force' }[kind];
   return `${what} at the site by ${formatSiteOperator(by)} since ${new Date(atMs).toISOString()}`;
+}
+
+/** Why nobody can come to its console. */
+export function consoleRefusal({ desired, isDeleting }: MicroVMRecord, state: ObservedState, types: boolean): { readonly message: string; readonly remedy: string } {
+  const name = desired?.name ?? 'NAME';
+  const logs = `what it prints: nkudo-edge vm logs ${name} --follow`;
+  if (state !== 'running' && state !== 'paused') {
+    const isComing = state === 'preparing' || state === 'booting';
+    return {
+      message: isComing ? `it is just being started (${state}), and has no console yet` : `it does not run (${state})`,
+      remedy: isComing ? 'repeat the command in a moment' : isDeleting ? 'nothing: it goes' : `start it: nkudo-edge vm start ${name}; what it printed last: nkudo-edge vm logs ${name}`,
+    };
+  }
+  if (desired?.serialInteractive !== true) {
+    return {
+      message: desired?.serialLog === true ? 'its console takes no input (console.serial: Log)' : 'its console is off (console.serial: Off)',
+      remedy: `write console.serial: Interactive in its spec and restart it${desired?.serialLog === true ? `; ${logs}` : ''}`,
+    };
+  }
+  return { message: 'it was started before its spec said console.serial: Interactive, or its console was closed', remedy: `restart it: nkudo-edge vm restart ${name}${types ? '' : `; ${logs}`}` };
 }

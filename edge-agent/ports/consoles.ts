@@ -26,10 +26,30 @@ export interface SerialSpool {
   /** Empties the file for another boot. */
   begin(path: string, boot: number): Promise<void>;
   append(path: string, bytes: Uint8Array): Promise<void>;
+  /** The newest bytes of the file, at most so many; empty without one. */
+  tail(path: string, bytesMax: number): Promise<Uint8Array>;
+}
+
+/** Why a session ended. closed: by its own end. takenOver: somebody else types now. gone: the VMM has ended, or the agent ends. */
+export type ConsoleEnd = { readonly reason: 'closed' | 'gone' } | { readonly reason: 'takenOver'; readonly by: string };
+
+export interface ConsoleRequest {
+  /** Whether the session may write; one at a time. */
+  readonly types: boolean;
+  /** Ends the session of who types now. */
+  readonly takesOver?: boolean;
+  /** Who it is, for those who find the console in use or lose it. */
+  readonly by?: string;
+  /** How much of what was printed before comes first, bytes. Default: none. */
+  readonly historyBytes?: number;
 }
 
 /** Somebody at a console. */
 export interface ConsoleSession {
+  /** What was printed before `output` begins: nothing is left out in between, and nothing is in both. */
+  readonly history: Uint8Array;
+  /** Never rejects. */
+  readonly ended: Promise<ConsoleEnd>;
   /**
    * What the guest prints from now on. A reader that falls more than 256 KiB behind loses the oldest, with a
    * line in its place that says so. Ends when the session is closed, taken over, or the microVM is gone.

@@ -44,6 +44,7 @@ function scene(begunIn: number | null = null) {
       bootOf: () => Promise.resolve(file.boot),
       begin: async (_path, boot) => void Object.assign(file, { boot, text: '' }),
       append: async (_path, bytes) => void (file.text += Buffer.from(bytes).toString()),
+      tail: async (_path, bytesMax) => (await settle(), Buffer.from(file.text.slice(-bytesMax))),
     },
     pathsOf: () => ({ serialLog: 'serial.log', serialSocket: 'serial.sock' }),
     clock: { now: () => ({ wallMs: 1, bootMs: time.nowMs(), bootId: 'b' }), after: (ms, callback) => time.schedule(ms, callback) },
@@ -108,16 +109,17 @@ describe('the keeper of consoles', () => {
     const { keeper, offer, see } = scene();
     const guest = makeLine();
     offer(guest.line);
-    expect(() => keeper.open(testMicroVMId, { types: true })).toThrow(expect.objectContaining({ code: 'CONSOLE_UNAVAILABLE' }) as Error);
+    await expect(keeper.open(testMicroVMId, { types: true })).rejects.toMatchObject({ code: 'CONSOLE_UNAVAILABLE' });
     await see(at(1));
-    const reader = keeper.open(testMicroVMId, { types: false });
-    const writer = keeper.open(testMicroVMId, { types: true });
-    expect(() => keeper.open(testMicroVMId, { types: true })).toThrow(expect.objectContaining({ code: 'CONSOLE_IN_USE' }) as Error);
+    const reader = await keeper.open(testMicroVMId, { types: false });
+    const writer = await keeper.open(testMicroVMId, { types: true, by: 'alice' });
+    await expect(keeper.open(testMicroVMId, { types: true })).rejects.toMatchObject({ code: 'CONSOLE_IN_USE', message: 'alice types at this console' });
     await guest.print('login: ');
     expect(writer.write(Buffer.from('root\n'))).toBe(true);
     expect(reader.write(Buffer.from('no'))).toBe(false);
-    const other = keeper.open(testMicroVMId, { types: true, takesOver: true });
+    const other = await keeper.open(testMicroVMId, { types: true, takesOver: true, by: 'bob' });
     expect(await textOf(writer.output)).toBe('login: ');
+    expect(await writer.ended).toEqual({ reason: 'takenOver', by: 'bob' });
     expect(writer.write(Buffer.from('no'))).toBe(false);
     expect(other.write(Buffer.from('ls\n'))).toBe(true);
     guest.fill();
@@ -125,6 +127,7 @@ describe('the keeper of consoles', () => {
     expect(guest.typed).toEqual(['root\n', 'ls\n']);
     await see(at(1), { kind: 'exited', exit: { reason: 'GuestShutdown' } });
     expect(await textOf(reader.output)).toBe('login: ');
+    expect(await reader.ended).toEqual({ reason: 'gone' });
     expect(guest.isClosed()).toBe(true);
   });
 
@@ -133,7 +136,7 @@ describe('the keeper of consoles', () => {
     const guest = makeLine();
     offer(guest.line);
     await see(at(1));
-    const slow = keeper.open(testMicroVMId, { types: false });
+    const slow = await keeper.open(testMicroVMId, { types: false });
     const piece = 'x'.repeat(64 * 1024);
     for (let count = 0; count < 10; count += 1) await guest.print(piece);
     await guest.print('end');
@@ -145,11 +148,36 @@ describe('the keeper of consoles', () => {
     expect(read.endsWith('end')).toBe(true);
   });
 
+  test('begins with what was printed before, and neither loses nor repeats what is printed meanwhile', async () => {
+    const { keeper, offer, see } = scene();
+    const guest = makeLine();
+    offer(guest.line);
+    await see(at(1));
+    await guest.print('one ');
+    const opening = keeper.open(testMicroVMId, { types: false, historyBytes: 6 });
+    await guest.print('two ');
+    const session = await opening;
+    await guest.print('three');
+    await see(at(1), { kind: 'exited', exit: { reason: 'GuestShutdown' } });
+    const history = Buffer.from(session.history).toString();
+    expect(`${history}${await textOf(session.output)}`).toBe('one two three');
+  });
+
+  test('lets somebody wait for a line that is just being made', async () => {
+    const { keeper, offer, see } = scene();
+    const guest = makeLine();
+    offer(guest.line);
+    const seen = see(at(1));
+    const session = await keeper.open(testMicroVMId, { types: true });
+    expect(session.write(Buffer.from('x'))).toBe(true);
+    await seen;
+  });
+
   test('has no line to a guest without such a console, nor a timer', async () => {
     const { keeper, see, time } = scene();
     await see(testRecord({ run: { ...initialRun, phase: 'started', incarnation: 1 } }));
     await see(at(1));
-    expect(() => keeper.open(testMicroVMId, { types: false })).toThrow(expect.objectContaining({ code: 'CONSOLE_UNAVAILABLE' }) as Error);
+    await expect(keeper.open(testMicroVMId, { types: false })).rejects.toMatchObject({ code: 'CONSOLE_UNAVAILABLE' });
     expect(time.pending()).toBe(0);
   });
 });

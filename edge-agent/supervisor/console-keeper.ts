@@ -12,18 +12,14 @@ import type { MicroVMId } from '#api/model/ids.ts';
 import type { MicroVMRecord } from '../domain/microvm-record.ts';
 import type { SeenVmm } from '../domain/observed-state.ts';
 import type { Clock } from '../ports/clock.ts';
-import type { ConsoleSession, SerialLine, SerialLines, SerialSpool } from '../ports/consoles.ts';
+import type { ConsoleEnd, ConsoleRequest, ConsoleSession, SerialLine, SerialLines, SerialSpool } from '../ports/consoles.ts';
 import type { Logger } from '../ports/logger.ts';
 
 export interface ConsoleKeeper {
   /** What a look at the microVM found. `look` asks for another one. */
   noticed(record: MicroVMRecord, vmm: SeenVmm, look: () => void): void;
-  /**
-   * @param options.types whether the session may write; one at a time
-   * @param options.takesOver ends the session of who types now
-   * @throws CONSOLE_UNAVAILABLE, CONSOLE_IN_USE
-   */
-  open(microvmId: MicroVMId, options: { readonly types: boolean; readonly takesOver?: boolean }): ConsoleSession;
+  /** Waits for a line that is being made. @throws CONSOLE_UNAVAILABLE, CONSOLE_IN_USE */
+  open(microvmId: MicroVMId, request: ConsoleRequest): Promise<ConsoleSession>;
   /** Ends the line and all sessions of one microVM. */
   forget(microvmId: MicroVMId): void;
   /** Resolves when nothing is written any more. */
@@ -35,6 +31,8 @@ const lostMark = '\r\n[nkudo-edge: output was left out here, this reader is too 
 /** What a slow reader may be behind, bytes. */
 const behindBytesMax = 256 * 1024;
 const readersMax = 8;
+/** Of what was printed before, bytes. */
+const historyBytesMax = 64 * 1024;
 /** After the end of a line the next boot listens within milliseconds; the last delay is repeated by looks only. */
 const reconnectDelaysMs = [10, 50, 250, 1_000, 2_000] as const;
 /** How long a new line waits to learn that it belongs to another boot. */
@@ -47,6 +45,9 @@ interface Console {
   boot: number;
   line: SerialLine | null;
   hadLine: boolean;
+  readonly firstLine: PromiseWithResolvers<void>;
+  /** What is printed goes to file and sessions in one piece, and a session begins between two of them. */
+  turn: Promise<unknown>;
   working: Promise<void> | null;
   look: () => void;
   /** Resolves the wait for another boot. */
@@ -55,8 +56,9 @@ interface Console {
 
 interface Session {
   readonly types: boolean;
+  readonly by: string;
   push(bytes: Uint8Array): void;
-  end(): void;
+  end(why: ConsoleEnd): void;
 }
 
 export function createConsoleKeeper(deps: {
@@ -76,7 +78,7 @@ export function createConsoleKeeper(deps: {
     const hasConsole = vmm.kind === 'live' && vmm.api !== 'none' && (desired?.serialInteractive === true || consoles.has(microvmId));
     if (!hasConsole) return forget(microvmId);
     const known = consoles.get(microvmId);
-    const seen: Console = known ?? { microvmId, ending: new AbortController(), sessions: new Set(), boot: run.incarnation, line: null, hadLine: false, working: null, look, onBoot: () => {} };
+    const seen: Console = known ?? { microvmId, ending: new AbortController(), sessions: new Set(), boot: run.incarnation, line: null, hadLine: false, firstLine: Promise.withResolvers(), turn: Promise.resolve(), working: null, look, onBoot: () => {} };
     consoles.set(microvmId, seen);
     seen.look = look;
     if (seen.boot !== run.incarnation) {
@@ -124,6 +126,7 @@ export function createConsoleKeeper(deps: {
     // The line before ended: mostly the guest was reset, and the number of its next boot is about to be known.
     if (to.hadLine && (await spool.bootOf(serialLog)) === bootAtConnect) await bootNews(to, bootAtConnect);
     to.hadLine = true;
+    to.firstLine.resolve();
     if ((await spool.bootOf(serialLog)) === to.boot) await write(to, serialLog, Buffer.from(awayMark, 'latin1'));
     for await (const bytes of line.output) {
       await write(to, serialLog, bytes);
@@ -131,15 +134,23 @@ export function createConsoleKeeper(deps: {
     }
   }
 
-  async function write(to: Console, serialLog: string, bytes: Uint8Array): Promise<void> {
-    for (const session of to.sessions) session.push(bytes);
-    try {
-      if ((await spool.bootOf(serialLog)) !== to.boot) await spool.begin(serialLog, to.boot);
-      await spool.append(serialLog, bytes);
-    } catch (error) {
-      // A full disk costs the log, not the console.
-      logger.warn({ err: error, microvmId: to.microvmId }, 'output of a console was lost');
-    }
+  function write(to: Console, serialLog: string, bytes: Uint8Array): Promise<void> {
+    return inTurn(to, async () => {
+      for (const session of to.sessions) session.push(bytes);
+      try {
+        if ((await spool.bootOf(serialLog)) !== to.boot) await spool.begin(serialLog, to.boot);
+        await spool.append(serialLog, bytes);
+      } catch (error) {
+        // A full disk costs the log, not the console.
+        logger.warn({ err: error, microvmId: to.microvmId }, 'output of a console was lost');
+      }
+    });
+  }
+
+  function inTurn<Value>(to: Console, work: () => Promise<Value>): Promise<Value> {
+    const result = to.turn.then(work);
+    to.turn = result.catch(() => undefined);
+    return result;
   }
 
   async function bootNews(to: Console, boot: number): Promise<void> {
@@ -159,23 +170,50 @@ export function createConsoleKeeper(deps: {
     });
   }
 
-  function open(microvmId: MicroVMId, { types, takesOver = false }: { readonly types: boolean; readonly takesOver?: boolean }): ConsoleSession {
+  async function open(microvmId: MicroVMId, request: ConsoleRequest): Promise<ConsoleSession> {
     const to = consoles.get(microvmId);
-    if (to === undefined || !to.hadLine) throw new AppError('CONSOLE_UNAVAILABLE', 'the guest does not run with an interactive console');
+    // A guest that has just been booted has its line in a moment.
+    if (to !== undefined && !to.hadLine) await Promise.race([to.firstLine.promise, to.working]);
+    if (to === undefined || !to.hadLine) throw unavailable();
+    return inTurn(to, async () => {
+      const history = await historyOf(to, request.historyBytes ?? 0);
+      // From here on nothing is awaited.
+      if (consoles.get(microvmId) !== to) throw unavailable();
+      return enter(to, request, history);
+    });
+  }
+
+  function enter(to: Console, { types, takesOver = false, by = 'somebody else' }: ConsoleRequest, history: Uint8Array): ConsoleSession {
     const typing = [...to.sessions].find((session) => session.types);
     if (types && typing !== undefined) {
-      if (!takesOver) throw new AppError('CONSOLE_IN_USE', 'somebody else types at this console');
-      typing.end();
+      if (!takesOver) throw new AppError('CONSOLE_IN_USE', `${typing.by} types at this console`);
+      typing.end({ reason: 'takenOver', by });
     }
     if (to.sessions.size >= readersMax) throw new AppError('CONSOLE_IN_USE', `${readersMax} sessions read this console already`);
-    const queue = createQueue(() => to.sessions.delete(session));
-    const session: Session = { types, push: queue.push, end: queue.end };
+    const ended = Promise.withResolvers<ConsoleEnd>();
+    const queue = createQueue((why) => {
+      to.sessions.delete(session);
+      ended.resolve(why);
+    });
+    const session: Session = { types, by, push: queue.push, end: queue.end };
     to.sessions.add(session);
     return {
+      history,
+      ended: ended.promise,
       output: queue.output,
       write: (bytes) => types && to.sessions.has(session) && to.line !== null && to.line.write(bytes),
-      close: queue.end,
+      close: () => queue.end({ reason: 'closed' }),
     };
+  }
+
+  async function historyOf(to: Console, bytes: number): Promise<Uint8Array> {
+    if (bytes <= 0) return new Uint8Array();
+    try {
+      return await spool.tail(deps.pathsOf(to.microvmId).serialLog, Math.min(bytes, historyBytesMax));
+    } catch (error) {
+      logger.warn({ err: error, microvmId: to.microvmId }, 'what a console printed before can not be read');
+      return new Uint8Array();
+    }
   }
 
   function forget(microvmId: MicroVMId): void {
@@ -184,7 +222,7 @@ export function createConsoleKeeper(deps: {
     consoles.delete(microvmId);
     to.ending.abort();
     to.line?.close();
-    for (const session of [...to.sessions]) session.end();
+    for (const session of [...to.sessions]) session.end({ reason: 'gone' });
   }
 
   return {
@@ -198,8 +236,12 @@ export function createConsoleKeeper(deps: {
   };
 }
 
+function unavailable(): AppError {
+  return new AppError('CONSOLE_UNAVAILABLE', 'the guest does not run with an interactive console');
+}
+
 /** What one reader has not taken yet. */
-function createQueue(onEnd: () => void): { readonly output: AsyncIterable<Uint8Array>; push(bytes: Uint8Array): void; end(): void } {
+function createQueue(onEnd: (why: ConsoleEnd) => void): { readonly output: AsyncIterable<Uint8Array>; push(bytes: Uint8Array): void; end(why: ConsoleEnd): void } {
   const pieces: Uint8Array[] = [];
   let bytesBehind = 0;
   let isEnded = false;
@@ -217,10 +259,10 @@ function createQueue(onEnd: () => void): { readonly output: AsyncIterable<Uint8A
     wake();
   }
 
-  function end(): void {
+  function end(why: ConsoleEnd): void {
     if (isEnded) return;
     isEnded = true;
-    onEnd();
+    onEnd(why);
     wake();
   }
 
@@ -235,7 +277,7 @@ function createQueue(onEnd: () => void): { readonly output: AsyncIterable<Uint8A
         else await new Promise<void>((resolve) => (wake = resolve));
       }
     } finally {
-      end();
+      end({ reason: 'closed' });
     }
   }
 

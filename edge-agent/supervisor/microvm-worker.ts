@@ -81,6 +81,8 @@ export interface MicroVMWorker {
   isLive(): boolean;
   /** Puts a record in place that was just made durable, and looks. */
   take(record: MicroVMRecord): void;
+  /** The same for a record that asks nothing else of it: what is under way goes on. */
+  noted(record: MicroVMRecord): void;
   /** How far it is with what was asked of it last. */
   situation(): Situation;
   /** Calls back whenever the situation may have changed. Returns how to end that. */
@@ -503,6 +505,10 @@ export function createMicroVMWorker(initial: MicroVMRecord, deps: WorkerDeps): M
       const { mayPressButton, isShutdownFailed } = attempt;
       settle();
       attempt = { ...attempt, mayPressButton, isShutdownFailed };
+      wake();
+    },
+    noted(next) {
+      record = next;
       wake();
     },
     wake,

@@ -5,14 +5,17 @@
  * Invariant: an order is answered as taken only when it is in the journal.
  */
 import { withDeadline } from '#api/model/deadline.ts';
-import { AppError } from '#api/model/error-codes.ts';
+import { AppError, isAppError } from '#api/model/error-codes.ts';
 import type { MicroVMId } from '#api/model/ids.ts';
-import { decideSiteOrder } from '../domain/site-orders.ts';
+import { formatSiteOperator } from '#api/model/site-orders.ts';
+import { consoleRefusal, decideSiteOrder, noteVisit } from '../domain/site-orders.ts';
 import type { EdgeFaultPoints } from '../fault-points.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { Journal } from '../ports/journal.ts';
 import type { Logger } from '../ports/logger.ts';
-import type { SiteDesk } from '../ports/site-desk.ts';
+import type { ConsoleSession } from '../ports/consoles.ts';
+import type { SiteConsoleRequest, SiteDesk } from '../ports/site-desk.ts';
+import type { ConsoleKeeper } from './console-keeper.ts';
 import type { LeaseKeeper } from './lease-keeper.ts';
 import type { MicroVMRegistry } from './microvm-registry.ts';
 import type { MicroVMWorker } from './microvm-worker.ts';
@@ -21,6 +24,7 @@ export interface SiteDeskDeps {
   readonly registry: Pick<MicroVMRegistry, 'workers'>;
   readonly journal: Journal;
   readonly leases: Pick<LeaseKeeper, 'viewOf'>;
+  readonly consoles: Pick<ConsoleKeeper, 'open'>;
   readonly clock: Clock;
   readonly faults: EdgeFaultPoints;
   readonly logger: Logger;
@@ -66,7 +70,43 @@ export function createSiteDesk(deps: SiteDeskDeps): SiteDesk {
       await until(worker, () => worker.situation().progress !== 'busy', signal);
       return worker.situation();
     },
+    async openConsole(microvmId, request) {
+      const worker = workerOf(microvmId);
+      await firstLook(worker);
+      const { types, takesOver, by } = request;
+      const session = await enter(worker, request);
+      try {
+        await faults.reach('journal.siteOrder:before');
+        // From here until the worker has the record nothing is awaited.
+        const noted = noteVisit(worker.record(), { kind: !types ? 'ReadConsole' : takesOver ? 'TakeConsole' : 'OpenConsole', by }, clock.now());
+        save(() => journal.saveMicroVM(noted));
+        logger.info({ microvmId, user: by.user, uid: by.uid, types, takesOver }, 'somebody at the site is at the console');
+        worker.noted(noted);
+        await faults.reach('journal.siteOrder:after');
+        return session;
+      } catch (error) {
+        session.close();
+        throw error;
+      }
+    },
   };
+
+  async function enter(worker: MicroVMWorker, { types, takesOver, by, historyBytes }: SiteConsoleRequest): Promise<ConsoleSession> {
+    const record = worker.record();
+    try {
+      return await deps.consoles.open(record.microvmId, { types, takesOver, by: formatSiteOperator(by), historyBytes });
+    } catch (error) {
+      if (!isAppError(error)) throw error;
+      if (error.code === 'CONSOLE_UNAVAILABLE') {
+        const { message, remedy } = consoleRefusal(record, worker.state(), types);
+        throw new AppError('CONSOLE_UNAVAILABLE', message, { remedy, cause: error });
+      }
+      if (error.code === 'CONSOLE_IN_USE' && types && !takesOver) {
+        throw new AppError('CONSOLE_IN_USE', error.message, { remedy: 'wait until they leave, watch with --read-only, or take it over from them: --take-over', cause: error });
+      }
+      throw error;
+    }
+  }
 
   function save(write: () => void): void {
     try {

@@ -59,6 +59,19 @@ export const systemSerialSpool: SerialSpool = {
     await withFile(bootFile(path), constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC, (file) => file.writeFile(String(boot)));
   },
   append: (path, bytes) => withFile(path, constants.O_WRONLY | constants.O_CREAT | constants.O_APPEND, (file) => file.writeFile(bytes)),
+  async tail(path, bytesMax) {
+    try {
+      return await withFile(path, constants.O_RDONLY, async (file) => {
+        const { size } = await file.stat();
+        const length = Math.min(size, bytesMax);
+        const { buffer, bytesRead } = await file.read(Buffer.alloc(length), 0, length, size - length);
+        return buffer.subarray(0, bytesRead);
+      });
+    } catch (error) {
+      if (isMissing(error)) return new Uint8Array();
+      throw error;
+    }
+  },
 };
 
 const bootDigitsMax = 16;

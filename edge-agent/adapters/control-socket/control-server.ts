@@ -4,14 +4,16 @@
  * user is what the command says, and only root and the agent's own user can say anything.
  */
 import { chmodSync, rmSync } from 'node:fs';
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import { createServer, STATUS_CODES, type IncomingMessage, type ServerResponse } from 'node:http';
+import type { Duplex } from 'node:stream';
 import { withDeadline } from '#api/model/deadline.ts';
 import { AppError, isAppError } from '#api/model/error-codes.ts';
 import { microVMId } from '#api/model/ids.ts';
 import { id } from '#api/codec/validate.ts';
 import type { Logger } from '../../ports/logger.ts';
 import type { SiteDesk } from '../../ports/site-desk.ts';
-import { bodyBytesMax, parseOrder, parseWaitMs, protocolVersion } from './protocol.ts';
+import { serveConsole, type ServedConsole } from './console-server.ts';
+import { bodyBytesMax, consoleUpgrade, parseConsoleRequest, parseOrder, parseWaitMs, protocolVersion } from './protocol.ts';
 
 export interface ControlServer {
   /** Ends what waits, and removes the socket. */
@@ -28,6 +30,8 @@ export interface ControlServerOptions {
 /** Of sun_path, with its end. Source: unix(7). */
 const pathBytesMax = 107;
 const connectionsMax = 32;
+/** Of those; orders find room beside them. */
+const consolesMax = 16;
 /** For the head and the body of a request to arrive. */
 const requestMs = 10_000;
 
@@ -49,7 +53,38 @@ export async function startControlServer({ path, version, desk, logger }: Contro
     } catch (error) {
       const refusal = isAppError(error) ? error : new AppError('INTERNAL', undefined, { cause: error });
       if (!isAppError(error)) logger.error({ err: error }, 'a command of the site failed');
-      reply(response, statusOf(refusal), { error: { code: refusal.code, message: refusal.message, remedy: refusal.remedy } });
+      reply(response, statusOf(refusal), refusalBody(refusal));
+    }
+  }
+
+  const consoles = new Set<ServedConsole>();
+  server.on('upgrade', (request: IncomingMessage, socket: Duplex, first: Buffer) => {
+    socket.on('error', () => socket.destroy());
+    void upgrade(request, socket, first);
+  });
+
+  async function upgrade(request: IncomingMessage, socket: Duplex, first: Uint8Array): Promise<void> {
+    try {
+      const url = new URL(request.url ?? '/', 'http://agent');
+      const [, root, kind, named, what] = url.pathname.split('/');
+      if (request.headers.upgrade !== consoleUpgrade || root !== 'v1' || kind !== 'microvms' || named === undefined || what !== 'console') throw unknownRequest(request.method, url);
+      if (consoles.size >= consolesMax) throw new AppError('CONSOLE_IN_USE', `${consolesMax} consoles of this host are open already`);
+      const session = await desk.openConsole(id('id', microVMId, named), parseConsoleRequest(url.searchParams.get('request')));
+      if (socket.destroyed || ending.signal.aborted) {
+        session.close();
+        throw new AppError('UNAVAILABLE', 'the agent ends');
+      }
+      socket.write(`HTTP/1.1 101 ${STATUS_CODES[101] ?? ''}\r\nConnection: Upgrade\r\nUpgrade: ${consoleUpgrade}\r\n\r\n`);
+      const served = serveConsole(socket, first, session);
+      consoles.add(served);
+      await served.ended;
+      consoles.delete(served);
+    } catch (error) {
+      const refusal = isAppError(error) ? error : new AppError('INTERNAL', undefined, { cause: error });
+      if (!isAppError(error)) logger.error({ err: error }, 'a console of the site failed');
+      const text = JSON.stringify(refusalBody(refusal));
+      const status = statusOf(refusal);
+      socket.end(`HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ''}\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(text)}\r\nConnection: close\r\n\r\n${text}`);
     }
   }
 
@@ -73,7 +108,11 @@ export async function startControlServer({ path, version, desk, logger }: Contro
         }
       }
     }
-    throw new AppError('INVALID_REQUEST', `the running agent (version ${version}) has no ${request.method ?? ''} ${url.pathname}`, { remedy: 'use the nkudo-edge command of the version that runs, or restart the agent with the new one; its microVMs go on' });
+    throw unknownRequest(request.method, url);
+  }
+
+  function unknownRequest(method: string | undefined, url: URL): AppError {
+    return new AppError('INVALID_REQUEST', `the running agent (version ${version}) has no ${method ?? ''} ${url.pathname}`, { remedy: 'use the nkudo-edge command of the version that runs, or restart the agent with the new one; its microVMs go on' });
   }
 
   // What an agent that was killed left; whoever starts this one holds the lock of the directory.
@@ -88,6 +127,7 @@ export async function startControlServer({ path, version, desk, logger }: Contro
   return {
     async close() {
       ending.abort();
+      for (const console of consoles) console.stop();
       await new Promise<void>((resolve) => {
         server.close(() => resolve());
         server.closeIdleConnections();
@@ -118,6 +158,10 @@ function reply(response: ServerResponse, status: number, body: object): void {
   const text = JSON.stringify(body);
   response.writeHead(status, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text), connection: 'close' });
   response.end(text);
+}
+
+function refusalBody({ code, message, remedy }: AppError): object {
+  return { error: { code, message, remedy } };
 }
 
 function statusOf({ code }: AppError): number {

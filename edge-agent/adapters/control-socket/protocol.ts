@@ -6,13 +6,15 @@
  *   GET  /v1/agent                               { protocol, version }
  *   POST /v1/microvms/<id>/orders                OrderBody -> { result, message }
  *   GET  /v1/microvms/<id>/situation?waitMs=N    { progress, state, waitsFor?, problem? }
+ *   GET  /v1/microvms/<id>/console?request=R     with Upgrade: nkudo-console; R is a ConsoleBody. Then frames (frames.ts):
+ *                                                history, output and at last end (ConsoleEndMessage); input the other way.
  *
  * What is refused has a status from 400 on and { error: { code, message, remedy } }.
  */
 import { join } from 'node:path';
 import { siteOrderKinds, siteUserMax, type SiteOperator } from '#api/model/site-orders.ts';
 import { integer, invalid, text } from '#api/codec/validate.ts';
-import type { SiteOrderRequest } from '../../ports/site-desk.ts';
+import type { SiteConsoleRequest, SiteOrderRequest } from '../../ports/site-desk.ts';
 
 export const protocolVersion = 1;
 /** Longest body of a request, bytes. */
@@ -36,6 +38,32 @@ export function parseOrder(body: unknown): SiteOrderRequest {
     ...(order['acceptsTwoCopies'] === true ? { acceptsTwoCopies: true } : {}),
     ...(order['isAgainstSpec'] === true ? { isAgainstSpec: true } : {}),
   };
+}
+
+/** What a connection becomes after the request for a console. */
+export const consoleUpgrade = 'nkudo-console';
+
+/** Why a console ended. Other reasons of a later agent are as `gone`. */
+export type ConsoleEndMessage = { readonly reason: 'closed' | 'gone' | 'agentEnds' } | { readonly reason: 'takenOver'; readonly by: string };
+
+/** @throws INVALID_REQUEST */
+export function parseConsoleRequest(value: string | null): SiteConsoleRequest {
+  const { types, takesOver, by, historyBytes } = object('request', parseJson(value ?? ''));
+  return { types: types === true, takesOver: takesOver === true, by: parseOperator(by), historyBytes: integer('historyBytes', Number(historyBytes ?? 0), 0) };
+}
+
+export function parseConsoleEnd(value: Uint8Array): ConsoleEndMessage {
+  const { reason, by } = object('end', parseJson(Buffer.from(value).toString()));
+  if (reason === 'takenOver') return { reason, by: String(by).replaceAll(/[^\x20-\x7e]/g, '?') };
+  return { reason: reason === 'closed' || reason === 'agentEnds' ? reason : 'gone' };
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text) as unknown;
+  } catch {
+    throw invalid('request', 'is no JSON');
+  }
 }
 
 function parseOperator(value: unknown): SiteOperator {

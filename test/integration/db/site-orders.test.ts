@@ -32,7 +32,7 @@ describe('orders of people at a site', () => {
     await report(observation(published, { siteOrders: [order(5), order(6, { kind: 'Start', acceptsTwoCopies: true })] }));
     await report(observation(published, { sequence: 2, siteOrders: [order(5), order(6, { kind: 'Start', acceptsTwoCopies: true }), order(7, { kind: 'Hold', by: { user: 'bob', uid: 0 } })] }));
     // An observation that comes late tells nothing of the microVM, and its orders all the same.
-    await report(observation(published, { sequence: 1, siteOrders: [order(8, { kind: 'Release' })], siteOrdersLost: 3 }));
+    await report(observation(published, { sequence: 1, siteOrders: [order(8, { kind: 'Release' }), order(9, { kind: 'OpenConsole' }), order(10, { kind: 'ReadConsole' }), order(11, { kind: 'TakeConsole' })], siteOrdersLost: 3 }));
     const where = `${host.hostId} 2026-01-02T03:04:05.000Z`;
     expect(await audited(microvmId)).toEqual([
       `siteOperator alice (uid 1001) ${where} stoppedAtSite`,
@@ -40,6 +40,9 @@ describe('orders of people at a site', () => {
       `siteOperator bob (uid 0) ${where} heldAtSite`,
       `host ${host.hostId}  siteOrdersLost`,
       `siteOperator alice (uid 1001) ${where} releasedAtSite`,
+      `siteOperator alice (uid 1001) ${where} consoleOpenedAtSite`,
+      `siteOperator alice (uid 1001) ${where} consoleReadAtSite`,
+      `siteOperator alice (uid 1001) ${where} consoleTakenAtSite`,
     ]);
   });
 

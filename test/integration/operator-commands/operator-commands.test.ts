@@ -90,7 +90,7 @@ test('[E10] config shows where each value came from; a wrong key or value is ref
   expect(shown.text).toMatch(/runtimeDir +\/run\/nkudo-edge +default/);
 
   writeFileSync(file, 'logLevl: warn\n');
-  const commands = [['config'], ['status'], ['check'], ['run'], ['renew'], ['unenroll'], ['guard'], ['support-bundle'], ['vm', 'ls'], ['vm', 'show', 'guest'], ['vm', 'logs', 'guest'], ...['start', 'stop', 'restart', 'hold', 'release'].map((order) => ['vm', order, 'guest']), ['enroll', '--token-file', '/nowhere']];
+  const commands = [['config'], ['status'], ['check'], ['run'], ['renew'], ['unenroll'], ['guard'], ['support-bundle'], ['vm', 'ls'], ['vm', 'show', 'guest'], ['vm', 'logs', 'guest'], ['vm', 'console', 'guest'], ...['start', 'stop', 'restart', 'hold', 'release'].map((order) => ['vm', order, 'guest']), ['enroll', '--token-file', '/nowhere']];
   const refused = await Promise.all(commands.map((words) => terminal([...words, '--config', file]).ended));
   expect(refused.map(({ code }) => code)).toEqual(commands.map(() => 2));
   for (const { text } of refused) expect(text).toContain('did you mean logLevel?');

@@ -37,7 +37,7 @@ beforeAll(async () => {
   writeFileSync(tokenFile, plane.token());
   await fixture.run('enroll', '--state-dir', fixture.stateDirectory, '--token-file', tokenFile);
   id = newMicroVM();
-  fixture.seed(id, fixture.desired());
+  fixture.seed(id, fixture.desired({ serialInteractive: true }));
   agent = await start();
   await fixture.until('the guest to run', runs);
 });
@@ -150,12 +150,35 @@ describe('the agent, killed', () => {
     expect(killedAt.filter((point) => own.some(({ point: name, count }) => point === `${name} ${count}`))).toHaveLength(own.length);
   }, 600_000);
 
+  test.each(['journal.siteOrder:before', 'journal.siteOrder:after'] as const)('[E10] at %s, lets nobody at the console unseen, and the guest goes on', async (point) => {
+    const earlier = numberOf();
+    const { incarnation } = fixture.record(id).run;
+    const pids = fixture.vmmPids(id);
+    expect(pids).toHaveLength(1);
+    faults.reset();
+    const killed = faults.killAt({ process: 'edge', point, count: 1 });
+    const seen: string[] = [];
+    const note = (bytes: Uint8Array): void => void seen.push(Buffer.from(bytes).toString());
+    const answer = client().console(id, { types: true, takesOver: false, by: { user: 'alice', uid: 1001 }, historyBytes: 100 }, { history: note, output: note }).then(() => 'let in', () => 'kept out');
+    await killed;
+    await agent.exited;
+    expect([await answer, ...seen]).toEqual(['kept out']);
+    agent = await start();
+    const isDurable = point === 'journal.siteOrder:after';
+    expect(numberOf() > earlier).toBe(isDurable);
+    await settled(true);
+    const told = plane.observations.flatMap(({ siteOrders = [] }) => siteOrders).filter(({ number }) => number > earlier);
+    expect([...new Set(told.map(({ kind, by }) => `${kind} ${by.user}`))]).toEqual(isDurable ? ['OpenConsole alice'] : []);
+    expect(fixture.vmmPids(id)).toEqual(pids);
+    expect(fixture.record(id).run.incarnation).toBe(incarnation);
+  });
+
   test('[E10] an order that holds no longer is lifted by the number that the control plane names, and a later one stands', async () => {
     await give('Hold');
     await settled(false);
     const held = numberOf();
     const push = (overruledSiteOrder: number, revision: number): string => {
-      const sent: Operation = { id: operationId(randomUUID()), planId: planId(randomUUID()), microvmId: id, hostId: hostId(fakeHostId), kind: 'Update', epoch: makeEpoch(1, 1), revision, generation: revision, desired: fixture.desired({ overruledSiteOrder }) };
+      const sent: Operation = { id: operationId(randomUUID()), planId: planId(randomUUID()), microvmId: id, hostId: hostId(fakeHostId), kind: 'Update', epoch: makeEpoch(1, 1), revision, generation: revision, desired: fixture.desired({ serialInteractive: true, overruledSiteOrder }) };
       plane.push(sent);
       return sent.id;
     };

@@ -2161,6 +2161,12 @@ export const SiteOrder_Kind = {
   HOLD: 4,
   /** RELEASE - To go on as the spec says. */
   RELEASE: 5,
+  /** OPEN_CONSOLE - Nothing was ordered: somebody went to its console, to type there. */
+  OPEN_CONSOLE: 6,
+  /** READ_CONSOLE - The same, to read only. */
+  READ_CONSOLE: 7,
+  /** TAKE_CONSOLE - The same, to type in the place of whoever did so. */
+  TAKE_CONSOLE: 8,
   UNRECOGNIZED: -1,
 } as const;
 
@@ -2173,6 +2179,9 @@ export namespace SiteOrder_Kind {
   export type RESTART = typeof SiteOrder_Kind.RESTART;
   export type HOLD = typeof SiteOrder_Kind.HOLD;
   export type RELEASE = typeof SiteOrder_Kind.RELEASE;
+  export type OPEN_CONSOLE = typeof SiteOrder_Kind.OPEN_CONSOLE;
+  export type READ_CONSOLE = typeof SiteOrder_Kind.READ_CONSOLE;
+  export type TAKE_CONSOLE = typeof SiteOrder_Kind.TAKE_CONSOLE;
   export type UNRECOGNIZED = typeof SiteOrder_Kind.UNRECOGNIZED;
 }
 
@@ -2196,6 +2205,15 @@ export function siteOrder_KindFromJSON(object: any): SiteOrder_Kind {
     case 5:
     case "KIND_RELEASE":
       return SiteOrder_Kind.RELEASE;
+    case 6:
+    case "KIND_OPEN_CONSOLE":
+      return SiteOrder_Kind.OPEN_CONSOLE;
+    case 7:
+    case "KIND_READ_CONSOLE":
+      return SiteOrder_Kind.READ_CONSOLE;
+    case 8:
+    case "KIND_TAKE_CONSOLE":
+      return SiteOrder_Kind.TAKE_CONSOLE;
     case -1:
     case "UNRECOGNIZED":
     default:
@@ -2217,6 +2235,12 @@ export function siteOrder_KindToJSON(object: SiteOrder_Kind): string {
       return "KIND_HOLD";
     case SiteOrder_Kind.RELEASE:
       return "KIND_RELEASE";
+    case SiteOrder_Kind.OPEN_CONSOLE:
+      return "KIND_OPEN_CONSOLE";
+    case SiteOrder_Kind.READ_CONSOLE:
+      return "KIND_READ_CONSOLE";
+    case SiteOrder_Kind.TAKE_CONSOLE:
+      return "KIND_TAKE_CONSOLE";
     case SiteOrder_Kind.UNRECOGNIZED:
     default:
       return "UNRECOGNIZED";
