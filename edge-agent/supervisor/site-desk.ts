@@ -78,9 +78,10 @@ export function createSiteDesk(deps: SiteDeskDeps): SiteDesk {
       try {
         await faults.reach('journal.siteOrder:before');
         // From here until the worker has the record nothing is awaited.
-        const noted = noteVisit(worker.record(), { kind: !types ? 'ReadConsole' : takesOver ? 'TakeConsole' : 'OpenConsole', by }, clock.now());
+        const kind = !types ? 'ReadConsole' : takesOver ? 'TakeConsole' : 'OpenConsole';
+        const noted = noteVisit(worker.record(), { kind, by }, clock.now());
         save(() => journal.saveMicroVM(noted));
-        logger.info({ microvmId, user: by.user, uid: by.uid, types, takesOver }, 'somebody at the site is at the console');
+        logger.info({ microvmId, order: kind, user: by.user, uid: by.uid }, 'somebody at the site is at the console');
         worker.noted(noted);
         await faults.reach('journal.siteOrder:after');
         return session;
