@@ -3,7 +3,7 @@
  * application"). Owns the options of bundler and runtime, and that two builds of one tree are equal byte for byte.
  * Packages, manifests and signatures of a release are made elsewhere.
  */
-import { build } from 'esbuild';
+import { build, type Metafile } from 'esbuild';
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { chmod, copyFile, mkdir, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises';
@@ -30,6 +30,8 @@ export interface BuiltEdge {
   readonly sha256: string;
   /** Symbols of the runtime were removed; false where no tool for that architecture was found. */
   readonly isStripped: boolean;
+  /** Source files of which the program holds anything, relative to the source tree; those of npm packages are below node_modules. */
+  readonly inputs: readonly string[];
 }
 
 /**
@@ -51,7 +53,7 @@ const stripTools = { x64: ['strip', 'x86_64-linux-gnu-strip', 'llvm-strip'], arm
 /** Builds the program for this machine unless it is there already (about 5 s). Needs binutils. */
 export async function buildEdge(options: EdgeBuildOptions = {}): Promise<BuiltEdge> {
   const architecture = options.architecture ?? (process.arch === 'arm64' ? 'arm64' : 'x64');
-  const program = await bundle(options);
+  const { program, inputs } = await bundle(options);
   const runtime = await nodeFor(architecture);
   const strip = stripTools[architecture].find(isThere) ?? null;
   const directory = await buildOnce({
@@ -62,7 +64,7 @@ export async function buildEdge(options: EdgeBuildOptions = {}): Promise<BuiltEd
   await removeOldBuilds(directory);
   const path = join(directory, name);
   const content = await readFile(path);
-  return { path, bytes: content.length, sha256: createHash('sha256').update(content).digest('hex'), isStripped: strip !== null };
+  return { path, bytes: content.length, sha256: createHash('sha256').update(content).digest('hex'), isStripped: strip !== null, inputs };
 }
 
 /** Each is 110 MB, and every change of the source makes another. What another process may be using stays. */
@@ -75,7 +77,7 @@ async function removeOldBuilds(newest: string): Promise<void> {
 }
 
 /** One CommonJS file; names are kept, so that a stack trace from a site can be read. */
-async function bundle({ version, releaseKeysPem = '', preamble }: EdgeBuildOptions): Promise<Uint8Array> {
+async function bundle({ version, releaseKeysPem = '', preamble }: EdgeBuildOptions): Promise<{ readonly program: Uint8Array; readonly inputs: readonly string[] }> {
   const result = await build({
     absWorkingDir: repositoryRoot,
     entryPoints: ['edge-agent/main.ts'],
@@ -92,11 +94,18 @@ async function bundle({ version, releaseKeysPem = '', preamble }: EdgeBuildOptio
     },
     ...(preamble === undefined ? {} : { banner: { js: preamble } }),
     write: false,
+    metafile: true,
     logLevel: 'silent',
   });
   const [file] = result.outputFiles;
   if (file === undefined) throw new Error('the bundler wrote nothing');
-  return file.contents;
+  return { program: file.contents, inputs: inputsOf(result.metafile) };
+}
+
+/** What went into the output of a bundler, without what it left out. */
+export function inputsOf({ outputs }: Metafile): readonly string[] {
+  const used = Object.values(outputs).flatMap(({ inputs }) => Object.entries(inputs).filter(([, { bytesInOutput }]) => bytesInOutput > 0));
+  return [...new Set(used.map(([path]) => path))].sort();
 }
 
 async function assemble(staging: string, program: Uint8Array, { runtime, strip }: { readonly runtime: string; readonly strip: string | null }): Promise<void> {

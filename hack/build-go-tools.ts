@@ -12,9 +12,11 @@ import { buildOnce, cacheRoot, contentKey, repositoryRoot } from './build-cache.
 const goTools = {
   actionlint: { package: 'github.com/rhysd/actionlint/cmd/actionlint', takes: 'half a minute' },
   coredns: { package: '.', takes: 'one to three minutes' },
+  cosign: { package: 'github.com/sigstore/cosign/v3/cmd/cosign', takes: 'three to ten minutes' },
   grpcurl: { package: 'github.com/fullstorydev/grpcurl/cmd/grpcurl', takes: 'about a minute' },
   helm: { package: 'helm.sh/helm/v4/cmd/helm', takes: 'two to five minutes' },
   kubeconform: { package: 'github.com/yannh/kubeconform/cmd/kubeconform', takes: 'half a minute' },
+  nfpm: { package: 'github.com/goreleaser/nfpm/v2/cmd/nfpm', takes: 'about a minute' },
 } as const;
 
 export type GoTool = keyof typeof goTools;

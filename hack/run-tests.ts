@@ -20,7 +20,7 @@ export async function runWholeTest(args: readonly string[]): Promise<number> {
   const checks = isSelection ? [] : await runChecks(staticChecks);
   await ensureKubernetes();
   // Here, because here is no time limit; a selection builds what it needs itself.
-  if (!isSelection) for (const tool of ['helm', 'kubeconform', 'actionlint'] as const) await ensureGoTool(tool);
+  if (!isSelection) for (const tool of ['helm', 'kubeconform', 'actionlint', 'nfpm'] as const) await ensureGoTool(tool);
   const folder = mkdtempSync(join(tmpdir(), 'nkudo-report-'));
   try {
     const reportFile = join(folder, 'report.json');
