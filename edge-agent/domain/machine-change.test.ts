@@ -246,11 +246,15 @@ test('an intent that came between the configuration of a VMM and the first sight
   expect([isRestartRequired(host), host.record.run.startedWith]).toEqual([true, machineKey(testDesired())]);
 });
 
-test('the same seen by an agent that did not configure it', () => {
-  const host = new SimulatedHost(testRecord({ desired: testDesired() }), testNow);
+test.each<[string, Partial<DesiredMicroVM>, Partial<DesiredMicroVM>]>([
+  ['more processors', {}, { cpuCount: 2 }],
+  ['a disk less', { disks: [root, { ...root, name: 'more' }] }, { disks: [root] }],
+  ['a card less', { networks: [card] }, { networks: [] }],
+])('the same seen by an agent that did not configure it: %s', (_title, from, to) => {
+  const host = new SimulatedHost(testRecord({ desired: testDesired(from) }), testNow);
   while (!(host.vmm.kind === 'live' && host.vmm.api === 'running')) host.turn();
   host.disturb('agentRestarts');
-  host.record = { ...host.record, desired: testDesired({ cpuCount: 2 }), revision: 2 };
+  host.record = { ...host.record, desired: testDesired({ ...from, ...to }), revision: 2 };
   settle(host);
   expect([isRestartRequired(host), host.record.run.startedWith]).toEqual([true, unknownMachine]);
 });

@@ -47,8 +47,10 @@ export const unknownMachine = 'null';
 
 /** As far as the VMM can tell, its guest was started with what is desired. */
 export function resembles(seen: SeenMachine, desired: DesiredMicroVM): boolean {
-  const has = (devices: readonly SeenDevice[], wanted: readonly Named[]): boolean => wanted.every(({ name }) => find(devices, name) !== undefined);
-  return seen.cpuCount === desired.cpuCount && seen.memoryBytes === desired.memoryBytes && has(seen.disks, desired.disks) && has(seen.networks, desired.networks ?? []);
+  // Names with a dot are of disks that the agent adds; no spec has one.
+  const isSame = (devices: readonly SeenDevice[], wanted: readonly Named[]): boolean =>
+    wanted.every(({ name }) => find(devices, name) !== undefined) && devices.every(({ name }) => name.includes('.') || find(wanted, name) !== undefined);
+  return seen.cpuCount === desired.cpuCount && seen.memoryBytes === desired.memoryBytes && isSame(seen.disks, desired.disks) && isSame(seen.networks, desired.networks ?? []);
 }
 
 /** A guest may let go of a processor after it was given back, and takes its memory anew after a reboot. */
