@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"runtime"
 	"syscall"
 	"unsafe"
@@ -23,16 +24,27 @@ type cpu struct {
 func startCPU(number int) *cpu {
 	started := &cpu{stop: make(chan struct{})}
 	ready := make(chan struct{})
-	go func() {
-		// Never unlocked, so that the thread ends with this function.
-		runtime.LockOSThread()
-		name := append([]byte(fmt.Sprintf("vcpu%d", number)), 0)
-		_, _, _ = syscall.RawSyscall(syscall.SYS_PRCTL, syscall.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0)
-		close(ready)
-		<-started.stop
-	}()
+	go started.run(number, ready)
 	<-ready
 	return started
+}
+
+func (c *cpu) run(number int, ready chan<- struct{}) {
+	// Never unlocked, so that the thread ends with this function.
+	runtime.LockOSThread()
+	if syscall.Gettid() == os.Getpid() {
+		// Go never ends the first thread of the process: it would keep its name. Held meanwhile, so that the other one is not it.
+		isOther := make(chan struct{})
+		go c.run(number, isOther)
+		<-isOther
+		runtime.UnlockOSThread()
+		close(ready)
+		return
+	}
+	name := append([]byte(fmt.Sprintf("vcpu%d", number)), 0)
+	_, _, _ = syscall.RawSyscall(syscall.SYS_PRCTL, syscall.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0)
+	close(ready)
+	<-c.stop
 }
 
 // setCPUs starts or ends processors without asking the guest.
