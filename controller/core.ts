@@ -21,6 +21,7 @@ import type { LogStore } from './ports/log-store.ts';
 import type { MaintenanceStore } from './ports/maintenance.ts';
 import type { OpenMeshAccount } from './ports/mesh.ts';
 import type { AgentOrders } from './ports/agent-orders.ts';
+import type { AgentRolloutStore } from './ports/agent-rollout-store.ts';
 import type { MeshStore } from './ports/mesh-store.ts';
 import type { MicroVMStore } from './ports/microvm-store.ts';
 import type { PlanStore } from './ports/plan-store.ts';
@@ -44,6 +45,7 @@ export interface Stores {
   readonly fleet: FleetStore;
   readonly changes: ChangeReader;
   readonly agentOrders: AgentOrders;
+  readonly agentRollouts: AgentRolloutStore;
   readonly mesh: MeshStore;
   readonly identities: IdentityStore;
   readonly apiKeys: ApiKeyStore;

@@ -49,6 +49,14 @@ export const agentGatewaySteps = [
   'gateway.agentPush',
 ] as const;
 
+/** And what rollouts of the agent write: rows of what hosts are told. */
+export const rolloutSteps = [
+  /** Commits what hosts are told, and what became of it. */
+  'db.saveRollout',
+  /** Withdraws it all before the object goes. */
+  'db.withdrawRollout',
+] as const;
+
 export const controllerSteps = [...gatewaySteps, ...reconcilerSteps] as const;
 
 /** On the path of a caller's plan, which not every create takes; the tests of plans walk this list. */
@@ -73,5 +81,5 @@ export type ProcessFaultPoints = FaultPoints<PointOf<ControllerStep | PlanStep>>
 
 export const controllerFaultPoints = pointsOf(controllerSteps);
 
-export type ControllerStep = (typeof controllerSteps)[number] | (typeof meshGatewaySteps)[number] | (typeof agentGatewaySteps)[number];
+export type ControllerStep = (typeof controllerSteps)[number] | (typeof meshGatewaySteps)[number] | (typeof agentGatewaySteps)[number] | (typeof rolloutSteps)[number];
 export type ControllerFaultPoints = FaultPoints<PointOf<ControllerStep>>;

@@ -53,7 +53,7 @@ function start(core: Core, term: Leadership, { epoch, identities }: { readonly e
   return startReconcilers({
     kube,
     onReconciled: (queue, outcome, durationMs) => metrics.leader.observeReconcile(queue, outcome, durationMs / 1000),
-    stores: { sites: database.sites, hosts: database.hosts, microvms, enrollment: database.enrollment, plans: database.plans, evictions: database.evictions, apiKeys: database.apiKeys, leases: database.leases, replacements: database.replacements, recovery: database.recovery, identities: database.identities },
+    stores: { sites: database.sites, hosts: database.hosts, microvms, enrollment: database.enrollment, plans: database.plans, evictions: database.evictions, apiKeys: database.apiKeys, leases: database.leases, replacements: database.replacements, agentRollouts: database.agentRollouts, recovery: database.recovery, identities: database.identities },
     identities,
     onAwaitedHosts: (count) => core.metrics.recovery.setAwaitedHosts(count),
     guestSecrets: createGuestSecrets(core.kubernetes),

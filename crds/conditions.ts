@@ -7,7 +7,7 @@
 
 /** Positive: True is the wished state. Negative: True is what a person should look at. */
 export type ConditionPolarity = 'positive' | 'negative';
-export type ConditionOwner = 'site-reconciler' | 'host-reconciler' | 'microvm-reconciler' | 'enrollmenttoken-reconciler' | 'apikey-reconciler' | 'microvmset-reconciler';
+export type ConditionOwner = 'site-reconciler' | 'host-reconciler' | 'microvm-reconciler' | 'enrollmenttoken-reconciler' | 'apikey-reconciler' | 'microvmset-reconciler' | 'agentrollout-reconciler';
 
 export interface ConditionDefinition {
   readonly polarity: ConditionPolarity;
@@ -298,7 +298,7 @@ export const hostConditions = {
   AgentUpToDate: {
     ...host,
     polarity: 'positive',
-    meaning: 'its agent is the version that spec.agent names; there is none of it without spec.agent.version',
+    meaning: 'its agent is the version that spec.agent, or else an AgentRollout, asks for; there is none of it where nobody asks',
     reasons: ['VersionRuns', 'VersionOrdered', 'VersionFetching', 'VersionStarting', 'ReleaseUnknown', 'NotEnrolled', 'HostSilent', 'UpdateFailed', 'UpdateUnsupported', 'ReleaseInvalid', 'ReleaseUnsigned', 'ReleaseExpired', 'ReleaseOlder', 'ReleaseUnsuitable', 'ReleaseRefused'],
   },
   MeshConnected: {
@@ -435,6 +435,23 @@ export const microvmSetConditions = {
   },
 } as const satisfies Record<string, ConditionDefinition>;
 
+const agentRollout = { owner: 'agentrollout-reconciler' } as const;
+
+export const agentRolloutConditions = {
+  Ready: {
+    ...agentRollout,
+    polarity: 'positive',
+    meaning: 'enough hosts of every ring ran the version healthily for long enough',
+    reasons: ['AllRingsPassed', 'RingUnderWay', 'Paused', 'OutsideWindow', 'SiteHold', 'HostsUnavailable', 'RingEmpty', 'HostsReturned', 'ReleaseUnknown', 'Stopped', 'RollBackAsked'],
+  },
+  Failed: {
+    ...agentRollout,
+    polarity: 'negative',
+    meaning: 'the version failed on more hosts of a ring than may be, and the rollout stopped',
+    reasons: ['HostsFailed', 'NotFailed'],
+  },
+} as const satisfies Record<string, ConditionDefinition>;
+
 export const conditionsByKind = {
   Site: siteConditions,
   Host: hostConditions,
@@ -442,6 +459,7 @@ export const conditionsByKind = {
   EnrollmentToken: enrollmentTokenConditions,
   APIKey: apiKeyConditions,
   MicroVMSet: microvmSetConditions,
+  AgentRollout: agentRolloutConditions,
 } as const;
 
 export type MicroVMConditionType = keyof typeof microvmConditions;
@@ -456,3 +474,5 @@ export type EnrollmentTokenConditionReason<Type extends EnrollmentTokenCondition
   (typeof enrollmentTokenConditions)[Type]['reasons'][number];
 export type APIKeyConditionReason = (typeof apiKeyConditions)['Ready']['reasons'][number];
 export type MicroVMSetConditionReason = (typeof microvmSetConditions)['Ready']['reasons'][number];
+export type AgentRolloutConditionType = keyof typeof agentRolloutConditions;
+export type AgentRolloutConditionReason<Type extends AgentRolloutConditionType> = (typeof agentRolloutConditions)[Type]['reasons'][number];

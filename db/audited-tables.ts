@@ -27,6 +27,7 @@ export const auditedTables: Readonly<Record<string, AuditedTable>> = {
   plan_actions: { subject: 'planAction', silent: ['microvm_id', 'spec_hash', 'generation', 'previous_run_policy', 'operation_id', 'error_code', 'error_message', 'changed_at'] },
   operations: { subject: 'operation', silent: ['error_code', 'error_message', 'dispatched_session_id', 'dispatched_at', 'finished_at', 'changed_at', 'cancel_requested_at'] },
   displacements: { subject: 'displacement', silent: [] },
+  agent_rollout_hosts: { subject: 'host', silent: ['ring', 'from_version', 'problem', 'breaks', 'since'] },
   mesh_sites: { subject: 'meshSite', silent: [] },
   guest_holds: { subject: 'guestHold', silent: [] },
   mesh_hosts: { subject: 'meshHost', silent: ['revision', 'key_expires_at', 'claimed_by', 'claimed_until', 'changed_at'] },

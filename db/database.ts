@@ -13,6 +13,7 @@ import type { LeadershipStore } from '#controller/ports/leadership-store.ts';
 import type { LogExportStore } from '#controller/ports/log-sink.ts';
 import type { LogStore } from '#controller/ports/log-store.ts';
 import type { AgentOrders } from '#controller/ports/agent-orders.ts';
+import type { AgentRolloutStore } from '#controller/ports/agent-rollout-store.ts';
 import type { MeshStore } from '#controller/ports/mesh-store.ts';
 import type { RecoveryStore } from '#controller/ports/recovery.ts';
 import type { MicroVMStore } from '#controller/ports/microvm-store.ts';
@@ -33,6 +34,7 @@ import { createLeaseStore } from './stores/lease-store.ts';
 import { createLogExportStore } from './stores/log-export-store.ts';
 import { createLogStore } from './stores/log-store.ts';
 import { createAgentOrderStore } from './stores/agent-order-store.ts';
+import { createAgentRolloutStore } from './stores/agent-rollout-store.ts';
 import { createMeshStore } from './stores/mesh-store.ts';
 import { createMicroVMStore } from './stores/microvm-store.ts';
 import { createReplacementStore } from './stores/replacement-store.ts';
@@ -69,6 +71,7 @@ export interface Database {
   readonly changes: ChangeReader;
   readonly mesh: MeshStore;
   readonly agentOrders: AgentOrders;
+  readonly agentRollouts: AgentRolloutStore;
   readonly identities: IdentityStore;
   readonly apiKeys: ApiKeyStore;
   readonly recovery: RecoveryStore;
@@ -104,6 +107,7 @@ export function openDatabase(options: DatabaseOptions): Database {
     changes: createChangeReader(transactions),
     mesh: createMeshStore(transactions),
     agentOrders: createAgentOrderStore(transactions),
+    agentRollouts: createAgentRolloutStore(transactions),
     identities: createIdentityStore(transactions),
     apiKeys: createApiKeyStore(transactions),
     recovery: createRecoveryStore(transactions),

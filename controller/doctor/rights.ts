@@ -24,8 +24,9 @@ export const neededRights: readonly Rule[] = [
   { ...own, resource: 'enrollmenttokens', verbs: ['get', 'list', 'watch', 'patch'] },
   { ...own, resource: 'apikeys', verbs: ['get', 'list', 'watch', 'patch'] },
   { ...own, resource: 'microvmsets', verbs: ['get', 'list', 'watch', 'patch'] },
+  { ...own, resource: 'agentrollouts', verbs: ['get', 'list', 'watch', 'patch'] },
   { ...own, resource: 'microvmclasses', verbs: ['list', 'watch'] },
-  ...['sites', 'hosts', 'microvms', 'enrollmenttokens', 'apikeys', 'microvmsets'].map((resource): Rule => ({ ...own, resource, subresource: 'status', verbs: ['patch'] })),
+  ...['sites', 'hosts', 'microvms', 'enrollmenttokens', 'apikeys', 'microvmsets', 'agentrollouts'].map((resource): Rule => ({ ...own, resource, subresource: 'status', verbs: ['patch'] })),
   { group: '', resource: 'namespaces', verbs: ['get'] },
   // Tokens and keys are written once; mesh accounts and Secrets for guests are read, and the latter's names and versions followed.
   { group: '', resource: 'secrets', verbs: ['get', 'list', 'watch', 'create', 'delete'] },

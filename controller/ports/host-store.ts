@@ -74,6 +74,8 @@ export interface HostRecord {
   readonly agentOrder?: AgentOrder | null;
   /** What it said of an order last; absent or null: nothing yet. */
   readonly agentReport?: AgentReport | null;
+  /** What an AgentRollout says that it should run; absent or null: nothing. Its own object goes before. */
+  readonly rolloutOrder?: Pick<AgentOrder, 'version' | 'manifestUrl'> | null;
 }
 
 export interface BeatRecord {

@@ -25,12 +25,13 @@ import type { Outcome } from '#controller/runtime/outcome.ts';
 import { createReflector, type Change, type Reflector, type ReflectorFigures } from '#controller/runtime/reflector.ts';
 import { pause, type Time } from '#controller/runtime/time.ts';
 import { createWorkQueue, type WorkQueue, type WorkQueueFigures } from '#controller/runtime/work-queue.ts';
+import { reconcileAgentRollout } from './agent-rollout/reconciler.ts';
 import { reconcileApiKey } from './api-key/reconciler.ts';
 import { createCoalescer } from './coalescer.ts';
 import type { Caches, ReconcilerDeps, SavedSites, Stores } from './deps.ts';
 import { reconcileToken } from './enrollment-token/reconciler.ts';
 import { reconcileHost } from './host/reconciler.ts';
-import { apiKeyResource, classResource, guestSecretResource, hostResource, microvmResource, microvmSetResource, parseApiKeyObject, parseGuestSecret, parseHost, parseClass, parseMicroVM, parseMicroVMSet, parseSite, parseToken, siteResource, tokenResource } from './kinds.ts';
+import { agentRolloutResource, apiKeyResource, classResource, guestSecretResource, hostResource, microvmResource, microvmSetResource, parseAgentRollout, parseApiKeyObject, parseGuestSecret, parseHost, parseClass, parseMicroVM, parseMicroVMSet, parseSite, parseToken, siteResource, tokenResource } from './kinds.ts';
 import { reconcileMicroVM } from './microvm/reconciler.ts';
 import { reconcileMicroVMSet, setLabel } from './microvm-set/reconciler.ts';
 import { createMeshQueue, type MeshOptions, type MeshQueue } from './mesh/mesh-queue.ts';
@@ -97,6 +98,7 @@ interface Queues {
   readonly hosts: WorkQueue;
   readonly microvms: WorkQueue;
   readonly sets: WorkQueue;
+  readonly agentRollouts: WorkQueue;
   readonly tokens: WorkQueue;
   readonly apiKeys: WorkQueue;
   readonly mesh: MeshQueue | null;
@@ -112,6 +114,7 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
     microvms: cacheOf(microvmResource, parseMicroVM),
     classes: cacheOf(classResource, parseClass),
     sets: cacheOf(microvmSetResource, parseMicroVMSet),
+    agentRollouts: cacheOf(agentRolloutResource, parseAgentRollout),
     tokens: cacheOf(tokenResource, parseToken),
     apiKeys: cacheOf(apiKeyResource, parseApiKeyObject),
     guestSecrets: cacheOf(guestSecretResource, parseGuestSecret),
@@ -143,12 +146,13 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
     if (object !== undefined) plans.onMicroVMChanged(keyOf(object));
   });
   const manager = startManager({
-    reflectors: [caches.sites, caches.hosts, caches.microvms, caches.classes, caches.sets, caches.tokens, caches.apiKeys, caches.guestSecrets],
+    reflectors: [caches.sites, caches.hosts, caches.microvms, caches.classes, caches.sets, caches.agentRollouts, caches.tokens, caches.apiKeys, caches.guestSecrets],
     controllers: [
       { queue: queues.sites, keys: () => allKeys(caches.sites) },
       { queue: queues.hosts, keys: () => [...allKeys(caches.hosts), ...wake.hostKeys()] },
       { queue: queues.microvms, keys: () => allKeys(caches.microvms) },
       { queue: queues.sets, keys: () => allKeys(caches.sets) },
+      { queue: queues.agentRollouts, keys: () => allKeys(caches.agentRollouts) },
       { queue: queues.tokens, keys: () => allKeys(caches.tokens) },
       { queue: queues.apiKeys, keys: () => allKeys(caches.apiKeys) },
       ...(queues.mesh === null ? [] : [queues.mesh]),
@@ -170,6 +174,7 @@ export function startReconcilers(options: ReconcilersOptions): Reconcilers {
       hosts: queues.hosts.figures(),
       microvms: queues.microvms.figures(),
       sets: queues.sets.figures(),
+      agentRollouts: queues.agentRollouts.figures(),
       tokens: queues.tokens.figures(),
       apiKeys: queues.apiKeys.figures(),
       ...(queues.mesh === null ? {} : { mesh: queues.mesh.queue.figures() }),
@@ -227,6 +232,13 @@ function createQueues(options: ReconcilersOptions, parts: { readonly caches: Cac
       : createMeshQueue(meshOptions, { deps, sites: caches.sites, log, signal, onFinding: ({ namespace, name }) => wake.siteFigures(namespace, name) });
   const siteDeps = { ...deps, aggregateIntervalMs, onSaved: (site: Site) => wake.siteSaved(site), meshOf: (uid: string) => mesh?.board.of(uid) ?? null, massOf: (uid: string) => parts.leases.mass(siteId(uid)) };
   const hostDeps = { ...deps, aggregateIntervalMs, onReachabilityChanged: (hostId: HostId) => wake.microvmsOf(hostId), onRoomChanged: (namespace: string, site: string) => wake.unplacedAt(namespace, site), mesh: meshOptions?.store ?? null, agentReleases: settings.agentReleases ?? null };
+  const rolloutDeps = {
+    ...deps,
+    agentReleases: settings.agentReleases ?? null,
+    onHostsTold: (keys: readonly string[]) => {
+      for (const key of keys) wake.hostKey(key);
+    },
+  };
   const microvmDeps = { ...deps, retryGate: createRetryGate(time), leases: parts.leases, terms: createTermsMemory(() => time.monotonicMs()), recovery: stores.recovery };
   const sha256 = (bytes: Uint8Array): Uint8Array => createHash('sha256').update(bytes).digest();
   const keyDeps = { ...deps, newKeySecret: () => randomBytes(32), sha256 };
@@ -243,6 +255,7 @@ function createQueues(options: ReconcilersOptions, parts: { readonly caches: Cac
     hosts: queue('hosts', otherWorkers, (key) => reconcileHost(key, hostDeps)),
     microvms: queue('microvms', microvmWorkers, (key) => reconcileMicroVM(key, microvmDeps)),
     sets: queue('microvmsets', otherWorkers, (key) => reconcileMicroVMSet(key, { ...deps, digest: (text) => createHash('sha256').update(text).digest('hex') })),
+    agentRollouts: queue('agentrollouts', otherWorkers, (key) => reconcileAgentRollout(key, rolloutDeps)),
     tokens: queue('tokens', otherWorkers, (key) => reconcileToken(key, tokenDeps)),
     apiKeys: queue('apikeys', otherWorkers, (key) => reconcileApiKey(key, keyDeps)),
     mesh,
@@ -266,6 +279,9 @@ interface Waking {
   /** Keys of enrolled hosts, also of those whose object does not exist yet. */
   hostKeys(): readonly string[];
   host(tenantId: TenantId, hostId: HostId): Promise<void>;
+  hostKey(key: string): void;
+  /** Those of a namespace: one of its hosts is another than before. */
+  rollouts(namespace: string): void;
   microvm(uid: string): void;
   microvmsOf(hostId: HostId): void;
   /** Those that the host's object may have something to say to. */
@@ -301,6 +317,10 @@ function createWaking(options: ReconcilersOptions, caches: Caches, queues: () =>
       queues().tokens,
       caches.tokens.list(namespace).filter(({ status }) => status?.printableStatus !== 'Used' && status?.printableStatus !== 'Expired'),
     );
+  /** Hosts change in crowds, and a rollout reads all of them. */
+  const rolloutsOf = (namespace: string): void => {
+    for (const rollout of caches.agentRollouts.list(namespace)) queues().agentRollouts.addAfter(formatKey(keyOf(rollout)), figuresDelayMs);
+  };
   const unplacedAt = (namespace: string, site: string): void =>
     enqueueAll(
       queues().microvms,
@@ -314,6 +334,8 @@ function createWaking(options: ReconcilersOptions, caches: Caches, queues: () =>
     },
     unplacedAt,
     hostKeys: () => [...keysByHost.values()],
+    hostKey: (key) => queues().hosts.add(key),
+    rollouts: rolloutsOf,
     host: async (tenantId, hostId) => {
       let key = keysByHost.get(hostId);
       if (key === undefined) {
@@ -324,6 +346,7 @@ function createWaking(options: ReconcilersOptions, caches: Caches, queues: () =>
         tokensOf(record.namespace);
       }
       queues().hosts.add(key);
+      rolloutsOf(parseKey(key).namespace);
       const host = caches.hosts.get(parseKey(key));
       if (host !== undefined) queues().mesh?.wake({ namespace: host.metadata.namespace, name: host.spec.siteRef.name });
     },
@@ -380,6 +403,7 @@ function wireCaches(caches: Caches, wake: Waking, queues: Queues): void {
     const site = change.after ?? change.before;
     const isStatusOnly = change.before?.metadata.generation === change.after?.metadata.generation;
     if (site !== undefined && !isStatusOnly) wake.siteSaved(site);
+    if (site !== undefined && !isStatusOnly) wake.rollouts(site.metadata.namespace);
     if (change.after !== undefined && (isOtherDisconnect(change) || isOtherRule(change))) wake.siteAndMicroVMs(change.after.metadata.uid);
   });
   caches.hosts.onChange((change) => {
@@ -388,6 +412,7 @@ function wireCaches(caches: Caches, wake: Waking, queues: Queues): void {
     const host = change.after ?? change.before;
     if (host === undefined) return;
     wake.siteFigures(host.metadata.namespace, host.spec.siteRef.name);
+    wake.rollouts(host.metadata.namespace);
     if (change.after !== undefined && mayTakeMore(change)) wake.unplacedAt(host.metadata.namespace, host.spec.siteRef.name);
     if (change.before?.metadata.generation !== change.after?.metadata.generation || change.before?.metadata.deletionTimestamp !== change.after?.metadata.deletionTimestamp) {
       wake.microvmsOn(host);
@@ -399,6 +424,12 @@ function wireCaches(caches: Caches, wake: Waking, queues: Queues): void {
   });
   caches.tokens.onChange((change) => enqueue(queues.tokens, change));
   caches.sets.onChange((change) => enqueue(queues.sets, change));
+  caches.agentRollouts.onChange((change) => {
+    enqueue(queues.agentRollouts, change);
+    // Of several that select a host one has it.
+    const rollout = change.after ?? change.before;
+    if (rollout !== undefined && change.before?.metadata.generation !== change.after?.metadata.generation) wake.rollouts(rollout.metadata.namespace);
+  });
   wireSets(caches, queues.sets);
   caches.classes.onChange(({ before, after }) => {
     const name = (after ?? before)?.metadata;

@@ -1,4 +1,5 @@
 /** What every reconciler is given: ports, caches, time, and the leadership under which it writes. */
+import type { AgentRollout } from '#crds/gen/agentrollout.ts';
 import type { APIKey } from '#crds/gen/apikey.ts';
 import type { EnrollmentToken } from '#crds/gen/enrollmenttoken.ts';
 import type { Host } from '#crds/gen/host.ts';
@@ -8,6 +9,7 @@ import type { MicroVMSet } from '#crds/gen/microvmset.ts';
 import type { Site } from '#crds/gen/site.ts';
 import type { SilenceObserver } from '#controller/domain/silence.ts';
 import type { ControllerFaultPoints, ControllerStep } from '#controller/fault-points.ts';
+import type { AgentRolloutStore } from '#controller/ports/agent-rollout-store.ts';
 import type { ApiKeyStore } from '#controller/ports/api-key-store.ts';
 import type { Actor } from '#controller/ports/audit.ts';
 import type { EnrollmentStore } from '#controller/ports/enrollment-store.ts';
@@ -43,6 +45,7 @@ export interface Stores {
   readonly apiKeys: Pick<ApiKeyStore, 'register' | 'load' | 'revoke'>;
   readonly leases: Pick<LeaseStore, 'list'>;
   readonly replacements: ReplacementStore;
+  readonly agentRollouts: AgentRolloutStore;
   readonly recovery: RecoveryStore;
   /** Left out: no microVM is looked for that an object of its name would double. */
   readonly identities?: Pick<IdentityStore, 'findNamesakes' | 'adopt'>;
@@ -54,6 +57,7 @@ export interface Caches {
   readonly microvms: Reflector<MicroVM>;
   readonly classes: Reflector<MicroVMClass>;
   readonly sets: Reflector<MicroVMSet>;
+  readonly agentRollouts: Reflector<AgentRollout>;
   readonly tokens: Reflector<EnrollmentToken>;
   readonly apiKeys: Reflector<APIKey>;
   /** Metadata only. */

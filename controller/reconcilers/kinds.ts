@@ -1,4 +1,5 @@
 /** The kinds that are reconciled here, and the one place where the API server's JSON becomes their type. */
+import type { AgentRollout } from '#crds/gen/agentrollout.ts';
 import type { APIKey } from '#crds/gen/apikey.ts';
 import type { EnrollmentToken } from '#crds/gen/enrollmenttoken.ts';
 import type { Host } from '#crds/gen/host.ts';
@@ -18,6 +19,7 @@ export const tokenResource = custom('EnrollmentToken', 'enrollmenttokens');
 export const apiKeyResource = custom('APIKey', 'apikeys');
 export const classResource = custom('MicroVMClass', 'microvmclasses');
 export const microvmSetResource = custom('MicroVMSet', 'microvmsets');
+export const agentRolloutResource = custom('AgentRollout', 'agentrollouts');
 export const secretResource: Resource = { group: '', version: 'v1', plural: 'secrets', kind: 'Secret', isNamespaced: true };
 /** Names and versions of the Secrets that guests may have; never their values. */
 export const guestSecretResource: Resource = { ...secretResource, labelSelector: `${guestLabel}=true`, isMetadataOnly: true };
@@ -33,6 +35,7 @@ export const parseHost = (object: KubernetesObject): Host | null => parse(object
 export const parseMicroVM = (object: KubernetesObject): MicroVM | null => parse(object);
 export const parseClass = (object: KubernetesObject): MicroVMClass | null => parse(object);
 export const parseMicroVMSet = (object: KubernetesObject): MicroVMSet | null => parse(object);
+export const parseAgentRollout = (object: KubernetesObject): AgentRollout | null => parse(object);
 export const parseToken = (object: KubernetesObject): EnrollmentToken | null => parse(object);
 export const parseApiKeyObject = (object: KubernetesObject): APIKey | null => parse(object);
 
@@ -48,6 +51,7 @@ export const microvmFinalizer = 'nkudo.dev/microvm-teardown';
 export const tokenFinalizer = 'nkudo.dev/token-revocation';
 export const apiKeyFinalizer = 'nkudo.dev/key-revocation';
 export const microvmSetFinalizer = 'nkudo.dev/set-cleanup';
+export const agentRolloutFinalizer = 'nkudo.dev/rollout-cleanup';
 
 /** Its value is the number of the order at the site that holds no longer, as the condition SiteOverride tells it. */
 export const overrideHoldAnnotation = 'nkudo.dev/override-hold';

@@ -111,11 +111,11 @@ export interface HostDrain {
   mode?: 'Evict' | 'StopAll';
 }
 /**
- * Which agent the host runs; what it has when left out.
+ * Which agent the host runs; what it has, or a rollout brings, when left out.
  */
 export interface HostAgent {
   /**
-   * Version to run, such as 0.4.1. The host fetches it, takes it only when a key that it trusts signed it, and goes back by itself when it does not get ready. A version that failed is tried again when this field was changed meanwhile.
+   * Version to run, such as 0.4.1; rollouts leave a host that has one alone. The host fetches it, takes it only when a key that it trusts signed it, and goes back by itself when it does not get ready. A version that failed is tried again when this field was changed meanwhile.
    */
   version?: string;
   /**
@@ -123,11 +123,11 @@ export interface HostAgent {
    */
   manifestURL?: string;
   /**
-   * true: rollouts leave this host alone. Reserved.
+   * true: rollouts leave this host alone.
    */
   pinned?: boolean;
   /**
-   * Group in which rollouts reach this host. Reserved.
+   * Ring in which rollouts reach this host, whatever their rings select.
    */
   ring?: string;
 }

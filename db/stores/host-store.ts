@@ -130,16 +130,19 @@ interface HostRow {
   readonly agent_manifest_url: string | null;
   readonly agent_revision: number;
   readonly agent_report: AgentReport | null;
+  readonly rollout_version: string | null;
+  readonly rollout_manifest_url: string | null;
 }
 
 const hostSelect = `select h.tenant_id, h.site_id, s.name as site_name, t.namespace, h.id, h.name, h.object_uid, h.is_approved, h.is_unschedulable,
     h.revoked_at is not null as is_revoked, h.quarantined_at is not null as is_quarantined, h.quarantine, s.require_approval,
-    h.reserved_cpus, h.reserved_memory_bytes, h.overcommit_cpu_percent, h.overcommit_memory_percent, h.emptying, h.facts, h.facts_revision, h.orphan_ids, h.agent_version, h.agent_manifest_url, h.agent_revision, h.agent_report, l.last_beat_at, l.session_id, c.serial, c.not_after,
+    h.reserved_cpus, h.reserved_memory_bytes, h.overcommit_cpu_percent, h.overcommit_memory_percent, h.emptying, h.facts, h.facts_revision, h.orphan_ids, h.agent_version, h.agent_manifest_url, h.agent_revision, h.agent_report, r.order_version as rollout_version, r.order_manifest_url as rollout_manifest_url, l.last_beat_at, l.session_id, c.serial, c.not_after,
     a.cpus, a.memory_bytes, a.microvms
   from nkudo.hosts h
   join nkudo.tenants t on t.tenant_id = h.tenant_id
   join nkudo.sites s on s.tenant_id = h.tenant_id and s.id = h.site_id
   left join nkudo.host_liveness l on l.tenant_id = h.tenant_id and l.host_id = h.id
+  left join nkudo.agent_rollout_hosts r on r.tenant_id = h.tenant_id and r.id = h.id
   left join lateral (
     select serial, not_after from nkudo.certificates k
     where k.tenant_id = h.tenant_id and k.host_id = h.id and k.revoked_at is null order by k.counter desc limit 1
@@ -187,6 +190,7 @@ async function readHosts(tx: Tx, statement: typeof byId, values: readonly string
     orphanIds: row.orphan_ids,
     agentOrder: row.agent_version === null || row.agent_manifest_url === null ? null : { version: row.agent_version, manifestUrl: row.agent_manifest_url, revision: row.agent_revision },
     agentReport: row.agent_report,
+    rolloutOrder: row.rollout_version === null || row.rollout_manifest_url === null ? null : { version: row.rollout_version, manifestUrl: row.rollout_manifest_url },
   }));
 }
 

@@ -75,7 +75,7 @@ describe('the controller’s rights', () => {
     const mark = 0;
     await world.createSite();
     const host = await world.addHost('edge-1');
-    // A class, a microVM of it, a set, a key, and a token that nobody uses.
+    // A class, a microVM of it, a set, a rollout of the agent, a key, and a token that nobody uses.
     await apply('microvmclasses', 'MicroVMClass', 'small', { cpu: { count: 1 }, memory: { size: '64Mi' } });
     const { cpu: _cpu, memory: _memory, ...classless } = microVMSpec(world.guest) as { cpu: unknown; memory: unknown };
     await apply('microvms', 'MicroVM', 'of-class', { ...classless, className: 'small' });
@@ -83,6 +83,11 @@ describe('the controller’s rights', () => {
     const { siteRef, ...template } = microVMSpec(world.guest) as { siteRef: object };
     await apply('microvmsets', 'MicroVMSet', 'tills', { replicas: 1, siteRef, template: { spec: template } });
     await world.waitForCondition('microvms', 'tills-0', { type: 'Running', status: 'True' });
+    await apply('agentrollouts', 'AgentRollout', 'agents', { version: '9.9.9', rings: [{ name: 'nobody' }] });
+    await until(async () => {
+      const rollout = await world.kubernetes.client.find(`${group}/namespaces/${world.namespace}/agentrollouts/agents`);
+      return rollout !== null && statusOf(rollout)['phase'] === 'Waiting';
+    }, 'the rollout to say that it waits');
     await apply('apikeys', 'APIKey', 'deploy', { role: 'operate' });
     await waitReady('apikeys', 'deploy');
     await world.createToken('unused');
@@ -112,6 +117,7 @@ describe('the controller’s rights', () => {
     await world.kubernetes.client.request('DELETE', `${group}/namespaces/${world.namespace}/microvmsets/tills`);
     await world.deleteObject('microvms', 'tills-0');
     await Promise.all(['of-class', 'tills-0'].map((name) => world.waitUntilGone('microvms', name)));
+    await world.kubernetes.client.request('DELETE', `${group}/namespaces/${world.namespace}/agentrollouts/agents`);
     await world.kubernetes.client.request('DELETE', `${group}/namespaces/${world.namespace}/apikeys/deploy`);
     await host.stopAgent();
     // A Site that goes by force takes its hosts along.

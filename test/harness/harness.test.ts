@@ -25,6 +25,7 @@ describe('the harness', () => {
     await kubernetes.kubectl(['create', 'configmap', 'one'], { namespace });
 
     expect(resources.stdout.trim().split('\n').sort()).toEqual([
+      'agentrollouts.nkudo.dev',
       'apikeys.nkudo.dev',
       'enrollmenttokens.nkudo.dev',
       'hosts.nkudo.dev',

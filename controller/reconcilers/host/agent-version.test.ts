@@ -13,10 +13,25 @@ const shown = (record: HostRecord | null, isHeard = true) => deriveAgentUpToDate
 describe('the order of a Host', () => {
   it('is none without a version, and takes the manifest of the Host before that of the control plane', () => {
     const releases = 'https://all.example/{version}/manifest.json';
-    expect(deriveAgentOrder(hostWith(), releases)).toBeNull();
-    expect(deriveAgentOrder(hostWith({ version: '0.4.1' }), null)).toBeNull();
-    expect(deriveAgentOrder(hostWith({ version: '0.4.1' }), releases)).toEqual({ version: '0.4.1', manifestUrl: 'https://all.example/0.4.1/manifest.json' });
-    expect(deriveAgentOrder(hostWith({ version: '0.4.1', manifestURL: order.manifestUrl }), releases)).toEqual({ version: '0.4.1', manifestUrl: order.manifestUrl });
+    expect(deriveAgentOrder(hostWith(), releases, null)).toBeNull();
+    expect(deriveAgentOrder(hostWith({ version: '0.4.1' }), null, null)).toBeNull();
+    expect(deriveAgentOrder(hostWith({ version: '0.4.1' }), releases, null)).toEqual({ version: '0.4.1', manifestUrl: 'https://all.example/0.4.1/manifest.json' });
+    expect(deriveAgentOrder(hostWith({ version: '0.4.1', manifestURL: order.manifestUrl }), releases, null)).toEqual({ version: '0.4.1', manifestUrl: order.manifestUrl });
+  });
+});
+
+describe('the order of a rollout', () => {
+  const rollout = { version: '0.5.0', manifestUrl: 'https://all.example/0.5.0/manifest.json' };
+  it('is that of a Host without a version of its own that is not pinned', () => {
+    expect(deriveAgentOrder(hostWith(), null, rollout)).toEqual(rollout);
+    expect(deriveAgentOrder(hostWith({ ring: 'canary' }), null, rollout)).toEqual(rollout);
+    expect(deriveAgentOrder(hostWith({ pinned: true }), null, rollout)).toBeNull();
+    expect(deriveAgentOrder(hostWith({ version: '0.4.1', manifestURL: order.manifestUrl }), null, rollout)).toEqual({ version: '0.4.1', manifestUrl: order.manifestUrl });
+    expect(deriveAgentOrder(hostWith({ version: '0.4.1' }), null, rollout)).toBeNull();
+  });
+  it('is shown as that of a Host', () => {
+    expect(deriveAgentUpToDate(hostWith(), recordWith({ rolloutOrder: rollout, agentOrder: { ...rollout, revision: 3 } }), true)[0]).toMatchObject({ status: 'False', reason: 'VersionOrdered' });
+    expect(deriveAgentUpToDate(hostWith({ pinned: true }), recordWith({ rolloutOrder: rollout, agentOrder: null }), true)).toEqual([]);
   });
 });
 

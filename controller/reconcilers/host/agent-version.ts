@@ -8,11 +8,22 @@ import type { DerivedCondition } from '#controller/runtime/status-patch.ts';
 
 const versionPlaceholder = '{version}';
 
-/** @param releases URL of manifests with `{version}` in it; null: none is known. Null without a version, or without a URL. */
-export function deriveAgentOrder(host: Host, releases: string | null): Pick<AgentOrder, 'version' | 'manifestUrl'> | null {
-  const { version, manifestURL } = host.spec.agent ?? {};
-  if (version === undefined) return null;
-  const manifestUrl = manifestURL ?? releases?.replaceAll(versionPlaceholder, version);
+type Ordered = Pick<AgentOrder, 'version' | 'manifestUrl'>;
+
+/** The URL of the manifest of one version, from one with `{version}` in it. */
+export function manifestUrlOf(template: string, version: string): string {
+  return template.replaceAll(versionPlaceholder, version);
+}
+
+/**
+ * The Host's own version goes before that of a rollout, and a pinned Host has none of a rollout. Null without a version, or
+ * without a URL.
+ * @param releases URL of manifests with `{version}` in it; null: none is known
+ */
+export function deriveAgentOrder(host: Host, releases: string | null, rollout: Ordered | null): Ordered | null {
+  const { version, manifestURL, pinned } = host.spec.agent ?? {};
+  if (version === undefined) return pinned === true || rollout === null ? null : { version: rollout.version, manifestUrl: rollout.manifestUrl };
+  const manifestUrl = manifestURL ?? (releases === null ? undefined : manifestUrlOf(releases, version));
   return manifestUrl === undefined ? null : { version, manifestUrl };
 }
 
@@ -22,9 +33,10 @@ function upToDate(status: DerivedCondition['status'], reason: Reason, message: s
   return [{ type: 'AgentUpToDate', status, reason, message }];
 }
 
-/** None without spec.agent.version. */
+/** None where nobody asks for a version. */
 export function deriveAgentUpToDate(host: Host, record: HostRecord | null, isHeard: boolean): DerivedCondition[] {
-  const wanted = host.spec.agent?.version;
+  const ofRollout = host.spec.agent?.pinned === true ? undefined : record?.rolloutOrder?.version;
+  const wanted = host.spec.agent?.version ?? ofRollout;
   if (wanted === undefined) return [];
   if (record === null) return upToDate('False', 'NotEnrolled', 'no machine is enrolled under this name');
   const { agentOrder: order, agentReport: report, facts } = record;

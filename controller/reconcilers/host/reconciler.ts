@@ -146,7 +146,7 @@ const saveObject: HostStep = async (scope, deps) => {
     overcommitMemoryPercent: object.spec.overcommit?.memoryPercent ?? null,
     emptying: emptyingPhase(object, gatherEmptying(object, record, deps.caches.microvms.list(object.metadata.namespace))),
   };
-  const agent = deriveAgentOrder(object, deps.agentReleases);
+  const agent = deriveAgentOrder(object, deps.agentReleases, record.rolloutOrder ?? null);
   const isAgentEqual = record.agentOrder?.version === agent?.version && record.agentOrder?.manifestUrl === agent?.manifestUrl;
   const isEqual = isAgentEqual && Object.entries(said).every(([field, value]) => record[field as keyof typeof said] === value); // Keys of the literal above.
   if (isEqual) return null;

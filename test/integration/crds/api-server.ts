@@ -47,6 +47,7 @@ const plurals: Readonly<Record<Kind, string>> = {
   APIKey: 'apikeys',
   MicroVMClass: 'microvmclasses',
   MicroVMSet: 'microvmsets',
+  AgentRollout: 'agentrollouts',
 };
 
 /** The shared API server with a namespace of its own for the calling file. */

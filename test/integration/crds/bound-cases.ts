@@ -3,7 +3,7 @@
  * with values that the API server takes and values that it refuses for exactly that field.
  */
 import type { Spec } from './api-server.ts';
-import { hostSpec, keySpec, microvmSpec, siteSpec, tokenSpec } from './rule-cases.ts';
+import { hostSpec, keySpec, microvmSpec, rolloutSpec, siteSpec, tokenSpec } from './rule-cases.ts';
 import type { Kind, Variant } from './crd-source.ts';
 
 export interface BoundCase {
@@ -107,6 +107,14 @@ export const boundCases: readonly BoundCase[] = [
   shipped('Host', 'spec.overcommit.cpuPercent', [hostSpec({ overcommit: { cpuPercent: 100 } })], [hostSpec({ overcommit: { cpuPercent: 99 } })]),
   shipped('Host', 'spec.agent.version', [hostSpec({ agent: { version: '0.4.1' } })], [hostSpec({ agent: { version: 'latest' } })]),
   shipped('Host', 'spec.agent.manifestURL', [hostSpec({ agent: { version: '0.4.1', manifestURL: 'https://releases.example/0.4.1/manifest.json' } })], [hostSpec({ agent: { version: '0.4.1', manifestURL: 'ftp://releases.example/manifest.json' } })]),
+  shipped('Host', 'spec.agent.ring', [hostSpec({ agent: { ring: 'canary' } })], [hostSpec({ agent: { ring: 'Canary' } })]),
+  shipped('AgentRollout', 'spec.version', [rolloutSpec()], [rolloutSpec({ version: 'latest' }), without(rolloutSpec(), 'version')]),
+  shipped('AgentRollout', 'spec.manifestURL', [rolloutSpec({ manifestURL: 'https://releases.example/{version}/manifest.json' })], [rolloutSpec({ manifestURL: 'ftp://releases.example/manifest.json' })]),
+  shipped('AgentRollout', 'spec.rings', [rolloutSpec({ rings: many(16, (index) => ({ name: `r${index}` })) })], [rolloutSpec({ rings: [] }), rolloutSpec({ rings: many(17, (index) => ({ name: `r${index}` })) }), rolloutSpec({ rings: [{ name: 'a' }, { name: 'a' }] })]),
+  shipped('AgentRollout', 'spec.rings[0].sites', [rolloutSpec({ rings: [{ name: 'a', sites: many(256, (index) => `s${index}`) }] })], [rolloutSpec({ rings: [{ name: 'a', sites: many(257, (index) => `s${index}`) }] }), rolloutSpec({ rings: [{ name: 'a', sites: ['s', 's'] }] })]),
+  shipped('AgentRollout', 'spec.health.maxFailures', [rolloutSpec({ health: { maxFailures: 10_000 } })], [rolloutSpec({ health: { maxFailures: -1 } })]),
+  shipped('AgentRollout', 'spec.onFailure', [rolloutSpec({ onFailure: 'RollBackAll' })], [rolloutSpec({ onFailure: 'GoOn' })]),
+  shipped('AgentRollout', 'spec.windows', [rolloutSpec({ windows: many(16, (index) => ({ name: `w${index}`, start: '02:00', duration: '2h' })) })], [rolloutSpec({ windows: many(17, (index) => ({ name: `w${index}`, start: '02:00', duration: '2h' })) })]),
   shipped('Host', 'spec.drain.deadline', [hostSpec({ drain: { deadline: '2026-01-02T03:04:05Z' } })], [hostSpec({ drain: { deadline: 'tomorrow' } })]),
   shipped('Site', 'spec.timeZone', [siteSpec({ timeZone: 'America/Argentina/Ushuaia' })], [siteSpec({ timeZone: '../../etc/passwd' }), siteSpec({ timeZone: '' })]),
   shipped('Site', 'spec.maintenanceWindows[0].start', [maintenanceWindow({ start: '23:59' })], [maintenanceWindow({ start: '24:00' }), maintenanceWindow({ start: '2:00' })]),

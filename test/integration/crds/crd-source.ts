@@ -9,7 +9,7 @@ import { parse } from 'yaml';
 
 const directory = fileURLToPath(new URL('../../../crds/v1alpha1/', import.meta.url));
 
-export const kinds = ['Site', 'Host', 'MicroVM', 'EnrollmentToken', 'APIKey', 'MicroVMClass', 'MicroVMSet'] as const;
+export const kinds = ['Site', 'Host', 'MicroVM', 'EnrollmentToken', 'APIKey', 'MicroVMClass', 'MicroVMSet', 'AgentRollout'] as const;
 export type Kind = (typeof kinds)[number];
 
 export const groups = { shipped: 'nkudo.dev', unlocked: 'unlocked.nkudo.dev' } as const;

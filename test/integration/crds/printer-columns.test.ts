@@ -69,6 +69,7 @@ const shown: readonly Shown[] = [
   },
   { kind: 'MicroVMClass', status: {}, header: 'NAME CPUS MEMORY AGE', line: 'shown 1 512Mi' },
   { kind: 'MicroVMSet', status: { desiredReplicas: 3, replicas: 3, updatedReplicas: 2, readyReplicas: 1 }, header: 'NAME MODE DESIRED CURRENT UPDATED READY AGE', line: 'shown Replicas 3 3 2 1' },
+  { kind: 'AgentRollout', status: { phase: 'Progressing', ring: 'all', hosts: 5, updated: 2, failed: 1 }, header: 'NAME VERSION STATUS RING HOSTS UPDATED FAILED AGE', line: 'shown 0.4.1 Progressing all 5 2 1' },
 ];
 
 let server: CrdServer;
@@ -105,13 +106,14 @@ describe('kubectl get', () => {
     ['nkkey', 'apikey'],
     ['mvmclass', 'microvmclass'],
     ['mvmset', 'microvmset'],
+    ['nkrollout', 'agentrollout'],
   ])('knows %s as the short name of %s', async (shortName, singular) => {
     expect((await get(shortName, '--output=name')).flat()).toEqual([`${singular}.nkudo.dev/shown`]);
   });
 
   it('lists every kind by the category nkudo', async () => {
     const names = (await get('nkudo', '--output=name')).flat();
-    expect(names.toSorted()).toEqual(['apikey.nkudo.dev/shown', 'enrollmenttoken.nkudo.dev/shown', 'host.nkudo.dev/shown', 'microvm.nkudo.dev/shown', 'microvmclass.nkudo.dev/shown', 'microvmset.nkudo.dev/shown', 'site.nkudo.dev/shown']);
+    expect(names.toSorted()).toEqual(['agentrollout.nkudo.dev/shown', 'apikey.nkudo.dev/shown', 'enrollmenttoken.nkudo.dev/shown', 'host.nkudo.dev/shown', 'microvm.nkudo.dev/shown', 'microvmclass.nkudo.dev/shown', 'microvmset.nkudo.dev/shown', 'site.nkudo.dev/shown']);
   });
 
   it('shows the reason with --output=wide', async () => {

@@ -38,6 +38,7 @@ export const microvmSpec = (fields: Spec = {}): Spec => ({
 });
 export const classSpec = (fields: Spec = {}): Spec => ({ cpu: { count: 1 }, memory: { size: '512Mi' }, ...fields });
 export const setSpec = (fields: Spec = {}): Spec => ({ replicas: 1, siteRef: { name: 'shop-1' }, template: { spec: {} }, ...fields });
+export const rolloutSpec = (fields: Spec = {}): Spec => ({ version: '0.4.1', rings: [{ name: 'all', hostSelector: {} }], ...fields });
 export const baseSpecs: Readonly<Record<Kind, Spec>> = {
   Site: siteSpec(),
   Host: hostSpec(),
@@ -46,6 +47,7 @@ export const baseSpecs: Readonly<Record<Kind, Spec>> = {
   APIKey: keySpec(),
   MicroVMClass: classSpec(),
   MicroVMSet: setSpec(),
+  AgentRollout: rolloutSpec(),
 };
 
 const without = (spec: Spec, field: string): Spec =>
@@ -301,8 +303,6 @@ const siteCases: RuleCase[] = [
 const hostCases: RuleCase[] = [
   nameRule('Host'),
   natSubnetRule('Host', (natSubnet) => hostSpec({ natSubnet })),
-  reserved('Host', 'agent.pinned', hostSpec({ agent: { pinned: true } })),
-  reserved('Host', 'agent.ring', hostSpec({ agent: { ring: 'first' } })),
   {
     kind: 'Host',
     variant: 'shipped',
@@ -316,6 +316,7 @@ const hostCases: RuleCase[] = [
     rule: 'write agent.version as well',
     accepted: [
       { title: 'a version', spec: hostSpec({ agent: { version: '0.4.1' } }) },
+      { title: 'what rollouts look at', spec: hostSpec({ agent: { pinned: true, ring: 'first' } }) },
       { title: 'a version and its manifest', spec: hostSpec({ agent: { version: '0.4.1', manifestURL: 'https://releases.example/0.4.1/manifest.json' } }) },
     ],
     refused: [{ title: 'a manifest of no version', spec: hostSpec({ agent: { manifestURL: 'https://releases.example/0.4.1/manifest.json' } }) }],
@@ -324,6 +325,41 @@ const hostCases: RuleCase[] = [
     { kind: 'Host', variant: 'shipped', label: 'reserved.memory', place: (memory) => hostSpec({ reserved: { memory } }) },
     { smallest: '0', largest: '64Ti', tooLarge: '65Ti' },
   ),
+];
+
+function countRule(label: string, place: Place): RuleCase {
+  return {
+    kind: 'AgentRollout',
+    variant: 'shipped',
+    rule: `write ${label} as a number from 1 to 10000 or a share from 1% to 100%`,
+    accepted: samples(place, [1, 10_000, '1%', '100%']),
+    refused: samples(place, [0, 10_001, '0%', '101%', '5', 'half', '1.5%']),
+  };
+}
+
+const rolloutDuration = (field: string, shortest: string, longest: string, tooShort?: string): RuleCase =>
+  durationRule(
+    { kind: 'AgentRollout', variant: 'shipped', label: `health.${field}`, place: (value) => rolloutSpec({ health: { [field]: value } }) },
+    { shortest, longest, tooLong: '721h', ...(tooShort === undefined ? {} : { tooShort }) },
+  );
+
+const rolloutCases: RuleCase[] = [
+  nameRule('AgentRollout'),
+  countRule('rings[].maxParallel', (maxParallel) => rolloutSpec({ rings: [{ name: 'all', hostSelector: {}, maxParallel }] })),
+  countRule('health.required', (required) => rolloutSpec({ health: { required } })),
+  rolloutDuration('soak', '0s', '720h'),
+  rolloutDuration('deadline', '5s', '720h', '4s'),
+  durationRule(
+    { kind: 'AgentRollout', variant: 'shipped', label: 'windows[].duration', place: (duration) => rolloutSpec({ windows: [{ name: 'night', start: '02:00', duration }] }) },
+    { shortest: '5m', longest: '24h', tooShort: '4m59s', tooLong: '25h' },
+  ),
+  {
+    kind: 'AgentRollout',
+    variant: 'shipped',
+    rule: 'write windows as well',
+    accepted: [{ title: 'both', spec: rolloutSpec({ timeZone: 'Europe/Berlin', windows: [{ name: 'night', start: '02:00', duration: '2h' }] }) }],
+    refused: [{ title: 'a time zone of nothing', spec: rolloutSpec({ timeZone: 'Europe/Berlin' }) }],
+  },
 ];
 
 const tokenCases: RuleCase[] = [
@@ -369,6 +405,7 @@ const tokenCases: RuleCase[] = [
     accepted: [{ title: 'another template', before: setSpec(), spec: setSpec({ template: { spec: { runPolicy: 'Halted' } } }) }],
     refused: [{ title: 'another site', before: setSpec(), spec: setSpec({ siteRef: { name: 'shop-2' } }) }],
   },
+  ...rolloutCases,
   ...quantityRules(
     { kind: 'MicroVMClass', variant: 'shipped', label: 'memory.size', place: (size) => classSpec({ memory: { size } }) },
     { smallest: '8Mi', largest: '4Ti', tooSmall: '7Mi', tooLarge: '5Ti', isPaged: true },

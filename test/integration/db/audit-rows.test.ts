@@ -31,6 +31,7 @@ beforeAll(async () => {
     insert into nkudo.displacements (tenant_id, id, microvm_id, host_id, epoch, operation_id) select tenant_id, gen_random_uuid(), microvm_id, host_id, epoch, id from nkudo.operations where tenant_id = '${fleet.tenantId}' limit 1;
     insert into nkudo.mesh_sites (tenant_id, id, management_url, secret_name, group_ids) values ('${fleet.tenantId}', '${fleet.siteId}', 'https://mesh', 'mesh', '{}');
     insert into nkudo.mesh_hosts (tenant_id, id, site_id, is_joined, management_url, host_name) values ('${fleet.tenantId}', '${host.hostId}', '${fleet.siteId}', false, '', '');
+    insert into nkudo.agent_rollout_hosts (tenant_id, id, rollout_id, ring, target_version, nonce, from_version, state) values ('${fleet.tenantId}', '${host.hostId}', gen_random_uuid(), 'all', '0.5.0', 0, '0.4.0', 'Ordered');
   end $$`);
   admin = new pg.Client({ connectionString: server.adminUrl });
   await admin.connect();
@@ -76,6 +77,7 @@ const changes: Readonly<Record<string, string>> = {
   api_keys: 'revoked_at = now()',
   microvms: 'generation = generation + 1',
   adoptions: 'generation_base = generation_base + 1',
+  agent_rollout_hosts: `state = 'Passed'`,
   bindings: 'cpu_count = cpu_count + 1',
   plans: `status = 'Failed'`,
   plan_actions: `status = 'Writing'`,

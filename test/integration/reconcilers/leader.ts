@@ -24,7 +24,7 @@ const group = '/apis/nkudo.dev/v1alpha1';
 export const time = createTime({ nowMs: () => Date.now(), monotonicMs: () => performance.now(), random: () => Math.random() });
 export const siteName = 'shop-1';
 
-export type Plural = 'sites' | 'hosts' | 'microvms' | 'enrollmenttokens' | 'apikeys' | 'microvmsets';
+export type Plural = 'sites' | 'hosts' | 'microvms' | 'enrollmenttokens' | 'apikeys' | 'microvmsets' | 'agentrollouts';
 
 export interface Leader {
   readonly kubernetes: TestKubernetes;
@@ -72,7 +72,7 @@ export async function startLeader(options: LeaderOptions = {}): Promise<Leader> 
   const start = async (): Promise<void> => {
     await running?.stop();
     ({ epoch } = await database.leadership.acquire({ kind: 'controller', name: 'test', from: '' }));
-    const stores = { sites: database.sites, hosts: database.hosts, microvms: database.microvms, enrollment: database.enrollment, plans: database.plans, evictions: database.evictions, apiKeys: database.apiKeys, leases: database.leases, replacements: database.replacements, recovery: database.recovery };
+    const stores = { sites: database.sites, hosts: database.hosts, microvms: database.microvms, enrollment: database.enrollment, plans: database.plans, evictions: database.evictions, apiKeys: database.apiKeys, leases: database.leases, replacements: database.replacements, agentRollouts: database.agentRollouts, recovery: database.recovery };
     running = startReconcilers({
       kube,
       stores: options.stores?.(stores) ?? stores,
@@ -104,7 +104,7 @@ export async function startLeader(options: LeaderOptions = {}): Promise<Leader> 
     await database.close();
   });
   const path: Leader['path'] = (plural, name) => `${group}/namespaces/${namespace}/${plural}${name === undefined ? '' : `/${name}`}`;
-  const kinds: Record<Plural, string> = { sites: 'Site', hosts: 'Host', microvms: 'MicroVM', enrollmenttokens: 'EnrollmentToken', apikeys: 'APIKey', microvmsets: 'MicroVMSet' };
+  const kinds: Record<Plural, string> = { sites: 'Site', hosts: 'Host', microvms: 'MicroVM', enrollmenttokens: 'EnrollmentToken', apikeys: 'APIKey', microvmsets: 'MicroVMSet', agentrollouts: 'AgentRollout' };
   const waitFor: Leader['waitFor'] = async (plural, name, what, matches) => {
     const watching = kubernetes.client.watch(path(plural, name));
     try {

@@ -8,6 +8,7 @@ import type { HostFacts } from '#api/model/host.ts';
 import { executionId, hostId, sessionId, tenantId, type HostId, type SessionId, type TenantId } from '#api/model/ids.ts';
 import type { MicroVMObservation } from '#api/model/microvm.ts';
 import type { Operation } from '#api/model/plan.ts';
+import type { AgentReport } from '#api/model/release.ts';
 import { fileScope } from '#test/harness/file-scope.ts';
 import { statusOf, siteName, type Leader } from './leader.ts';
 
@@ -17,7 +18,10 @@ export interface Machine {
   readonly tenantId: TenantId;
   readonly hostId: HostId;
   readonly name: string;
-  connect(): Promise<void>;
+  /** @param changes what its facts are from now on, such as another version of the agent */
+  connect(changes?: Partial<HostFacts>): Promise<void>;
+  /** What its agent says of the order for its version. */
+  reportAgent(report: AgentReport): Promise<void>;
   /** Beats from now on, until stopped. */
   startBeating(intervalMs: number): () => void;
   /** Takes what is pending. */
@@ -61,19 +65,25 @@ interface Identity {
   readonly serial: string;
 }
 
-function createMachine(leader: Leader, { tenant, id, name, facts, serial }: Identity): Machine {
+function createMachine(leader: Leader, { tenant, id, name, facts: first, serial }: Identity): Machine {
   const { database } = leader;
   const actor = { kind: 'host', name: id, from: '' } as const;
   let session: SessionId = sessionId(randomUUID());
   let sequence = 0;
+  let facts = first;
   let running: Promise<void> = Promise.resolve();
   const machine: Machine = {
     tenantId: tenant,
     hostId: id,
     name,
-    connect: async () => {
+    connect: async (changes = {}) => {
+      facts = { ...facts, ...changes };
       session = sessionId(randomUUID());
       await database.hosts.openSession({ tenantId: tenant, hostId: id, sessionId: session, replica: 'test', facts, known: [], certificateSerial: serial }, actor);
+      leader.hint({ kind: 'host', tenantId: tenant, hostId: id });
+    },
+    reportAgent: async (report) => {
+      await database.agentOrders.recordReport({ tenantId: tenant, hostId: id, sessionId: session }, report);
       leader.hint({ kind: 'host', tenantId: tenant, hostId: id });
     },
     startBeating: (intervalMs) => {
