@@ -5,33 +5,8 @@
 import type { HypervisorFacts } from '#api/model/host.ts';
 import type { HostId, TenantId } from '#api/model/ids.ts';
 import type { AgentOrder, AgentReport } from '#api/model/release.ts';
+import type { RolloutRow } from '#controller/domain/agent-rollout/model.ts';
 import type { Actor } from './audit.ts';
-
-export const rolloutStates = ['Ordered', 'Soaking', 'Passed', 'Settled', 'Failed'] as const;
-/** `Passed`: healthy for long enough. `Settled`: its ring is over as well, and no failure of another host takes it back. */
-export type RolloutState = (typeof rolloutStates)[number];
-
-export const rolloutProblemMax = 1024;
-
-export interface RolloutRow {
-  /** UID of the AgentRollout. */
-  readonly rolloutId: string;
-  readonly ring: string;
-  /** With the nonce the name of one try. */
-  readonly targetVersion: string;
-  readonly nonce: number;
-  /** What the host ran before; empty: nothing is known of that. */
-  readonly fromVersion: string;
-  /** Null: withdrawn, and what runs stays. */
-  readonly order: Pick<AgentOrder, 'version' | 'manifestUrl'> | null;
-  readonly state: RolloutState;
-  /** The order names the version before again, or was withdrawn. */
-  readonly isReturned: boolean;
-  /** Why it failed, at most {@link rolloutProblemMax} characters; empty when it did not. */
-  readonly problem: string;
-  /** How often it ceased to be healthy while it soaked. */
-  readonly breaks: number;
-}
 
 /** An enrolled host as a rollout looks at it. */
 export interface RolloutHostRecord {

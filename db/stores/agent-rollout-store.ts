@@ -2,7 +2,8 @@
 import type { HypervisorFacts } from '#api/model/host.ts';
 import { hostId, type HostId, type TenantId } from '#api/model/ids.ts';
 import type { AgentReport } from '#api/model/release.ts';
-import type { AgentRolloutStore, RolloutHostRecord, RolloutRow, RolloutState } from '#controller/ports/agent-rollout-store.ts';
+import type { RolloutRow, RolloutState } from '#controller/domain/agent-rollout/model.ts';
+import type { AgentRolloutStore, RolloutHostRecord } from '#controller/ports/agent-rollout-store.ts';
 import type { Actor } from '#controller/ports/audit.ts';
 import { appendAudit } from '../audit.ts';
 import type { LeaderTx, Transactions, Tx } from '../tx.ts';

@@ -7,8 +7,7 @@
  *         ▼ refused, rolled back, too late, too often    ▼ went back by itself
  *       Failed                                         Failed
  */
-import { rolloutProblemMax, type RolloutRow } from '#controller/ports/agent-rollout-store.ts';
-import type { RolloutHost, RolloutSpec } from './model.ts';
+import { rolloutProblemMax, type RolloutHost, type RolloutRow, type RolloutSpec } from './model.ts';
 
 /** A host that ceases to be healthy more often than this while it soaks does not run the version well. */
 export const breaksMax = 3;

@@ -1,10 +1,9 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { hostId } from '#api/model/ids.ts';
-import type { RolloutRow } from '#controller/ports/agent-rollout-store.ts';
 import { breaksMax } from './advance-host.ts';
 import { decideRollout } from './decide-rollout.ts';
-import type { RolloutDecision, RolloutHost, RolloutSituation, RolloutSpec } from './model.ts';
+import type { RolloutDecision, RolloutHost, RolloutRow, RolloutSituation, RolloutSpec } from './model.ts';
 
 const [before, target] = ['0.4.0', '0.5.0'];
 const minute = 60_000;

@@ -6,9 +6,8 @@
  * Invariants: no host of a ring is told before the ring before it is over; after a failure nobody is told anything but to
  * go back; deciding again from the rows that were just asked for asks for none.
  */
-import type { RolloutRow } from '#controller/ports/agent-rollout-store.ts';
 import { advanceHost } from './advance-host.ts';
-import type { HostCount, RingPhase, RingSpec, RingState, RolloutDecision, RolloutHost, RolloutReason, RolloutSituation, RolloutSpec } from './model.ts';
+import type { HostCount, RingPhase, RingSpec, RingState, RolloutDecision, RolloutHost, RolloutReason, RolloutRow, RolloutSituation, RolloutSpec } from './model.ts';
 
 /** One host of a ring, with its row as it is to be. */
 interface Member {

@@ -1,7 +1,31 @@
-/** What the decision on an AgentRollout is made from. Types only; no clock, no Kubernetes, no SQL. */
+/** What the decision on an AgentRollout is made from, and what is remembered of each host. No clock, no Kubernetes, no SQL. */
 import type { HostId } from '#api/model/ids.ts';
 import type { AgentOrder, AgentReport } from '#api/model/release.ts';
-import type { RolloutRow } from '#controller/ports/agent-rollout-store.ts';
+
+/** `Passed`: healthy for long enough. `Settled`: its ring is over as well, and no failure of another host takes it back. */
+export type RolloutState = 'Ordered' | 'Soaking' | 'Passed' | 'Settled' | 'Failed';
+
+export const rolloutProblemMax = 1024;
+
+export interface RolloutRow {
+  /** UID of the AgentRollout. */
+  readonly rolloutId: string;
+  readonly ring: string;
+  /** With the nonce the name of one try. */
+  readonly targetVersion: string;
+  readonly nonce: number;
+  /** What the host ran before; empty: nothing is known of that. */
+  readonly fromVersion: string;
+  /** Null: withdrawn, and what runs stays. */
+  readonly order: Pick<AgentOrder, 'version' | 'manifestUrl'> | null;
+  readonly state: RolloutState;
+  /** The order names the version before again, or was withdrawn. */
+  readonly isReturned: boolean;
+  /** Why it failed, at most {@link rolloutProblemMax} characters; empty when it did not. */
+  readonly problem: string;
+  /** How often it ceased to be healthy while it soaked. */
+  readonly breaks: number;
+}
 
 /** A number of hosts, or a share of them in percent. */
 export type HostCount = { readonly kind: 'number'; readonly value: number } | { readonly kind: 'percent'; readonly value: number };

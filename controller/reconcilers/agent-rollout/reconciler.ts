@@ -90,8 +90,7 @@ const saveRows: RolloutStep = async ({ object, tenantId, decision }, deps) => {
   const writes = decision?.writes ?? [];
   const batch = writes.slice(0, writesPerPass);
   if (batch.length === 0) return null;
-  const rows = batch.map(({ name: _, ...row }) => row);
-  await durably(deps.faults, 'db.saveRollout', () => deps.stores.agentRollouts.saveRows(tenantId, rows, deps.epoch, deps.actor));
+  await durably(deps.faults, 'db.saveRollout', () => deps.stores.agentRollouts.saveRows(tenantId, batch, deps.epoch, deps.actor));
   deps.onHostsTold(batch.map(({ name }) => formatKey({ namespace: object.metadata.namespace, name })));
   return writes.length > batch.length ? done(1) : null;
 };
