@@ -23,6 +23,22 @@ export interface KillCounter {
 
 const before = ':before';
 const after = ':after';
+/** Longest that a step may take; far beyond what a busy machine needs. */
+const patienceMs = 60_000;
+/** What goes on beside the one microVM that a test works with. */
+const besideTheWork = new Set(['receipt.send', 'report.send']);
+
+/** A step that failed, or that a newer order made void, has no second point: it is over when the next one begins. */
+export function openSteps(reached: readonly string[]): readonly string[] {
+  const open = new Map<string, string>();
+  for (const point of reached) {
+    const step = point.slice(0, point.lastIndexOf(':'));
+    const lane = besideTheWork.has(step) ? step : 'work';
+    if (point.endsWith(before)) open.set(lane, step);
+    else if (point.endsWith(after) && open.get(lane) === step) open.delete(lane);
+  }
+  return [...open.values()];
+}
 
 export async function startKillCounter(): Promise<KillCounter> {
   const scope = fileScope();
@@ -51,15 +67,7 @@ export async function startKillCounter(): Promise<KillCounter> {
   await new Promise<void>((resolve) => server.listen(socketPath, resolve));
   scope.defer(() => void server.close());
 
-  const isSettled = (): boolean => {
-    if (killedAt !== null) return true;
-    const open = new Map<string, number>();
-    for (const point of reached) {
-      const step = point.slice(0, point.lastIndexOf(':'));
-      open.set(step, (open.get(step) ?? 0) + (point.endsWith(before) ? 1 : point.endsWith(after) ? -1 : 0));
-    }
-    return [...open.values()].every((count) => count <= 0);
-  };
+  const isSettled = (): boolean => killedAt !== null || openSteps(reached).length === 0;
   return {
     socketPath,
     arm(nth) {
@@ -70,12 +78,17 @@ export async function startKillCounter(): Promise<KillCounter> {
     killedAt: () => killedAt,
     reached: () => reached,
     settled: () =>
-      new Promise((resolve) => {
+      new Promise((resolve, reject) => {
         const look = (): void => {
           if (!isSettled()) return;
+          clearTimeout(timer);
           watchers.delete(look);
           resolve();
         };
+        const timer = setTimeout(() => {
+          watchers.delete(look);
+          reject(new Error(`${openSteps(reached).join(', ')} did not end in ${patienceMs} ms; reached: ${reached.slice(-20).join(', ')}`));
+        }, patienceMs);
         watchers.add(look);
         look();
       }),
