@@ -1,7 +1,7 @@
 /**
  * Kinds of tests. `unit` lies beside the code and starts nothing. `integration` is everything under `test/`: it gets
  * real servers through `test/harness`, which starts only what the selected files ask for. `long` takes in full what
- * `npm test` takes a sample of.
+ * `npm test` takes a sample of. `cluster` installs the product into a real cluster.
  */
 import { defineConfig } from 'vitest/config';
 
@@ -25,7 +25,7 @@ export default defineConfig({
         test: {
           name: 'integration',
           include: ['test/**/*.test.ts', '{api,controller,crds,db,edge-agent,hack}/**/*.integration.test.ts'],
-          exclude: ['**/node_modules/**', 'test/long/**'],
+          exclude: ['**/node_modules/**', 'test/long/**', 'test/cluster/**'],
           pool: 'forks',
           maxWorkers: integrationWorkers,
           globalSetup: ['test/harness/global-setup.ts'],
@@ -33,6 +33,20 @@ export default defineConfig({
           testTimeout: 120_000,
           hookTimeout: 180_000,
           teardownTimeout: 60_000,
+        },
+      },
+      {
+        test: {
+          // `npm run test:cluster`: one real cluster for each file.
+          name: 'cluster',
+          include: ['test/cluster/**/*.test.ts'],
+          pool: 'forks',
+          maxWorkers: 1,
+          globalSetup: ['test/harness/global-setup.ts'],
+          setupFiles: ['test/harness/file-setup.ts'],
+          testTimeout: 900_000,
+          hookTimeout: 900_000,
+          teardownTimeout: 120_000,
         },
       },
       {

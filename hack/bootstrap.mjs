@@ -32,6 +32,7 @@ const needsOfTask = {
   'build:edge': ['c'],
   smoke: ['c', 'go'],
   cluster: ['c', 'go'],
+  'test:cluster': ['c', 'go'],
   image: ['c'],
 };
 

@@ -1,18 +1,17 @@
 /** `npm run cluster -- up|down`: a real cluster on this machine, with the images that the chart asks for. */
-import { readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { parse } from 'yaml';
-import { cacheRoot, errorCode, repositoryRoot } from './build-cache.ts';
+import { cacheRoot, errorCode } from './build-cache.ts';
 import { ensureGoTool } from './build-go-tools.ts';
-import { ensureKubernetes } from './build-kubernetes.ts';
+import { ensureKubernetes, ensureKubernetesNode } from './build-kubernetes.ts';
 import { findCluster, importImages, startCluster, stopCluster } from './cluster/cluster.ts';
 import { buildControllerArchive, buildPostgresImage } from './cluster/images.ts';
 
 const usage = `npm run cluster -- up [--directory DIR]     start a cluster and give it the images of the chart
 npm run cluster -- down [--directory DIR]   end it; nothing is left
 npm run cluster -- images [--directory DIR] build the controller's image anew and give it to the cluster
+npm run cluster -- tools                    build what a cluster is made of, which up does too
 
 By kind where Docker and kind are, else one node below Debian's containerd: then as root, with
   apt-get install --no-install-recommends containerd runc containernetworking-plugins iptables conntrack iproute2
@@ -40,16 +39,15 @@ async function giveImages(directory: string): Promise<void> {
   const access = findCluster(directory);
   if (access === null) throw new Error(`there is no cluster in ${directory}: npm run cluster -- up`);
   const startedAt = performance.now();
-  const images = [await buildControllerArchive(), await buildPostgresImage(embeddedPostgresImage(), print)];
+  const images = [await buildControllerArchive(), await buildPostgresImage(print)];
   importImages(access, images);
   print(`cluster: ${images.map(({ name }) => name).join(' and ')} imported after ${seconds(startedAt)}`);
 }
 
-/** As the chart's own values name it. */
-function embeddedPostgresImage(): string {
-  const values = parse(readFileSync(join(repositoryRoot, 'charts/nkudo/values.yaml'), 'utf8')) as { database: { embedded: { image: { repository: string; tag: string } } } }; // values.schema.json.
-  const { repository, tag } = values.database.embedded.image;
-  return `${repository}:${tag}`;
+async function buildTools(): Promise<void> {
+  await ensureKubernetes();
+  await ensureKubernetesNode();
+  for (const tool of ['coredns', 'helm'] as const) await ensureGoTool(tool);
 }
 
 async function down(directory: string): Promise<void> {
@@ -65,6 +63,7 @@ try {
   const [command] = positionals;
   if (command === 'up') await up(directory);
   else if (command === 'down') await down(directory);
+  else if (command === 'tools') await buildTools();
   else if (command === 'images') await giveImages(directory);
   else {
     process.stdout.write(usage);

@@ -52,7 +52,8 @@ export function runVitest(args: readonly string[]): Promise<number> {
   });
 }
 
-function readReport(file: string): readonly FileReport[] | null {
+/** What vitest's JSON reporter wrote. */
+export function readReport(file: string): readonly FileReport[] | null {
   try {
     return parseReport(JSON.parse(readFileSync(file, 'utf8')), repositoryRoot);
   } catch {

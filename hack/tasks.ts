@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { repositoryRoot } from './build-cache.ts';
 import { quickChecks, runChecks, type CheckResult } from './checks.ts';
 import { generateAll } from './generate.ts';
+import { runClusterTests } from './run-cluster-tests.ts';
 import { runVitest, runWholeTest } from './run-tests.ts';
 
 interface Task {
@@ -23,6 +24,7 @@ const tasks: Readonly<Record<string, Task>> = {
   'test:integration': { summary: 'tests on real servers; arguments select files', run: (args) => runVitest(['--project', 'integration', ...args]) },
   'test:e2e': { summary: 'the user stories, through kubectl and a real agent', run: (args) => runVitest(['--project', 'integration', 'test/e2e', ...args]) },
   'test:long': { summary: 'full counts that are too long for every change', run: runLong },
+  'test:cluster': { summary: 'the chart in a real cluster: install, upgrade under load, rollback, uninstall', run: runClusterTests },
   check: { summary: 'types, lint, import rules and unit tests', run: check },
   generate: { summary: 'write everything that is generated', run: generate },
   'db:seed': { summary: 'fill a database with a believable fleet; without NKUDO_DATABASE_URL one of its own', run: (args) => runScript('hack/db-seed.ts', args) },

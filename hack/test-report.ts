@@ -6,7 +6,7 @@
 import type { CheckResult } from './checks.ts';
 
 /** Suites that `npm test` leaves out, with where they run. */
-const otherSuites = ['test:long (every fault point instead of a sample): npm run test:long', 'test:cluster (a cluster with running pods): not in this version'];
+const otherSuites = ['test:long (every fault point instead of a sample): npm run test:long', 'test:cluster (helm install, upgrade and uninstall in a real cluster): npm run test:cluster'];
 
 interface Counts {
   readonly passed: number;
@@ -31,6 +31,8 @@ export interface TestRun {
   readonly files: readonly FileReport[] | null;
   /** A selection of tests runs without the static checks. */
   readonly isSelection: boolean;
+  /** What else there is, and where it runs; by default what `npm test` leaves out. */
+  readonly otherSuites?: readonly string[];
 }
 
 /** What to print and how to end. */
@@ -78,13 +80,16 @@ export function concludeTestRun(run: TestRun): Verdict {
       'suites that ran:',
       ...(run.isSelection ? ['  (a selection: no static checks)'] : run.checks.map((check) => `  ${check.name}: ${check.outcome}`)),
       ...describeSuites(files),
-      'suites that did not run:',
-      ...otherSuites.map((suite) => `  ${suite}`),
+      ...describeOthers(run.otherSuites ?? otherSuites),
       ...problems.map((problem) => `failed: ${problem}`),
       `${tests.passed + checksWith('passed')} passed, ${failed} failed, ${tests.skipped + checksWith('skipped')} skipped`,
     ],
     exitCode: failed === 0 ? 0 : 1,
   };
+}
+
+function describeOthers(suites: readonly string[]): string[] {
+  return suites.length === 0 ? [] : ['suites that did not run:', ...suites.map((suite) => `  ${suite}`)];
 }
 
 /** One line per folder of tests; unit tests are one suite. */

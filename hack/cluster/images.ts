@@ -5,6 +5,7 @@
 import { chmodSync, copyFileSync, cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
+import { parse } from 'yaml';
 import { buildOnce, contentKey, repositoryRoot } from '../build-cache.ts';
 import { buildPrograms } from '../build-programs.ts';
 import { hashSources, runTool } from '../compile-cache.ts';
@@ -23,7 +24,7 @@ type Report = (line: string) => void;
 
 const sources = join(repositoryRoot, 'hack', 'cluster');
 /** Rises when what this file does to an image changes. */
-const layoutVersion = '1';
+const layoutVersion = '2';
 /** Not the time of a build: the same image twice is the same bytes. */
 const fixedTime = 1_700_000_000;
 /** User and group of postgres in the image of Docker Hub, which the chart expects. */
@@ -40,10 +41,11 @@ export async function buildPauseImage(): Promise<ImageArchive> {
 }
 
 /**
- * Postgres from the npm package, behind an entry that takes the settings which the chart gives to the image of Docker Hub.
- * @param name of the image, such as `postgres:18`
+ * Postgres from the npm package, behind an entry that takes the settings which the chart gives to the image of Docker Hub, and
+ * under the name that the chart's values have.
  */
-export async function buildPostgresImage(name: string, report: Report): Promise<ImageArchive> {
+export async function buildPostgresImage(report: Report): Promise<ImageArchive> {
+  const name = embeddedPostgresImage();
   const programs = await buildImagePrograms();
   const native = findNativePackage();
   const entry = readFileSync(join(sources, 'postgres-entry.sh'));
@@ -69,8 +71,16 @@ export async function buildPostgresImage(name: string, report: Report): Promise<
       Env: ['PATH=/usr/local/sbin:/usr/local/bin:/bin', 'LD_LIBRARY_PATH=/usr/local/lib', 'PGDATA=/var/lib/postgresql/data', 'LANG=C'],
       Entrypoint: ['/usr/local/sbin/postgres-entry'],
       Cmd: ['postgres'],
+      // A fast shutdown, which ends the sessions.
+      StopSignal: 'SIGINT',
     };
   });
+}
+
+function embeddedPostgresImage(): string {
+  const values = parse(readFileSync(join(repositoryRoot, 'charts/nkudo/values.yaml'), 'utf8')) as { database: { embedded: { image: { repository: string; tag: string } } } }; // values.schema.json.
+  const { repository, tag } = values.database.embedded.image;
+  return `${repository}:${tag}`;
 }
 
 /** The controller of this tree, under the name that the chart gives it. */

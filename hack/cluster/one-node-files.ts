@@ -152,6 +152,7 @@ function components({ directory, nodeAddress, programs }: OneNodeFacts): Readonl
       `--service-account-signing-key-file=${directory}/service-account.key`,
       `--token-auth-file=${directory}/tokens.csv`,
       '--authorization-mode=Node,RBAC',
+      '--allow-privileged=true',
       `--secure-port=${apiServerPort}`,
       `--bind-address=${nodeAddress}`,
       `--advertise-address=${nodeAddress}`,

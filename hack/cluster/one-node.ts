@@ -56,8 +56,27 @@ export function oneNodeObstacle(): string | null {
   const missing = new Set<string>(Object.entries(neededPrograms).flatMap(([program, debianPackage]) => (findOnPath(program) === null ? [debianPackage] : [])));
   if (cniFolder() === null) missing.add(cniPackage);
   if (missing.size > 0) return `it needs more of Debian: apt-get install --no-install-recommends ${[...missing].join(' ')}`;
+  return rightsObstacle();
+}
+
+/** Root of a container may lack what a cluster needs. */
+function rightsObstacle(): string | null {
+  const trial = 'mount -t tmpfs tmpfs /run && ip link add trial0 type veth peer name trial1 && iptables --table nat --list --numeric';
+  const { status, stderr } = spawnSync('unshare', [...namespaceOptions, '/bin/sh', '-ec', trial], { encoding: 'utf8', timeout: 30_000 });
+  if (status !== 0) return `name spaces, a mount, an interface and packet filters of its own do not work here: ${stderr.trim().split('\n').at(-1) ?? ''}`;
+  for (const hierarchy of controlGroupHierarchies()) {
+    const group = join(hierarchy, `${controlGroupPrefix}trial-${process.pid}`);
+    try {
+      mkdirSync(group);
+      rmdirSync(group);
+    } catch {
+      return `no control group can be made in ${hierarchy}`;
+    }
+  }
   return null;
 }
+
+const namespaceOptions = ['--fork', '--kill-child', '--pid', '--mount-proc', '--mount', '--propagation', 'private', '--net', '--ipc', '--'] as const;
 
 const cniFolder = (): string | null => cniFolders.find((folder) => existsSync(join(folder, 'ptp'))) ?? null;
 
@@ -169,7 +188,7 @@ async function makeKubeletClient(): Promise<OneNodeFacts['kubeletClient']> {
 
 async function startNamespaces(directory: string): Promise<number> {
   const log = openSync(join(directory, 'logs', 'init.log'), 'a');
-  const child = spawn('unshare', ['--fork', '--kill-child', '--pid', '--mount-proc', '--mount', '--propagation', 'private', '--net', '--ipc', '--', '/bin/sh', join(directory, 'init.sh')], { detached: true, stdio: ['ignore', log, log], cwd: '/' });
+  const child = spawn('unshare', [...namespaceOptions, '/bin/sh', join(directory, 'init.sh')], { detached: true, stdio: ['ignore', log, log], cwd: '/' });
   closeSync(log);
   const { pid } = child;
   if (pid === undefined) throw new Error('unshare did not start');

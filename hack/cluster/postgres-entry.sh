@@ -18,4 +18,6 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
   echo "unix_socket_directories = '/var/run/postgresql'" >> "$staging/postgresql.conf"
   mv "$staging" "$PGDATA"
 fi
+# Kubernetes gives the group rights over a volume at each mount, and Postgres refuses them.
+chmod 700 "$PGDATA"
 exec "$@"

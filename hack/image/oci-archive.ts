@@ -15,6 +15,7 @@ export interface ImageConfig {
   readonly Env?: readonly string[];
   readonly Entrypoint: readonly string[];
   readonly Cmd?: readonly string[];
+  readonly StopSignal?: string;
 }
 
 export interface OciImage {
