@@ -53,7 +53,7 @@ export default defineConfig({
         test: {
           // `npm run test:long`: the chaos tests take every point instead of a sample (NKUDO_TEST_LONG=1).
           name: 'long',
-          include: ['test/chaos/**/*.test.ts', 'test/integration/operator-commands/site-kill-points.test.ts', 'test/e2e/ha.test.ts', 'test/e2e/lists.test.ts', 'test/long/**/*.test.ts'],
+          include: ['test/chaos/**/*.test.ts', 'test/integration/operator-commands/site-kill-points.test.ts', 'test/e2e/ha.test.ts', 'test/e2e/lists.test.ts', 'test/integration/release/release.test.ts', 'test/long/**/*.test.ts'],
           pool: 'forks',
           maxWorkers: 1,
           globalSetup: ['test/harness/global-setup.ts'],

@@ -30,6 +30,7 @@ const needsOfTask = {
   'test:e2e': ['c', 'go'],
   'test:long': ['c', 'go'],
   'build:edge': ['c'],
+  release: ['c', 'go'],
   smoke: ['c', 'go'],
   cluster: ['c', 'go'],
   'test:cluster': ['c', 'go'],

@@ -3,13 +3,14 @@
  * application"). Owns the options of bundler and runtime, and that two builds of one tree are equal byte for byte.
  * Packages, manifests and signatures of a release are made elsewhere.
  */
-import { build, type Metafile } from 'esbuild';
+import { build } from 'esbuild';
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { chmod, copyFile, mkdir, readdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { buildOnce, contentKey, repositoryRoot } from './build-cache.ts';
+import { inputsOf } from './build-programs.ts';
 import { runTool } from './compile-cache.ts';
 
 export type EdgeArchitecture = 'x64' | 'arm64';
@@ -20,6 +21,8 @@ export interface EdgeBuildOptions {
   readonly architecture?: EdgeArchitecture;
   /** Public keys (PEM, one after another) whose signatures the program accepts on releases, beside those on the host. */
   readonly releaseKeysPem?: string;
+  /** Builds it anew into this directory, which must exist, instead of taking it from the cache. */
+  readonly directory?: string;
   /** Statements put before the program; for tests of versions that fail. */
   readonly preamble?: string;
 }
@@ -56,12 +59,13 @@ export async function buildEdge(options: EdgeBuildOptions = {}): Promise<BuiltEd
   const { program, inputs } = await bundle(options);
   const runtime = await nodeFor(architecture);
   const strip = stripTools[architecture].find(isThere) ?? null;
-  const directory = await buildOnce({
+  if (options.directory !== undefined) await assemble(options.directory, program, { runtime: runtime.path, strip });
+  const directory = options.directory ?? (await buildOnce({
     kind: 'edge-executable',
     key: contentKey([program, ...(await Promise.all(Object.values(assets).map((file) => readFile(join(repositoryRoot, 'edge-agent', 'packaging', file))))), JSON.stringify([runtime.version, architecture, runtimeOptions, strip !== null])]),
     build: (staging) => assemble(staging, program, { runtime: runtime.path, strip }),
-  });
-  await removeOldBuilds(directory);
+  }));
+  if (options.directory === undefined) await removeOldBuilds(directory);
   const path = join(directory, name);
   const content = await readFile(path);
   return { path, bytes: content.length, sha256: createHash('sha256').update(content).digest('hex'), isStripped: strip !== null, inputs };
@@ -100,12 +104,6 @@ async function bundle({ version, releaseKeysPem = '', preamble }: EdgeBuildOptio
   const [file] = result.outputFiles;
   if (file === undefined) throw new Error('the bundler wrote nothing');
   return { program: file.contents, inputs: inputsOf(result.metafile) };
-}
-
-/** What went into the output of a bundler, without what it left out. */
-export function inputsOf({ outputs }: Metafile): readonly string[] {
-  const used = Object.values(outputs).flatMap(({ inputs }) => Object.entries(inputs).filter(([, { bytesInOutput }]) => bytesInOutput > 0));
-  return [...new Set(used.map(([path]) => path))].sort();
 }
 
 async function assemble(staging: string, program: Uint8Array, { runtime, strip }: { readonly runtime: string; readonly strip: string | null }): Promise<void> {

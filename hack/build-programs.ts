@@ -2,7 +2,7 @@
  * Bundles the controller and the edge agent to one JavaScript file each, for the tests and the demo: they start several
  * times faster than from source. Owns the bundler's options; releases are built elsewhere.
  */
-import { build } from 'esbuild';
+import { build, type Metafile } from 'esbuild';
 import { readdirSync, readFileSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
@@ -15,6 +15,8 @@ export interface ProductPrograms {
   readonly controller: string;
   /** `nkudo-edge` */
   readonly edge: string;
+  /** Source files of which the controller holds anything, relative to the source tree. */
+  readonly controllerInputs: readonly string[];
 }
 
 /** CommonJS dependencies inside an ES module bundle still call `require`. */
@@ -22,8 +24,8 @@ const banner = "import { createRequire as nkudoCreateRequire } from 'node:module
 
 /** Bundles both programs (about a second) into a folder named by the content of the result. */
 export async function buildPrograms(): Promise<ProductPrograms> {
-  const bundles = await Promise.all([bundle('controller/main.ts', 'nkudo-controller'), bundle('edge-agent/main.ts', 'nkudo-edge')]);
-  const files = [...bundles.flat(), ...migrations()];
+  const [controller, edge] = await Promise.all([bundle('controller/main.ts', 'nkudo-controller'), bundle('edge-agent/main.ts', 'nkudo-edge')]);
+  const files = [...controller.files, ...edge.files, ...migrations()];
   const directory = await buildOnce({
     kind: 'programs',
     key: contentKey(files.flatMap((file) => [file.path, file.contents])),
@@ -38,6 +40,7 @@ export async function buildPrograms(): Promise<ProductPrograms> {
     node: process.execPath,
     controller: join(directory, 'nkudo-controller.mjs'),
     edge: join(directory, 'nkudo-edge.mjs'),
+    controllerInputs: controller.inputs,
   };
 }
 
@@ -47,7 +50,7 @@ interface OutputFile {
   readonly contents: Uint8Array;
 }
 
-async function bundle(entry: string, name: string): Promise<OutputFile[]> {
+async function bundle(entry: string, name: string): Promise<{ readonly files: readonly OutputFile[]; readonly inputs: readonly string[] }> {
   const result = await build({
     absWorkingDir: repositoryRoot,
     entryPoints: [entry],
@@ -61,9 +64,16 @@ async function bundle(entry: string, name: string): Promise<OutputFile[]> {
     write: false,
     external: ['pg-native'],
     banner: { js: banner },
+    metafile: true,
     logLevel: 'silent',
   });
-  return result.outputFiles.map((file) => ({ path: basename(file.path), contents: file.contents }));
+  return { files: result.outputFiles.map((file) => ({ path: basename(file.path), contents: file.contents })), inputs: inputsOf(result.metafile) };
+}
+
+/** What went into the output of a bundler, without what it left out. */
+export function inputsOf({ outputs }: Metafile): readonly string[] {
+  const used = Object.values(outputs).flatMap(({ inputs }) => Object.entries(inputs).filter(([, { bytesInOutput }]) => bytesInOutput > 0));
+  return [...new Set(used.map(([path]) => path))].sort();
 }
 
 /** The controller reads its migrations from the folder beside it. */

@@ -29,6 +29,7 @@ const tasks: Readonly<Record<string, Task>> = {
   generate: { summary: 'write everything that is generated', run: generate },
   'db:seed': { summary: 'fill a database with a believable fleet; without NKUDO_DATABASE_URL one of its own', run: (args) => runScript('hack/db-seed.ts', args) },
   'build:edge': { summary: 'nkudo-edge as one executable file, in dist/; --help tells the options', run: (args) => runScript('hack/build-edge.ts', args) },
+  release: { summary: 'every file of a release with its manifest, in dist/release/; --help tells the options', run: (args) => runScript('hack/release.ts', args) },
   'release:sign': { summary: 'sign files of a release, or make a key for that', run: (args) => runScript('hack/release/sign.ts', args) },
   bench: { summary: 'small measurements of what the design gives a budget for; arguments select', run: (args) => runScript('hack/bench/run.ts', args) },
   image: { summary: 'the controller’s image as an OCI archive, by buildah, docker or neither', run: (args) => runScript('hack/image/build-image.ts', args) },

@@ -4,7 +4,7 @@
  * program that runs as root. Whoever parses has checked the signature over the very bytes before.
  */
 import { AppError } from '../model/error-codes.ts';
-import { isVersion, releaseArchitectures, releaseManifestKind, type ReleaseArtifact, type ReleaseManifest } from '../model/release.ts';
+import { isVersion, releaseArchitectures, releaseManifestKind, type ReleaseArtifact, type ReleaseContract, type ReleaseManifest } from '../model/release.ts';
 
 export const manifestBytesMax = 262_144;
 const artifactsMax = 256;
@@ -12,9 +12,11 @@ const replacedMax = 256;
 /** A file of a release may have so many bytes. */
 export const artifactBytesMax = 2 ** 31;
 
-export function encodeReleaseManifest(manifest: ReleaseManifest): string {
+/** @param contracts are told and not read back: no host goes by them */
+export function encodeReleaseManifest(manifest: ReleaseManifest, contracts: readonly ReleaseContract[] = []): string {
   const { version, createdAtMs, expiresAtMs, mayReplace, artifacts } = manifest;
-  const text = { kind: releaseManifestKind, version, createdAt: new Date(createdAtMs).toISOString(), expiresAt: new Date(expiresAtMs).toISOString(), mayReplace, artifacts };
+  const told = contracts.length === 0 ? {} : { contracts };
+  const text = { kind: releaseManifestKind, version, createdAt: new Date(createdAtMs).toISOString(), expiresAt: new Date(expiresAtMs).toISOString(), mayReplace, ...told, artifacts };
   return `${JSON.stringify(text, null, 2)}\n`;
 }
 

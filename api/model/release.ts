@@ -22,6 +22,18 @@ export interface ReleaseArtifact {
   readonly sha256: string;
 }
 
+/** What parts of n-kudo that may run in different versions have between them. For people and tools; a host does not go by it. */
+export interface ReleaseContract {
+  /** Such as `agent-protocol`. */
+  readonly name: string;
+  /** Of the contract itself, by its own way of counting. */
+  readonly version: string;
+  /** Over the files that define it; equal where nothing changed. */
+  readonly sha256: string;
+  /** The oldest release whose parts may be on the other side. */
+  readonly compatibleFrom: string;
+}
+
 export interface ReleaseManifest {
   readonly version: string;
   readonly createdAtMs: number;

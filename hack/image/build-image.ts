@@ -6,7 +6,7 @@ import { dirname, join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { repositoryRoot } from '../build-cache.ts';
 import { writeOciArchive, type ImageConfig } from './oci-archive.ts';
-import { assembleRootFileSystem, commitTime, imageUserId, productVersion } from './root-file-system.ts';
+import { assembleRootFileSystem, commitTime, imageUserId, productVersion, type PackageVersion } from './root-file-system.ts';
 
 export const imageRepository = 'nkudo/controller';
 
@@ -20,8 +20,8 @@ export const controllerConfig: ImageConfig = {
   Cmd: ['serve'],
 };
 
-/** Writes the archive. */
-export async function buildControllerImage(archive: string, report: (line: string) => void): Promise<void> {
+/** Writes the archive; returns the Debian packages of which something is inside. */
+export async function buildControllerImage(archive: string, report: (line: string) => void): Promise<readonly PackageVersion[]> {
   const context = mkdtempSync(join(tmpdir(), 'nkudo-image-root-'));
   const dockerfile = join(repositoryRoot, 'hack', 'image', 'controller.Dockerfile');
   const tag = `${imageRepository}:${productVersion()}`;
@@ -45,6 +45,7 @@ export async function buildControllerImage(archive: string, report: (line: strin
       await writeOciArchive(archive, { root: context, name: tag, config: controllerConfig, createdAt: epoch, isCompressed: true });
     }
     report(`image: ${archive}, ${Math.round(statSync(archive).size / 2 ** 20)} MiB`);
+    return packages;
   } finally {
     rmSync(context, { recursive: true, force: true });
   }

@@ -37,6 +37,11 @@ export function lockedPackage(directory: string): BundledPackage {
   return { name: directory.slice(directory.lastIndexOf('node_modules/') + 'node_modules/'.length), version, integrity, license, directory };
 }
 
+/** The runtime of this machine: that of another one has the same version, libraries and licences. */
+export function installedRuntime(): BundledPackage {
+  return lockedPackage(`node_modules/node-linux-${process.arch}`);
+}
+
 let locked: Readonly<Record<string, LockEntry>> | undefined;
 
 function lock(): Readonly<Record<string, LockEntry>> {

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { basename } from 'node:path';
 import { encodeReleaseManifest } from '#api/codec/release-codec.ts';
-import type { ReleaseArchitecture, ReleaseArtifact } from '#api/model/release.ts';
+import type { ReleaseArchitecture, ReleaseArtifact, ReleaseContract } from '#api/model/release.ts';
 
 export interface ReleaseFile {
   readonly path: string;
@@ -19,17 +19,18 @@ export interface ManifestInput {
   readonly expiresAtMs: number;
   /** Newer versions that hosts may leave for this one. */
   readonly mayReplace?: readonly string[];
+  readonly contracts?: readonly ReleaseContract[];
   readonly files: readonly ReleaseFile[];
 }
 
 /** The text to be signed. The same input gives the same text. */
-export async function makeManifest({ version, createdAtMs, expiresAtMs, mayReplace = [], files }: ManifestInput): Promise<string> {
-  const artifacts = await Promise.all(files.map(describe));
+export async function makeManifest({ version, createdAtMs, expiresAtMs, mayReplace = [], contracts = [], files }: ManifestInput): Promise<string> {
+  const artifacts = await Promise.all(files.map(describeFile));
   artifacts.sort((left, right) => (left.fileName < right.fileName ? -1 : 1));
-  return encodeReleaseManifest({ version, createdAtMs, expiresAtMs, mayReplace, artifacts });
+  return encodeReleaseManifest({ version, createdAtMs, expiresAtMs, mayReplace, artifacts }, contracts);
 }
 
-async function describe({ path, name, architecture }: ReleaseFile): Promise<ReleaseArtifact> {
+export async function describeFile({ path, name, architecture }: ReleaseFile): Promise<ReleaseArtifact> {
   const hash = createHash('sha256');
   let bytes = 0;
   for await (const chunk of createReadStream(path)) {

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import type { BuiltEdge } from '../build-edge.ts';
 import { repositoryRoot } from '../build-cache.ts';
-import { bundledPackages, lockedPackage, thirdPartyNotices } from './bundled-packages.ts';
+import { bundledPackages, installedRuntime, thirdPartyNotices } from './bundled-packages.ts';
 
 export type PackageFile =
   | { readonly kind: 'file' | 'setting'; readonly target: string; readonly mode: number; readonly content: Uint8Array }
@@ -23,8 +23,8 @@ const packaging = (name: string): Uint8Array => source('edge-agent', 'packaging'
 const text = (target: string, content: Uint8Array | string, mode = 0o644): PackageFile => ({ kind: 'file', target, mode, content: Buffer.from(content) });
 
 /** Sorted by target. */
-export function agentFiles(edge: Pick<BuiltEdge, 'path' | 'inputs'>, { version, runtimePackage }: { readonly version: string; readonly runtimePackage: string }): readonly PackageFile[] {
-  const inside = [...bundledPackages(edge.inputs), lockedPackage(`node_modules/${runtimePackage}`)];
+export function agentFiles(edge: Pick<BuiltEdge, 'path' | 'inputs'>, version: string): readonly PackageFile[] {
+  const inside = [...bundledPackages(edge.inputs), installedRuntime()];
   const files: readonly PackageFile[] = [
     { kind: 'directory', target: '/etc/nkudo-edge', mode: 0o755 },
     { kind: 'setting', target: settingsFile, mode: 0o640, content: packaging('config.yaml') },

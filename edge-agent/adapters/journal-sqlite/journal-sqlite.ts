@@ -17,7 +17,7 @@ import { syncDirectory } from '../system/durable-file.ts';
 import { createSpaceReserve, type SpaceReserve } from './space-reserve.ts';
 
 /** Raised only by a change that an older agent can't read; additive changes keep it. */
-const schemaVersion = 1;
+export const journalSchemaVersion = 1;
 /** How long a reader (`status`, a backup) may hold the file, milliseconds. */
 const busyTimeoutMs = 5_000;
 /** Pages in the log before they go into the file: the log stays at about 1 MiB, and is used again and again. */
@@ -84,7 +84,7 @@ export function openJournal(path: string, { reserveBytes = journalReserveBytes }
 export function openJournalForReading(path: string): Journal {
   return guard('opening', () => {
     const database = new DatabaseSync(path, { timeout: busyTimeoutMs, readOnly: true });
-    if (versionOf(database) > schemaVersion) throw tooNew();
+    if (versionOf(database) > journalSchemaVersion) throw tooNew();
     return createJournal(database, { reserve: { keep: () => true, giveUp: () => false }, isLow: false });
   });
 }
@@ -124,8 +124,8 @@ function renameIfThere(from: string, to: string): void {
 /** Writes nothing where all is there already, so that a full file system keeps no agent from starting. */
 function checkVersion(database: DatabaseSync): void {
   const version = versionOf(database);
-  if (version > schemaVersion) throw tooNew();
-  database.exec(`BEGIN IMMEDIATE; ${schema} ${version === schemaVersion ? '' : `PRAGMA user_version = ${schemaVersion};`} COMMIT;`);
+  if (version > journalSchemaVersion) throw tooNew();
+  database.exec(`BEGIN IMMEDIATE; ${schema} ${version === journalSchemaVersion ? '' : `PRAGMA user_version = ${journalSchemaVersion};`} COMMIT;`);
 }
 
 /** Pages, indexes and the rules of the columns, such as that a document can be parsed. The journal is small: milliseconds. */

