@@ -72,7 +72,11 @@ export const versionFaultSteps = [
   /** The launcher is told to try another version at the next start. */
   'agent.select',
 ] as const;
-export type EdgeFaultStep = (typeof edgeFaultSteps)[number] | (typeof machineFaultSteps)[number] | (typeof meshFaultSteps)[number] | (typeof siteFaultSteps)[number] | (typeof versionFaultSteps)[number];
+
+/** Beside the life of microVMs: what is too much of a log is freed. */
+export const logFaultSteps = ['log.free'] as const;
+
+export type EdgeFaultStep = (typeof edgeFaultSteps)[number] | (typeof machineFaultSteps)[number] | (typeof meshFaultSteps)[number] | (typeof siteFaultSteps)[number] | (typeof versionFaultSteps)[number] | (typeof logFaultSteps)[number];
 export type EdgeFaultPoint = PointOf<EdgeFaultStep>;
 export type EdgeFaultPoints = FaultPoints<EdgeFaultPoint>;
 
@@ -81,6 +85,7 @@ export const machineFaultPoints: readonly EdgeFaultPoint[] = pointsOf(machineFau
 export const meshFaultPoints: readonly EdgeFaultPoint[] = pointsOf(meshFaultSteps);
 export const siteFaultPoints: readonly EdgeFaultPoint[] = pointsOf(siteFaultSteps);
 export const versionFaultPoints: readonly EdgeFaultPoint[] = pointsOf(versionFaultSteps);
+export const logFaultPoints: readonly EdgeFaultPoint[] = pointsOf(logFaultSteps);
 
 /** Runs an effect between its two points. */
 export async function around<Value>(faults: EdgeFaultPoints, step: EdgeFaultStep, effect: () => Value | Promise<Value>): Promise<Value> {

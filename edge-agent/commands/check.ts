@@ -66,7 +66,7 @@ async function lookAtHost(options: Omit<CheckOptions, 'output'>): Promise<FoundH
     isTunUsable: may('/dev/net/tun', constants.R_OK | constants.W_OK),
     cgroups: cgroups(),
     isolation: { usersProblem: whyNoUsers({ userRange: parseUserRange(options.vmmUsers), path: process.env['PATH'] }), landlock: kernelLandlock() },
-    programs: Object.fromEntries(['ip', 'nft', 'dnsmasq', 'sh', 'flock', 'sleep', 'mkfs.ext4', 'debugfs', 'resize2fs'].map((program) => [program, isOnPath(program)])),
+    programs: Object.fromEntries(['ip', 'nft', 'dnsmasq', 'sh', 'flock', 'sleep', 'mkfs.ext4', 'debugfs', 'resize2fs', 'fallocate'].map((program) => [program, isOnPath(program)])),
     stateDirectory: lookAtStateDirectory(stateDirectory),
     space: lookAtSpace(stateDirectory),
     wallMs: createSystemClock().now().wallMs,

@@ -12,6 +12,7 @@ import { createFaultPoints } from '#api/fault-points/fault-points.ts';
 import { AppError } from '#api/model/error-codes.ts';
 import { createAgentSlots } from '../adapters/agent-slots/agent-slots.ts';
 import type { MicroVMId } from '#api/model/ids.ts';
+import type { ObservedState } from '#api/model/microvm.ts';
 import { systemSerialLines, systemSerialSpool } from '../adapters/consoles/serial-lines.ts';
 import { createCloudHypervisor } from '../adapters/cloud-hypervisor/cloud-hypervisor.ts';
 import { makeCertificateRequest } from '../adapters/control-plane-grpc/certificate-request.ts';
@@ -40,12 +41,14 @@ import { ensureDirectory } from '../adapters/system/durable-file.ts';
 import { createProber } from '../adapters/probes/prober.ts';
 import { createHostFiles } from '../adapters/system/host-files.ts';
 import { systemLogFiles } from '../adapters/system/log-files.ts';
+import { createLogSpace } from '../adapters/system/log-space.ts';
 import { giveBackMemory } from '../adapters/system/memory.ts';
 import { lockStateDirectory } from '../adapters/system/state-lock.ts';
 import { createVmDirectories } from '../adapters/vm-directories/vm-directories.ts';
 import { agentVersion, guardDirectory, type RunConfig } from '../config.ts';
 import { pinnedImages } from '../domain/images.ts';
-import { edgeFaultPoints, machineFaultPoints, meshFaultPoints, siteFaultPoints, versionFaultPoints, type EdgeFaultPoint } from '../fault-points.ts';
+import { serialLogBounds, vmmLogBounds } from '../domain/log-bounds.ts';
+import { edgeFaultPoints, logFaultPoints, machineFaultPoints, meshFaultPoints, siteFaultPoints, versionFaultPoints, type EdgeFaultPoint } from '../fault-points.ts';
 import type { Journal } from '../ports/journal.ts';
 import { createAgentVersionKeeper } from '../supervisor/agent-version.ts';
 import { createCertificateRenewal } from '../supervisor/certificate-renewal.ts';
@@ -53,6 +56,7 @@ import { createConsoleKeeper } from '../supervisor/console-keeper.ts';
 import { createLeaseKeeper } from '../supervisor/lease-keeper.ts';
 import { createLinkLoop } from '../supervisor/link-loop.ts';
 import { createLogShipper } from '../supervisor/log-shipper.ts';
+import { createLogTrimmer } from '../supervisor/log-trimmer.ts';
 import { createMeshKeeper } from '../supervisor/mesh-membership.ts';
 import { createMicroVMRegistry } from '../supervisor/microvm-registry.ts';
 import { createObservationReporter } from '../supervisor/observation-reporter.ts';
@@ -85,7 +89,7 @@ export async function runAgent(config: RunConfig): Promise<'stopped' | 'restart'
     logger.error({ reason: damage, detail: `the damaged one is kept as ${damagedJournalFile}` }, 'the journal was damaged: a new one is begun; microVMs that run go on, and are taken over again when the control plane orders them anew');
     journal.saveFact(damageFact, JSON.stringify({ damage, atMs: clock.now().wallMs }));
   }
-  const faults = createFaultPoints<EdgeFaultPoint>({ socketPath: config.faultSocket, processName: 'edge', known: [...edgeFaultPoints, ...meshFaultPoints, ...machineFaultPoints, ...siteFaultPoints, ...versionFaultPoints] });
+  const faults = createFaultPoints<EdgeFaultPoint>({ socketPath: config.faultSocket, processName: 'edge', known: [...edgeFaultPoints, ...meshFaultPoints, ...machineFaultPoints, ...siteFaultPoints, ...versionFaultPoints, ...logFaultPoints] });
   const hypervisor = createCloudHypervisor({ binaryPath: config.hypervisorPath, environment: config.vmmEnvironment, landlock: 'try' });
   const directories = createVmDirectories(config.stateDirectory);
   const isolation = createHostIsolation({ ...config.isolation, stateDirectory: config.stateDirectory });
@@ -113,15 +117,24 @@ export async function runAgent(config: RunConfig): Promise<'stopped' | 'restart'
 
   const reporter = createObservationReporter({ journal, clock });
   const sender = createReportSender({ journal, reporter, clock, entropy, faults, logger, onFatal });
+  const trimmer = createLogTrimmer({ space: createLogSpace(config.vmmEnvironment), faults, logger });
   const shipper = createLogShipper({
     journal,
     files: systemLogFiles,
+    onSize: (path, size) => trimmer.seen(path, size, serialLogBounds),
     serialLogOf: (id) => hypervisor.paths(directories.path(id)).serialLog,
     clock,
     entropy,
     logger,
     onFatal,
   });
+  const boundVmmLog = async (id: MicroVMId, state: ObservedState): Promise<void> => {
+    const { vmmLog, serialLog } = pathsOf(id);
+    if (state === 'absent') return [vmmLog, serialLog].forEach(trimmer.forget);
+    // Without a file, or one that can't be looked at, there is nothing to bound.
+    const size = await systemLogFiles.size(vmmLog).catch(() => null);
+    if (size !== null) trimmer.seen(vmmLog, size, vmmLogBounds);
+  };
   const pathsOf = (id: MicroVMId) => hypervisor.paths(directories.path(id));
   const probes = createProbeKeeper({ prober: createProber(), files: systemLogFiles, pathsOf, clock, logger });
   const consoles = createConsoleKeeper({ lines: systemSerialLines, spool: systemSerialSpool, pathsOf, clock, logger });
@@ -156,6 +169,7 @@ export async function runAgent(config: RunConfig): Promise<'stopped' | 'restart'
       observed(content, isSettled) {
         reporter.observed(content, isSettled);
         shipper.noticed(content.microvmId, content.state);
+        void boundVmmLog(content.microvmId, content.state);
       },
     },
     onFatal,
@@ -281,6 +295,7 @@ export async function runAgent(config: RunConfig): Promise<'stopped' | 'restart'
   await keeper.stop();
   await link.stop();
   shipper.stop();
+  await trimmer.stop();
   space.stop();
   await mesh.stop();
   await registry.stop();

@@ -9,9 +9,11 @@ import { microVMId } from '#api/model/ids.ts';
 import { createCloudHypervisor } from '../adapters/cloud-hypervisor/cloud-hypervisor.ts';
 import { systemLogFiles } from '../adapters/system/log-files.ts';
 import { createVmDirectories } from '../adapters/vm-directories/vm-directories.ts';
+import { behind, serialLogBounds } from '../domain/log-bounds.ts';
 import { findMicroVM } from './inspect.ts';
 
 const chunkBytesMax = 65_536;
+const leftOutMark = (bytes: number): string => `\r\n[nkudo-edge: ${bytes} bytes are not kept on this host any more]\r\n`;
 
 export interface LogsOptions {
   readonly stateDir: string;
@@ -57,12 +59,17 @@ export async function printLogs({ stateDir, named, follow, out }: LogsOptions): 
 
 /** Up to the end at this moment; from the start again when a boot truncated the file. Returns the new offset, bytes. */
 async function copyFrom(file: string, from: number, out: Writable): Promise<number> {
-  let offset = ((await systemLogFiles.size(file)) ?? 0) < from ? 0 : from;
+  let size = (await systemLogFiles.size(file)) ?? 0;
+  let offset = size < from ? 0 : from;
   for (;;) {
     const chunk = await systemLogFiles.read(file, offset, chunkBytesMax);
     if (chunk.length === 0) return offset;
-    await new Promise<void>((written) => out.write(chunk, () => written()));
+    // A hole that was made since then is told by what is there now.
+    if (offset + chunk.length > size) size = (await systemLogFiles.size(file)) ?? 0;
+    const next = behind(chunk, offset, size, serialLogBounds);
+    const isKept = next === offset + chunk.length;
+    await new Promise<void>((written) => out.write(isKept ? chunk : leftOutMark(next - offset), () => written()));
     if (out.destroyed) return offset;
-    offset += chunk.length;
+    offset = next;
   }
 }

@@ -47,7 +47,7 @@ const freeBytesComfortable = 2048 * mebibyte;
 const clockToleranceMs = 60_000;
 
 export function judgeHost(host: FoundHost): readonly CheckItem[] {
-  return [kvm(host), cpu(host), hypervisor(host), cgroups(host), isolation(host), tun(host), networkPrograms(host), imagePrograms(host), guardPrograms(host), stateDirectory(host), space(host), clock(host), certificate(host), controlPlane(host)];
+  return [kvm(host), cpu(host), hypervisor(host), cgroups(host), isolation(host), tun(host), networkPrograms(host), imagePrograms(host), logPrograms(host), guardPrograms(host), stateDirectory(host), space(host), clock(host), certificate(host), controlPlane(host)];
 }
 
 function kvm({ isKvmPresent, isKvmUsable }: FoundHost): CheckItem {
@@ -109,6 +109,12 @@ function imagePrograms({ programs }: FoundHost): CheckItem {
   const lacking = needed.filter((program) => programs[program] !== true);
   if (lacking.length === 0) return { name: 'image programs', state: 'ok', found: needed.join(', ') };
   return { name: 'image programs', state: 'warning', found: `${lacking.join(', ')} not found; container images can not become disks`, fix: 'install e2fsprogs' };
+}
+
+function logPrograms({ programs }: FoundHost): CheckItem {
+  const name = 'log programs';
+  if (programs['fallocate'] === true) return { name, state: 'ok', found: 'fallocate' };
+  return { name, state: 'warning', found: 'fallocate not on PATH; the logs of microVMs grow without a bound', fix: 'install util-linux' };
 }
 
 function guardPrograms({ programs }: FoundHost): CheckItem {

@@ -2,6 +2,7 @@
  * Looks for texts in the serial log of one boot, going on where the last look ended. Holds no more of
  * the log than a text can be long, and reads a bounded piece with each look.
  */
+import { behind, serialLogBounds } from '../domain/log-bounds.ts';
 import type { LogFiles } from '../ports/log-files.ts';
 
 const pieceBytes = 64 * 1024;
@@ -26,11 +27,17 @@ export function createConsoleSearch(files: Pick<LogFiles, 'size' | 'read'>, path
         signal.throwIfAborted();
         const piece = await files.read(path, place.offset, pieceBytes);
         if (piece.length === 0) break;
+        const next = behind(piece, place.offset, size ?? 0, serialLogBounds);
+        read += piece.length;
+        if (next !== place.offset + piece.length) {
+          // What was there is not kept.
+          Object.assign(place, { offset: next, rest: Buffer.alloc(0) });
+          continue;
+        }
         const bytes = Buffer.concat([place.rest, piece]);
         place.isFound = bytes.includes(text, 0, 'latin1');
         place.rest = Buffer.from(bytes.subarray(Math.max(0, bytes.length - text.length + 1)));
-        place.offset += piece.length;
-        read += piece.length;
+        place.offset = next;
       }
       return place.isFound;
     },

@@ -15,11 +15,17 @@ function setUp() {
   const sent: LogChunk[] = [];
   let arrived = (): void => {};
   const failures: unknown[] = [];
+  const sizes: number[] = [];
+  const grown = { by: 0, beforeRead: () => {} };
   const shipper = createLogShipper({
     journal: createMemoryJournal(),
+    onSize: (_path, size) => sizes.push(size),
     files: {
-      size: () => Promise.resolve(file.text.length),
-      read: (_path, offset, max) => Promise.resolve(Buffer.from(file.text.slice(offset, offset + max))),
+      size: () => Promise.resolve(grown.by + file.text.length),
+      read: (_path, offset, max) => {
+        grown.beforeRead();
+        return Promise.resolve(grown.by === 0 ? Buffer.from(file.text.slice(offset, offset + max)) : Buffer.alloc(Math.max(0, Math.min(max, grown.by + file.text.length - offset))));
+      },
       watch: (_path, callback) => ((changed = callback), () => {}),
     },
     serialLogOf: () => 'serial.log',
@@ -59,6 +65,8 @@ function setUp() {
   };
   return {
     file,
+    sizes,
+    grown,
     sent,
     failures,
     connect,
@@ -133,4 +141,34 @@ it('records a gap for each boot of which something was there and nothing read, a
   await untilSent(4);
   expect(plain(sent)).toEqual([[1, 0, 'first', 0], [2, 8, '', 8], [3, 10, '', 10], [4, 0, 'boot 4', 0]]);
   expect(failures).toEqual([]);
+});
+
+it('tells how large a log is with every look at it, with and without a connection', async () => {
+  const { file, sizes, follow, touch, connect, untilSent } = setUp();
+  file.text = 'first';
+  follow();
+  await touch();
+  expect(sizes.splice(0)).toEqual([5]);
+  file.text = 'first and more';
+  connect();
+  await untilSent(1);
+  expect(sizes).toContain(14);
+});
+
+it('does not send what may have been freed while it was read: it is counted as a gap', async () => {
+  const { file, grown, sent, follow, connect, touch, untilSent } = setUp();
+  const mebibyte = 2 ** 20;
+  file.text = 'the newest';
+  grown.by = 40 * mebibyte;
+  // The log grows by more than is kept beyond what is sent, between the look at its size and the first reading.
+  grown.beforeRead = () => {
+    grown.beforeRead = () => {};
+    grown.by += 30 * mebibyte;
+  };
+  follow();
+  connect();
+  await touch();
+  await untilSent(1);
+  const [first] = sent;
+  expect(first).toMatchObject({ offset: 54 * mebibyte + 10, gapBytes: 54 * mebibyte + 10 });
 });

@@ -5,12 +5,13 @@
  *
  * What is lost, and said as a gap: bytes of a boot that were there at a look at the file and not read
  * before the next boot truncated it, and with a long absence everything but the last
- * {@link backlogMax} bytes. Bytes that were written and truncated between two looks, or while no agent
+ * {@link backlogMax} bytes, which is more than what log-trimmer.ts leaves of older ones. Bytes that were written and truncated between two looks, or while no agent
  * ran, are lost without a trace but the number of the next boot.
  */
 import type { MicroVMId } from '#api/model/ids.ts';
 import type { ObservedState } from '#api/model/microvm.ts';
 import { isAppError } from '#api/model/error-codes.ts';
+import { backlogMax, serialLogBounds } from '../domain/log-bounds.ts';
 import { retryDelayMs } from '../domain/retry-delay.ts';
 import type { Clock, Entropy } from '../ports/clock.ts';
 import type { ControlSession, LogSession } from '../ports/control-plane.ts';
@@ -30,8 +31,6 @@ export interface LogShipper {
 
 /** Largest chunk that the wire allows, bytes. */
 const chunkMax = 65_536;
-/** Longest tail that is sent after an absence, bytes. */
-export const backlogMax = 16 * 2 ** 20;
 /** Chunks in flight without an acknowledgement, over all microVMs; 4 MiB. */
 const unackedMax = 64;
 /** Output within this time goes into one chunk, milliseconds. */
@@ -56,6 +55,8 @@ export function createLogShipper(deps: {
   readonly journal: Journal;
   readonly files: LogFiles;
   readonly serialLogOf: (microvmId: MicroVMId) => string;
+  /** Told whenever the size of a serial log was looked at. */
+  readonly onSize: (path: string, sizeBytes: number) => void;
   readonly clock: Clock;
   readonly entropy: Entropy;
   readonly logger: Logger;
@@ -86,7 +87,9 @@ export function createLogShipper(deps: {
     for (const tail of tails.values()) {
       if (!tail.isWanted) continue;
       const { microvmId, run } = tail.worker.record();
-      const size = await files.size(deps.serialLogOf(microvmId));
+      const path = deps.serialLogOf(microvmId);
+      const size = await files.size(path);
+      if (size !== null) deps.onSize(path, size);
       if (size !== null && run.incarnation === tail.worker.record().run.incarnation) noteSize(tail, run.incarnation, size);
     }
   }
@@ -149,6 +152,7 @@ export function createLogShipper(deps: {
     }
     const path = deps.serialLogOf(microvmId);
     const size = await files.size(path);
+    if (size !== null) deps.onSize(path, size);
     // Smaller than what was read: truncated by a boot whose number is not known yet.
     if (size !== null && run.incarnation === tail.worker.record().run.incarnation) noteSize(tail, run.incarnation, size);
     if (size === null || size <= tail.offset) return undefined;
@@ -162,6 +166,8 @@ export function createLogShipper(deps: {
     }
     if (data.length === 0) return undefined;
     tail.isWanted = true;
+    // What is not kept may have been freed while it was read: the next look counts it as a gap.
+    if (size - offset > backlogMax / 2 && ((await files.size(path)) ?? 0) - offset > serialLogBounds.tailBytes) return undefined;
     tail.offset = offset + data.length;
     return { microvmId, incarnation: tail.incarnation, offset, data, gapBytes, readAtMs: clock.now().wallMs };
   }

@@ -188,9 +188,10 @@ export async function startFakeControlPlane(options: FakeControlPlaneOptions = {
     streamLogs: (call) => {
       call.on('error', () => {});
       call.on('end', () => call.end());
-      call.on('data', ({ stream: name, offset, data }) => {
+      call.on('data', ({ stream: name, offset, data, gapBytes }) => {
         const key = `${name?.microvmId} ${name?.incarnation}`;
-        const stored = logs.get(key) ?? '';
+        // What the agent says is lost reads as zeros.
+        const stored = (logs.get(key) ?? '').padEnd(gapBytes > 0 ? offset : 0, '\0');
         if (offset <= stored.length) logs.set(key, stored.slice(0, offset) + data.toString('latin1'));
         call.write({ stream: name, nextOffset: (logs.get(key) ?? '').length });
       });

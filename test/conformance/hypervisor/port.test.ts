@@ -4,12 +4,13 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, readFileSync, statSync } from 'node:fs';
-import { mkdir, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
 import { createCloudHypervisor } from '#edge-agent/adapters/cloud-hypervisor/cloud-hypervisor.ts';
 import { systemSerialLines } from '#edge-agent/adapters/consoles/serial-lines.ts';
+import { createLogSpace } from '#edge-agent/adapters/system/log-space.ts';
 import { createProber } from '#edge-agent/adapters/probes/prober.ts';
 import type { EventCursor, Hypervisor, VmSpec } from '#edge-agent/ports/hypervisor.ts';
 import { reapersOf, vmmsOf } from './processes-of-directory.ts';
@@ -231,6 +232,24 @@ describeOnTargets('Hypervisor port', (target) => {
     await hypervisor.powerButton(directory, never);
     expect(await hypervisor.waitForExit(directory, never)).toMatchObject({ reason: 'GuestShutdown' });
   }, 60_000);
+
+  test('a hole in the file of a console stays one, and the VMM goes on behind it', async () => {
+    const directory = await makeVmDirectory();
+    const hypervisor = connect(target);
+    const { serialLog } = hypervisor.paths(directory);
+    await bootGuest(hypervisor, directory, specFor(target, 'flood 500'));
+    const isLongerThan = (bytes: number) => until(`${bytes} bytes`, 30_000, async () => ((await stat(serialLog).catch(() => null))?.size ?? 0) > bytes);
+    await isLongerThan(3 * 4_096);
+    expect(await createLogSpace(path).free(serialLog, 4_096, 8_192)).toBe(true);
+    await untilSerial(hypervisor, directory, 'NKUDO-FLOOD-END');
+    const log = await readFile(serialLog);
+    const numbers = (part: Buffer) => [...part.toString('latin1').matchAll(/ (\d+)\r\n/g)].map(([, number]) => Number(number));
+    expect(log.subarray(4_096, 8_192).every((byte) => byte === 0)).toBe(true);
+    expect(numbers(log.subarray(0, 4_096)).length).toBeGreaterThan(50);
+    const behind = numbers(log.subarray(8_192));
+    expect(behind).toEqual(Array.from({ length: behind.length }, (_, index) => 500 - behind.length + 1 + index));
+    expect((await stat(serialLog)).blocks * 512).toBeLessThan(log.length);
+  });
 
   test('tells of a panic while the guest stands still, and names it when the VMM is ended', async () => {
     const directory = await makeVmDirectory();
