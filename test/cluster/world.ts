@@ -28,6 +28,10 @@ export interface ClusterWorld {
   readonly hypervisor: Hypervisor;
   /** Of the agent on this machine. */
   readonly stateDirectory: string;
+  /** Of kernels that its microVMs may have. */
+  readonly imageDirectory: string;
+  /** Another version of the agent, from its next start. */
+  setAgent(agent: AgentProgram): void;
   /** Runs a command as a reader of docs/install.md types it; gives its standard output. @throws Error with all that it printed when it fails */
   run(command: string): Promise<string>;
   /** What the systemd unit starts. */
@@ -63,7 +67,12 @@ export async function createClusterWorld(images: readonly ImageArchive[], agent:
   const program = (name: string, line: string): void => writeFileSync(join(programs, name), `#!/bin/sh\n${line}\n`, { mode: 0o755 });
   program('kubectl', `exec ${kubectl} "$@"`);
   program('helm', `exec ${helm} "$@"`);
-  program('nkudo-edge', `exec ${agent.node} ${agent.edge} "$@"`);
+  let present = agent;
+  const setAgent = (next: AgentProgram): void => {
+    present = next;
+    program('nkudo-edge', `exec ${next.node} ${next.edge} "$@"`);
+  };
+  setAgent(agent);
   // This machine may have no systemd: the test starts what the unit would.
   program('systemctl', 'exit 0');
   writeFileSync(join(desk, 'exported'), '');
@@ -88,13 +97,15 @@ export async function createClusterWorld(images: readonly ImageArchive[], agent:
     client,
     hypervisor,
     stateDirectory,
+    imageDirectory,
+    setAgent,
     run: async (command) => {
       const text = command.replaceAll(documentedImages, imageDirectory).replaceAll(' charts/', ` ${repositoryRoot}/charts/`);
       const { code, stdout, stderr } = await runCommand({ directory: desk, variables: environment }, text, null);
       if (code !== 0) throw new Error(`${command}\nended with ${code}:\n${stdout}${stderr}`);
       return `${stdout}${stderr}`;
     },
-    startAgent: () => scope.start({ name: 'agent', command: agent.node, args: [agent.edge, 'run'], environment }),
+    startAgent: () => scope.start({ name: 'agent', command: present.node, args: [present.edge, 'run'], environment }),
   };
 }
 
