@@ -56,7 +56,7 @@ const stripTools = { x64: ['strip', 'x86_64-linux-gnu-strip', 'llvm-strip'], arm
 /** Builds the program for this machine unless it is there already (about 5 s). Needs binutils. */
 export async function buildEdge(options: EdgeBuildOptions = {}): Promise<BuiltEdge> {
   const architecture = options.architecture ?? (process.arch === 'arm64' ? 'arm64' : 'x64');
-  const { program, inputs } = await bundle(options);
+  const { program, inputs } = await bundleEdge(options);
   const runtime = await nodeFor(architecture);
   const strip = stripTools[architecture].find(isThere) ?? null;
   if (options.directory !== undefined) await assemble(options.directory, program, { runtime: runtime.path, strip });
@@ -80,8 +80,8 @@ async function removeOldBuilds(newest: string): Promise<void> {
   await Promise.all(old.map(({ path }) => rm(path, { recursive: true, force: true })));
 }
 
-/** One CommonJS file; names are kept, so that a stack trace from a site can be read. */
-async function bundle({ version, releaseKeysPem = '', preamble }: EdgeBuildOptions): Promise<{ readonly program: Uint8Array; readonly inputs: readonly string[] }> {
+/** One CommonJS file, which Node runs as it is; names are kept, so that a stack trace from a site can be read. */
+export async function bundleEdge({ version, releaseKeysPem = '', preamble }: EdgeBuildOptions): Promise<{ readonly program: Uint8Array; readonly inputs: readonly string[] }> {
   const result = await build({
     absWorkingDir: repositoryRoot,
     entryPoints: ['edge-agent/main.ts'],

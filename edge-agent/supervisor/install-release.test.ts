@@ -115,6 +115,14 @@ describe('[R5] a release on a host', () => {
     expect(selection().trial?.slot).toBe('b');
   });
 
+  it('that ran last here is gone back to by its version alone, though nobody has its manifest any more', async () => {
+    mkdirSync(at('agent/slots/b'), { recursive: true });
+    writeFileSync(at('agent/slots/b/version'), '0.3.0\n');
+    writeFileSync(at('agent/selection'), encodeSelection({ running: 'a', previous: 'b', trial: null, packaged: '0.1.0' }));
+    expect(await install({ runningVersion: '0.4.0', version: '0.3.0', signature: '' })).toMatchObject({ kind: 'selected', version: '0.3.0' });
+    expect(selection().trial?.slot).toBe('b');
+  });
+
   it('that runs already changes nothing', async () => {
     expect(await install({ runningVersion: '0.3.0' })).toEqual({ kind: 'present', version: '0.3.0' });
     expect(selection().trial).toBeNull();

@@ -21,7 +21,7 @@ const group = '/apis/nkudo.dev/v1alpha1';
 export const siteName = 'shop-1';
 
 /** A kind's plural, as in paths. */
-export type Plural = 'sites' | 'hosts' | 'microvms' | 'enrollmenttokens';
+export type Plural = 'sites' | 'hosts' | 'microvms' | 'enrollmenttokens' | 'agentrollouts';
 
 export interface WorldOptions {
   /** A cluster of the file's own, for tests that kill it. */
@@ -175,7 +175,7 @@ export async function createWorld(options: WorldOptions = {}): Promise<World> {
   };
 
   const path: World['path'] = (plural, name) => `${group}/namespaces/${namespace}/${plural}${name === undefined ? '' : `/${name}`}`;
-  const kinds: Record<Plural, string> = { sites: 'Site', hosts: 'Host', microvms: 'MicroVM', enrollmenttokens: 'EnrollmentToken' };
+  const kinds: Record<Plural, string> = { sites: 'Site', hosts: 'Host', microvms: 'MicroVM', enrollmenttokens: 'EnrollmentToken', agentrollouts: 'AgentRollout' };
   const apply = (plural: Plural, name: string, spec: unknown): Promise<KubernetesObject> =>
     kubernetes.client.apply(path(plural, name), { apiVersion: 'nkudo.dev/v1alpha1', kind: kinds[plural], metadata: { name, namespace }, spec });
   const watch: World['watch'] = (plural, name) => kubernetes.client.watch(path(plural, name));

@@ -10,7 +10,7 @@
 import { rolloutProblemMax, type RolloutHost, type RolloutRow, type RolloutSpec } from './model.ts';
 
 /** A host that ceases to be healthy more often than this while it soaks does not run the version well. */
-export const breaksMax = 3;
+export const breaksMax = 2;
 
 export interface Advance {
   readonly row: RolloutRow;
