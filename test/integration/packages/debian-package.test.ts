@@ -3,21 +3,25 @@
  * and purged, around a microVM that has to go on through all of it. With a real Cloud Hypervisor where there is one.
  */
 import { randomUUID } from 'node:crypto';
-import { copyFileSync, existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { copyFileSync, existsSync, linkSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { gunzipSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { makeEpoch } from '#api/model/epoch.ts';
 import { hostId, microVMId, operationId, planId } from '#api/model/ids.ts';
 import type { DesiredMicroVM } from '#api/model/microvm.ts';
 import { memoryLimitBytes } from '#edge-agent/adapters/isolation/cgroups.ts';
-import { unitOf } from '#edge-agent/adapters/isolation/units.ts';
+import { parseCgroupHost } from '#edge-agent/adapters/isolation/cgroup-host.ts';
+import { unitOf, unitOomFiles } from '#edge-agent/adapters/isolation/units.ts';
 import { buildEdge } from '#hack/build-edge.ts';
-import { processStartTime } from '#hack/build-cache.ts';
+import { processStartTime, repositoryRoot } from '#hack/build-cache.ts';
 import { buildGuest } from '#hack/build-guest.ts';
 import { chooseHypervisor } from '#hack/demo/hypervisor.ts';
+import { makeManifest } from '#hack/release/manifest.ts';
 import { agentFiles } from '#hack/release/package-files.ts';
 import { buildPackage } from '#hack/release/packages.ts';
+import { makeReleaseKey, readReleaseKey, signFile } from '#hack/release/sign.ts';
 import { fakeHostId, startFakeControlPlane, type FakeControlPlane } from '#test/fakes/control-plane.ts';
 import { copyLibraries } from '../edge-agent/bare-root.ts';
 import { findDebianObstacle, startDebian, type Debian } from './debian.ts';
@@ -30,9 +34,12 @@ const stateDirectory = '/var/lib/nkudo-edge';
 const uid = microVMId(randomUUID());
 const size = { cpuCount: 1, memoryBytes: 64 * 2 ** 20 };
 const unit = unitOf(uid, size);
+const newPackage = `nkudo-edge_${newer}_amd64.deb`;
+const dayMs = 86_400_000;
 const leaseMs = 3_600_000;
 const pageBytes = 4_096;
 const pollMs = 20;
+const patienceMs = 60_000;
 const sourceDateEpoch = 1_750_000_000;
 
 let debian: Debian;
@@ -42,8 +49,13 @@ let vmm = { pid: 0, startTime: '' };
 const systemctl = (...args: string[]): Promise<string> => debian.ask('systemctl', ...args);
 const state = async (name: string): Promise<string> => (await debian.run('systemctl', 'is-active', name)).out.trim();
 const propertiesOf = async (name: string, ...names: string[]): Promise<Readonly<Record<string, string>>> => Object.fromEntries((await systemctl('show', name, `--property=${names.join()}`)).split('\n').map((line) => [line.slice(0, line.indexOf('=')), line.slice(line.indexOf('=') + 1)]));
-const installPackage = (version: string): Promise<string> => debian.ask('dpkg', '--force-confdef', '--force-confold', '--install', `/root/nkudo-edge_${version}.deb`);
+const installPackage = (version: string): Promise<string> => debian.ask('dpkg', '--install', `/root/nkudo-edge_${version}.deb`);
 const journal = async (): Promise<string> => (await debian.run('journalctl', '--no-pager', '--unit=nkudo-edge', '--lines=60')).out;
+
+/** Only a fault takes so long. */
+async function until(what: string, condition: () => Promise<boolean>): Promise<void> {
+  for (const giveUpAt = performance.now() + patienceMs; !(await condition()); await delay(pollMs)) if (performance.now() > giveUpAt) throw new Error(`gave up waiting for ${what}`);
+}
 
 /** Pids and command lines. */
 const guardsOf = async (): Promise<readonly string[]> => (await debian.ask('ps', '-eo', 'pid,args')).split('\n').filter((line) => line.includes(`nkudo-guard ${stateDirectory}/guard`));
@@ -60,6 +72,21 @@ async function session(what: string, cause: () => Promise<unknown>): Promise<voi
   await plane.when(what, () => plane.hellos.length > sessions).catch(async (error: unknown) => {
     throw new Error(`${String(error)}\n${await journal()}`);
   });
+}
+
+/** The newer package as a release on a medium. */
+async function makeRelease(): Promise<void> {
+  const pair = makeReleaseKey();
+  const path = debian.at(`root/release/${newPackage}`);
+  mkdirSync(dirname(path));
+  linkSync(debian.at(`root/nkudo-edge_${newer}.deb`), path);
+  const manifest = debian.at('root/release/manifest.json');
+  writeFileSync(manifest, await makeManifest({ version: newer, createdAtMs: Date.now(), expiresAtMs: Date.now() + dayMs, files: [{ path, name: 'nkudo-edge-deb', architecture: 'x86_64' }] }));
+  await signFile(manifest, readReleaseKey(pair.privateKeyPem));
+  writeFileSync(debian.at('root/release.pub'), pair.publicKeyPem);
+  copyFileSync(join(repositoryRoot, 'hack/release/install.sh'), debian.at('root/release/install.sh'));
+  // Whoever installs without being asked keeps what was changed.
+  writeFileSync(debian.at('etc/dpkg/dpkg.cfg.d/keep-settings'), 'force-confdef\nforce-confold\n');
 }
 
 function push(kind: 'Create' | 'Delete', revision: number): void {
@@ -82,6 +109,7 @@ describe.skipIf(obstacle !== null)('the package in a clean Debian with systemd',
       const files = packed.map((file) => (file.kind === 'setting' && version === newer ? { ...file, content: Buffer.concat([file.content, Buffer.from('# new here\n')]) } : file));
       await buildPackage({ format: 'deb', files, version, architecture: 'x64', sourceDateEpoch, isCompressed: false, target: debian.at(`root/nkudo-edge_${version}.deb`) });
     }
+    await makeRelease();
     const { path, description } = await chooseHypervisor({ isSimulatorForced: false, report: (line) => process.stdout.write(`${line}\n`) });
     copyFileSync(path, debian.at('usr/bin/cloud-hypervisor'));
     copyLibraries(debian.at(''), path);
@@ -107,11 +135,16 @@ describe.skipIf(obstacle !== null)('the package in a clean Debian with systemd',
     // Whoever installs it by hand gets the same files, apart from documents and settings.
     expect(await debian.ask('dpkg', '--verify', 'nkudo-edge')).toBe('');
     expect(existsSync(debian.at(stateDirectory))).toBe(false);
+    // The page for the site names every command.
+    const commands = [...(await debian.ask('nkudo-edge', '--help')).split('Commands:')[1]?.matchAll(/^ {2}([a-z-]+)/gm) ?? []].map(([, name]) => String(name)).filter((name) => name !== 'help');
+    const page = gunzipSync(readFileSync(debian.at('usr/share/man/man8/nkudo-edge.8.gz'))).toString();
+    expect(commands.length).toBeGreaterThan(10);
+    expect(commands.filter((name) => !new RegExp(`^\\.BR? .*\\b${name}\\b`, 'm').test(page))).toEqual([]);
     // Every setting of the packaged file is one that the program takes.
     expect(await debian.ask('nkudo-edge', 'config')).toContain('nkudo-images');
   });
 
-  test('[R4] its unit starts after the enrollment, and a microVM gets a unit of its own with limits that the kernel holds', async () => {
+  test('[R4] its unit starts after the enrollment, and runs a microVM', async () => {
     writeFileSync(debian.at('etc/nkudo-edge/config.yaml'), `${readFileSync(debian.at('etc/nkudo-edge/config.yaml'), 'utf8')}logLevel: debug\n`);
     copyFileSync((await buildGuest()).guest64, debian.at('var/lib/nkudo/images/guest'));
     await debian.ask('sh', '-c', 'chgrp -R nkudo-images /var/lib/nkudo/images && chmod 0640 /var/lib/nkudo/images/guest');
@@ -125,6 +158,10 @@ describe.skipIf(obstacle !== null)('the package in a clean Debian with systemd',
     const [pid] = debian.pidsOf('cloud-hypervisor');
     vmm = { pid: Number(pid), startTime: processStartTime(Number(pid)) ?? '' };
 
+    expect(await state(unit.name)).toBe('active');
+  });
+
+  test('[E7] with systemd each VMM has a unit of its own, outside of the agent, with limits that the kernel holds, a user and no rights', async () => {
     const properties = await propertiesOf(unit.name, 'ActiveState', 'Slice', 'ControlGroup', 'MemoryMax', 'TasksMax', 'CPUQuotaPerSecUSec');
     expect(properties).toMatchObject({ ActiveState: 'active', Slice: 'nkudo.slice', CPUQuotaPerSecUSec: '2s', TasksMax: '260' });
     expect(unit.properties).toContain(`MemoryMax=${properties['MemoryMax']}`);
@@ -132,7 +169,7 @@ describe.skipIf(obstacle !== null)('the package in a clean Debian with systemd',
     const groups = readFileSync(`/proc/${vmm.pid}/cgroup`, 'utf8').trim().split('\n').map((line) => line.slice(line.lastIndexOf(':') + 1));
     expect(groups.filter((group) => group.endsWith(String(properties['ControlGroup']))).length).toBeGreaterThan(0);
     const limits = limitsOf(String(properties['ControlGroup']));
-    process.stdout.write(`[R4] [E7] limits in the kernel of ${unit.name.slice(0, 18)}…: ${JSON.stringify(limits)}\n`);
+    process.stdout.write(`[E7] limits in the kernel of ${unit.name.slice(0, 18)}…: ${JSON.stringify(limits)}\n`);
     // The kernel counts whole pages.
     expect(limits).toEqual({ memory: String(Math.floor(Number(properties['MemoryMax']) / pageBytes) * pageBytes), pids: '260', cpu: '200000' });
     expect(Number(limits.memory)).toBeGreaterThan(memoryLimitBytes(size));
@@ -141,6 +178,17 @@ describe.skipIf(obstacle !== null)('the package in a clean Debian with systemd',
     expect(Number(/^Uid:\t(\d+)/m.exec(status)?.[1])).toBeGreaterThanOrEqual(1_900_000_001);
     expect(status).toMatch(/^CapEff:\t0{16}$/m);
     expect(status).toMatch(/^NoNewPrivs:\t1$/m);
+  });
+
+  test('[E7] with systemd what takes more memory than the unit may have is ended by the kernel, counted where the agent looks, and the VMM goes on when it was another', async () => {
+    const [count = ''] = unitOomFiles(parseCgroupHost(await debian.ask('cat', '/proc/1/mountinfo'), await debian.ask('cat', '/proc/1/cgroup')), uid);
+    const kills = async (): Promise<number> => Number(/^oom_kill (\d+)/m.exec(await debian.ask('cat', count))?.[1]);
+    expect(await kills()).toBe(0);
+    // Three times what the unit may have, as one process; nothing when it can't be moved there. systemd takes $$ for a $.
+    await debian.run('systemd-run', '--quiet', '--wait', '--collect', 'sh', '-c', `echo $$$$ >${dirname(count)}/cgroup.procs && head -c 330000000 /dev/zero | tail`);
+    await until('the kernel to end it', async () => (await kills()) > 0);
+    expect(await state(unit.name)).toBe('active');
+    expectVmmWentOn();
   });
 
   test('[R4] the microVM goes on when the agent is killed, and when its unit is stopped and started', async () => {
@@ -156,7 +204,16 @@ describe.skipIf(obstacle !== null)('the package in a clean Debian with systemd',
 
   test('[R4] is upgraded: the agent runs in its new version, the microVM goes on, the settings are kept', async () => {
     const settings = readFileSync(debian.at('etc/nkudo-edge/config.yaml'), 'utf8');
-    await session('the new version', () => installPackage(newer));
+    // Without the key, and with another package in the place of the signed one, nothing happens.
+    const install = (...args: string[]) => debian.run('sh', '/root/release/install.sh', ...args);
+    expect((await install()).err).toContain('no key to check with');
+    const file = debian.at(`root/release/${newPackage}`);
+    renameSync(file, `${file}.signed`);
+    copyFileSync(debian.at(`root/nkudo-edge_${older}.deb`), file);
+    expect((await install('--key', '/root/release.pub')).err).toContain('is not the file that the manifest names');
+    renameSync(`${file}.signed`, file);
+    expect(await debian.ask('nkudo-edge', '--version')).toBe(older);
+    await session('the new version', async () => expect(await install('--key', '/root/release.pub')).toMatchObject({ code: 0, out: expect.stringContaining('signed by a key that you trust') as string }));
     expect(plane.facts()).toMatchObject({ agentVersion: newer });
     expect(await debian.ask('nkudo-edge', '--version')).toBe(newer);
     expectVmmWentOn();
@@ -206,7 +263,7 @@ describe.skipIf(obstacle !== null)('the package in a clean Debian with systemd',
     await plane.when('the microVM to be gone', () => plane.observations.some((seen) => seen.microvmId === uid && seen.state === 'absent'));
     expect(debian.pidsOf('cloud-hypervisor')).toEqual([]);
     // The reaper records the end first, and its unit is forgotten with it.
-    while ((await state(unit.name)) !== 'inactive') await delay(pollMs);
+    await until('the unit to be gone', async () => (await state(unit.name)) === 'inactive');
   });
 
   test('[R4] is purged: no file, process or unit of it is left', async () => {

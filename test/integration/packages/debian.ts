@@ -13,7 +13,7 @@ import { runTool } from '#hack/compile-cache.ts';
 
 const suite = 'bookworm';
 /** What the package depends on, and a bus as every Debian with systemd has one. */
-const packages = ['systemd', 'systemd-sysv', 'dbus', 'iproute2', 'nftables', 'libstdc++6', 'util-linux', 'procps'];
+const packages = ['systemd', 'systemd-sysv', 'dbus', 'iproute2', 'nftables', 'libstdc++6', 'util-linux', 'procps', 'openssl'];
 /** Of the machine around it, or of no use here. */
 const masked = ['systemd-modules-load.service', 'systemd-sysctl.service', 'systemd-remount-fs.service', 'sys-kernel-debug.mount', 'sys-kernel-tracing.mount', 'sys-fs-fuse-connections.mount', 'dev-hugepages.mount', 'apt-daily.timer', 'apt-daily-upgrade.timer', 'console-getty.service', 'getty.target'];
 const archive = 'root.tar';
