@@ -38,10 +38,11 @@ export interface BuiltEdge {
 }
 
 /**
- * What the runtime is told, also instead of NODE_OPTIONS, which it ignores. A small young generation and no mid-tier
- * compiler save 4 MB of resident memory and cost an idle agent nothing: docs/adr/0015-one-executable-file.md.
+ * What the runtime is told, also instead of NODE_OPTIONS, which it ignores. A small young generation and no
+ * optimizing compilers save 10 MB of resident memory and more with many microVMs; what is heavy is native code anyway:
+ * docs/adr/0015-one-executable-file.md.
  */
-const runtimeOptions = ['--max-semi-space-size=1', '--no-maglev'];
+const runtimeOptions = ['--max-semi-space-size=1', '--no-maglev', '--no-opt'];
 /** Source: https://nodejs.org/docs/latest-v24.x/api/single-executable-applications.html */
 const fuse = 'NODE_SEA_FUSE_fce680ab2cc467b6e072b8b5df1996b2';
 const resource = 'NODE_SEA_BLOB';
