@@ -193,8 +193,8 @@ export const microvmConditions = {
   UpdateHeld: {
     ...microvm,
     polarity: 'negative',
-    meaning: 'a change waits for a maintenance window or a hold',
-    reasons: ['OutsideWindow', 'SiteHold', 'NotHeld'],
+    meaning: 'a change waits for a maintenance window, the end of a hold, or room on its host',
+    reasons: ['OutsideWindow', 'SiteHold', 'HostFull', 'NotHeld'],
   },
   EvictionBlocked: {
     ...microvm,

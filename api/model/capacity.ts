@@ -43,3 +43,36 @@ export function required(microvm: { readonly cpuCount: number; readonly memoryBy
 } {
   return { cpus: microvm.cpuCount, memoryBytes: microvm.memoryBytes + vmmOverheadBytes };
 }
+
+interface Room {
+  readonly cpus: number;
+  readonly memoryBytes: number;
+}
+
+/**
+ * Null when the host has room for what grows, else one sentence. Only what grows is asked about: a microVM that is there
+ * already can always be stopped, shrunk or left as it is, also on a host that has promised more than it has.
+ */
+export function decideGrowth(input: {
+  readonly hostName: string;
+  /** Left beside all that are bound, this one with what it has; negative on a host that shrank. */
+  readonly free: Room;
+  readonly before: Room;
+  readonly asked: Room;
+}): string | null {
+  const { hostName, free, before, asked } = input;
+  const [cpus, memoryBytes] = [asked.cpus - before.cpus, asked.memoryBytes - before.memoryBytes];
+  if (cpus > 0 && cpus > free.cpus) return `host ${hostName} has ${count(Math.max(0, free.cpus))} left, and the new spec asks for ${cpus} more`;
+  if (memoryBytes > 0 && memoryBytes > free.memoryBytes) {
+    return `host ${hostName} has ${wholeMi(Math.max(0, free.memoryBytes))} of memory left, and the new spec asks for ${wholeMi(memoryBytes)} more`;
+  }
+  return null;
+}
+
+function count(cpus: number): string {
+  return `${cpus} ${cpus === 1 ? 'vCPU' : 'vCPUs'}`;
+}
+
+function wholeMi(bytes: number): string {
+  return `${Math.floor(bytes / 2 ** 20)}Mi`;
+}

@@ -84,6 +84,8 @@ export type PublishResult =
   | { readonly outcome: 'published' | 'alreadyPublished'; readonly record: MicroVMRecord }
   /** The host has no room any more, is unschedulable or revoked: place again. */
   | { readonly outcome: 'hostUnavailable' }
+  /** The host that has it lacks the room for what it asks for beyond that; the microVM is as it was. */
+  | { readonly outcome: 'growthRefused' }
   /** The host has no such address or port to give; the microVM is as it was. The message says what to do. */
   | { readonly outcome: 'networkRefused'; readonly problem: NetworkProblem }
   /** The quota of the Site has no room for it, as one sentence. What was published before stays. */
@@ -97,7 +99,7 @@ export interface NetworkProblem {
 export interface MicroVMStore {
   load(tenantId: TenantId, microvmId: MicroVMId): Promise<MicroVMRecord | null>;
   /**
-   * Publishes the intent of one generation: row, binding with capacity check (locks the host's row), addresses and ports
+   * Publishes the intent of one generation: row, binding with capacity check, also of what grows (locks the host's row), addresses and ports
    * of the host, plan with
    * key `cr/<uid>/<generation>/<epoch>/<try>`, one operation with the next revision, audit. The first try of a generation
    * that a caller's plan made belongs to that plan instead; when that plan was cancelled, the operation is too. What has

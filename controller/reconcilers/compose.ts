@@ -497,9 +497,9 @@ function isOtherRule({ before, after }: Change<Site>): boolean {
   return before !== undefined && ruleOf(before) !== ruleOf(after);
 }
 
-/** It has no host, or has to leave the one that it has and found no other. */
+/** It has no host, has to leave the one that it has and found no other, or can't grow where it is. */
 function waitsForRoom({ status }: MicroVM): boolean {
-  return status?.binding === undefined || status.conditions?.some(({ type, reason }) => type === 'EvictionBlocked' && reason === 'NoHostFits') === true;
+  return status?.binding === undefined || status.conditions?.some(({ type, reason }) => (type === 'EvictionBlocked' && reason === 'NoHostFits') || (type === 'UpdateHeld' && reason === 'HostFull')) === true;
 }
 
 /** Anything that placement reads may have changed; beats and the like do not come this way. */

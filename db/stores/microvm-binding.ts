@@ -3,7 +3,7 @@
  * first and orders all publishers; the host's row is locked for the capacity check. An epoch is above every one
  * that was issued here or reported by a host, and so is a revision.
  */
-import { allocatable, required } from '#api/model/capacity.ts';
+import { allocatable, decideGrowth, required } from '#api/model/capacity.ts';
 import { makeEpoch, parseEpoch, splitEpoch, type Epoch } from '#api/model/epoch.ts';
 import type { HostFacts } from '#api/model/host.ts';
 import { hostId, type HostId, type MicroVMId, type SiteId, type TenantId } from '#api/model/ids.ts';
@@ -75,6 +75,26 @@ export async function readBinding(tx: Tx, tenantId: TenantId, microvmId: MicroVM
 
 /** Locks the host and says whether it may take the microVM now. */
 export async function hostTakes(tx: Tx, input: { readonly tenantId: TenantId; readonly siteId: SiteId; readonly hostId: HostId; readonly desired: DesiredMicroVM }): Promise<boolean> {
+  const host = await lockRoom(tx, input);
+  if (host === null || !host.isOpen) return false;
+  const need = required(input.desired);
+  return need.cpus <= host.free.cpus && need.memoryBytes <= host.free.memoryBytes;
+}
+
+/**
+ * Whether the host has room for what a microVM asks for beyond what it has; it locks the host when there is such a part.
+ * A host that takes no new ones gives room to those that it has. What is not known yet, since only the host knew it, is no growth.
+ */
+export async function hostLetsGrow(tx: Tx, input: { readonly tenantId: TenantId; readonly siteId: SiteId; readonly before: LiveBinding; readonly desired: DesiredMicroVM }): Promise<boolean> {
+  const { cpuCount, memoryBytes, hostId: host } = input.before;
+  const [before, asked] = [{ cpus: cpuCount, memoryBytes }, required(input.desired)];
+  if (cpuCount === 0 || (asked.cpus <= before.cpus && asked.memoryBytes <= before.memoryBytes)) return true;
+  const room = await lockRoom(tx, { tenantId: input.tenantId, siteId: input.siteId, hostId: host });
+  return room !== null && decideGrowth({ hostName: '', free: room.free, before, asked }) === null;
+}
+
+/** Locks the host; null when the site has no such. */
+async function lockRoom(tx: Tx, input: { readonly tenantId: TenantId; readonly siteId: SiteId; readonly hostId: HostId }): Promise<{ readonly isOpen: boolean; readonly free: { readonly cpus: number; readonly memoryBytes: number } } | null> {
   const { rows } = await tx.query<{ facts: HostFacts; reserved_cpus: number; reserved_memory_bytes: number; overcommit_cpu_percent: number | null; overcommit_memory_percent: number | null; is_open: boolean }>(
     {
       name: 'lock-host-for-binding',
@@ -88,7 +108,7 @@ export async function hostTakes(tx: Tx, input: { readonly tenantId: TenantId; re
     [input.tenantId, input.hostId, input.siteId],
   );
   const [host] = rows;
-  if (host === undefined || !host.is_open) return false;
+  if (host === undefined) return null;
   // Read after the lock, in a statement of its own, so that it sees what the last holder committed.
   const taken = await tx.query<{ cpus: number; memory_bytes: number }>(
     {
@@ -107,9 +127,8 @@ export async function hostTakes(tx: Tx, input: { readonly tenantId: TenantId; re
     ...(host.overcommit_cpu_percent === null ? {} : { overcommitCpuPercent: host.overcommit_cpu_percent }),
     ...(host.overcommit_memory_percent === null ? {} : { overcommitMemoryPercent: host.overcommit_memory_percent }),
   });
-  const need = required(input.desired);
-  const used = taken.rows[0];
-  return used !== undefined && used.cpus + need.cpus <= room.cpus && used.memory_bytes + need.memoryBytes <= room.memoryBytes;
+  const used = taken.rows[0] ?? { cpus: 0, memory_bytes: 0 };
+  return { isOpen: host.is_open, free: { cpus: room.cpus - used.cpus, memoryBytes: room.memoryBytes - used.memory_bytes } };
 }
 
 export async function insertBinding(tx: Tx, input: { readonly tenantId: TenantId; readonly microvmId: MicroVMId; readonly binding: LiveBinding }): Promise<AuditEntry> {
@@ -125,7 +144,7 @@ export async function insertBinding(tx: Tx, input: { readonly tenantId: TenantId
   return { action: 'bound', subject: 'binding', id: input.microvmId, before: null, after: binding };
 }
 
-/** Takes over changed sizes and terms; the room on the host is not checked again, since the microVM is there already. */
+/** Takes over changed sizes and terms, once {@link hostLetsGrow} said that the host has room for them. */
 export async function resizeBinding(tx: Tx, input: { readonly tenantId: TenantId; readonly microvmId: MicroVMId; readonly before: LiveBinding; readonly desired: DesiredMicroVM }): Promise<readonly AuditEntry[]> {
   const need = { ...required(input.desired), leaseMs: input.desired.lease?.stopOnHostAfterMs ?? null };
   if (need.cpus === input.before.cpuCount && need.memoryBytes === input.before.memoryBytes && need.leaseMs === input.before.leaseMs) return [];

@@ -16,7 +16,7 @@ import { contentHash, contentHashVersion } from '../canonical-json.ts';
 import { supersedePending } from '../operation-status.ts';
 import type { LeaderTx, Transactions, Tx } from '../tx.ts';
 import {
-  currentBinding, hostTakes, insertBinding, lockCounters, nextEpoch, readBinding, releaseBinding, resizeBinding, saveCounters,
+  currentBinding, hostLetsGrow, hostTakes, insertBinding, lockCounters, nextEpoch, readBinding, releaseBinding, resizeBinding, saveCounters,
   type Counters, type LiveBinding,
 } from './microvm-binding.ts';
 import { planNetworks, releaseNetworks, saveNetworks } from './microvm-networks.ts';
@@ -149,6 +149,8 @@ async function publish(tx: LeaderTx, ids: IdSource, input: PublishInput, actor: 
   if (denied !== null) return { outcome: 'quotaDenied', message: denied };
   const found = await readBinding(tx, tenantId, microvmId);
   const sighted = await findSightedHost(tx, input, { counters, found });
+  // One that another host has by right takes no room of this one.
+  if (found !== null && sighted === null && !(await hostLetsGrow(tx, { tenantId, siteId: input.siteId, before: found, desired: input.desired }))) return { outcome: 'growthRefused' };
   const anew = found === null ? await bindAnew(tx, input, { counters, sighted }) : null;
   const hostId = sighted ?? found?.hostId ?? anew?.binding.hostId;
   if (hostId === undefined) return { outcome: 'hostUnavailable' };

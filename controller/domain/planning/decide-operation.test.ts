@@ -4,7 +4,7 @@ import { forgottenCode, type DesiredMicroVM } from '#api/model/microvm.ts';
 import { runPolicies } from '#api/model/microvm.ts';
 import { operationStatuses } from '#api/model/plan.ts';
 import { errorCatalogue } from '#api/model/error-codes.ts';
-import { decideDeletion, decideOperation, diffKind, retryDelayMs, type PublishedState } from './decide-operation.ts';
+import { decideDeletion, decideOperation, diffKind, retryDelayMs, withSizesOf, type PublishedState } from './decide-operation.ts';
 
 const base: DesiredMicroVM = {
   name: 'web', namespace: 'shop', runPolicy: 'Always', paused: false, restartNonce: 0,
@@ -108,6 +108,14 @@ describe('deciding what to publish', () => {
     [{}, 'Update'],
   ] as const)('calls the change %j a %s', (changes, kind) => {
     expect(diffKind(base, { ...base, ...changes })).toBe(kind);
+  });
+
+  it('keeps the sizes of before where there is no room for others, and nothing else', () => {
+    const published = { ...base, cpuCount: 2, cpuMax: 4 };
+    const wanted = { ...base, cpuCount: 8, cpuMax: 8, memoryBytes: base.memoryBytes * 2, memoryMaxBytes: base.memoryBytes * 4, runPolicy: 'Halted' as const };
+    const kept = withSizesOf(published, wanted);
+    expect(kept).toEqual({ ...published, runPolicy: 'Halted' });
+    expect(diffKind(published, kept)).toBe(diffKind(published, { ...published, runPolicy: 'Halted' }));
   });
 
   it('calls the way back a start and a resume', () => {

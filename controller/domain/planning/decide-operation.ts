@@ -80,6 +80,13 @@ function isChangedOutside(published: DesiredMicroVM | null, desired: DesiredMicr
   );
 }
 
+/** What is asked for with the sizes that it has: the host has no room for more, and the rest needs none. */
+export function withSizesOf(published: DesiredMicroVM, desired: DesiredMicroVM): DesiredMicroVM {
+  const { cpuMax: _cpuMax, memoryMaxBytes: _memoryMaxBytes, ...rest } = desired;
+  const { cpuCount, cpuMax, memoryBytes, memoryMaxBytes } = published;
+  return { ...rest, cpuCount, memoryBytes, ...(cpuMax === undefined ? {} : { cpuMax }), ...(memoryMaxBytes === undefined ? {} : { memoryMaxBytes }) };
+}
+
 /** The same for a deletion, which is published once the object has a deletionTimestamp. */
 export function decideDeletion(published: PublishedState): OperationDecision {
   const newest = published.newestOperation;

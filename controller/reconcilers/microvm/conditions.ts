@@ -41,7 +41,8 @@ function deriveEviction({ eviction }: MicroVMView): DerivedCondition[] {
 }
 
 /** There is none of it before the first update that waited. */
-function deriveUpdateHeld({ update, object }: MicroVMView): DerivedCondition[] {
+function deriveUpdateHeld({ update, object, obstacle }: MicroVMView): DerivedCondition[] {
+  if (obstacle?.condition === 'UpdateHeld') return [condition('UpdateHeld', 'True', obstacle.reason, obstacle.message)];
   if (update !== null) return [condition('UpdateHeld', update.reason === 'NotHeld' ? 'False' : 'True', update.reason, update.message)];
   const wasShown = object.status?.conditions?.some(({ type }) => type === 'UpdateHeld') === true;
   return wasShown ? [condition('UpdateHeld', 'False', 'NotHeld', 'no change waits')] : [];

@@ -6,7 +6,7 @@
 import { siteId } from '#api/model/ids.ts';
 import { AppError } from '#api/model/error-codes.ts';
 import { deriveDesired, type ClassSizes } from '#controller/domain/derive-desired.ts';
-import { decideOperation, retryDelayMs } from '#controller/domain/planning/decide-operation.ts';
+import { decideOperation, retryDelayMs, withSizesOf } from '#controller/domain/planning/decide-operation.ts';
 import { done, failed, stalled, waiting, type Outcome } from '#controller/runtime/outcome.ts';
 import { writeFinalizers } from '#controller/runtime/status-patch.ts';
 import { durably, writerFor } from '../deps.ts';
@@ -17,7 +17,7 @@ import { createReplaceLost, deriveLeaseTerms } from '../replacement/replace-lost
 import { resolveAdoption } from './adoption.ts';
 import { followHost } from './leaving.ts';
 import { obstacleOf, publishWithNetworks } from './networks.ts';
-import { chooseHost, placeOnHost, unplacedRetryMs } from './placing.ts';
+import { chooseHost, findNoRoomToGrow, placeOnHost, unplacedRetryMs } from './placing.ts';
 import { resolveSecrets } from './secrets.ts';
 import { followSite } from './site-override.ts';
 import { bringIntoEffect } from './updating.ts';
@@ -78,10 +78,18 @@ const ensureFinalizer: MicroVMStep = async (scope, deps) => {
 };
 
 const publishPlan: MicroVMStep = async (scope, deps) => {
-  const { desired, object, record, tenantId, id } = scope;
+  const { desired: wanted, object, record, tenantId, id } = scope;
   const site = record?.siteId ?? (scope.site === null ? null : siteId(scope.site.metadata.uid));
-  if (desired === null || site === null) return null;
+  if (wanted === null || site === null) return null;
   const { generation, name } = object.metadata;
+  const noRoom = await findNoRoomToGrow(scope, deps, wanted);
+  if (noRoom !== null) {
+    scope.obstacle = { condition: 'UpdateHeld', reason: 'HostFull', message: `${noRoom}: it goes on with its old spec until there is room, it asks for less, or it moves to another host` };
+    scope.lookAgainMs = Math.min(scope.lookAgainMs ?? Infinity, unplacedRetryMs);
+  }
+  // What is to stand still needs no room.
+  if (noRoom !== null && wanted.runPolicy !== 'Halted') return null;
+  const desired = noRoom === null || record?.desired == null ? wanted : withSizesOf(record.desired, wanted);
   const decision = decideOperation(desired, generation, record);
   if (decision.action === 'none') return null;
   const { kind, tryNumber, isFresh } = decision;
@@ -103,6 +111,10 @@ const publishPlan: MicroVMStep = async (scope, deps) => {
   if (result.outcome === 'networkRefused') return blocked(scope, obstacleOf(scope, result.problem), unplacedRetryMs);
   // A change of the Site, or the end of another of its microVMs, wakes it.
   if (result.outcome === 'quotaDenied') return blocked(scope, { condition: 'QuotaDenied', reason: 'QuotaExceeded', message: result.message });
+  if (result.outcome === 'growthRefused') {
+    if (record?.binding != null) await deps.placement.reloadHost(tenantId, site, record.binding.hostId);
+    return failed(new AppError('HOST_FULL', 'the host has no room left for what the microVM grows to'));
+  }
   // Somebody took the room between the choice and the commit; the next look chooses anew.
   if (result.outcome === 'hostUnavailable') return failed(new AppError('HOST_FULL'));
   scope.record = result.record;

@@ -2,7 +2,7 @@
  * Chooses the host of a microVM from the index of its Site. A choice is taken note of before it is committed, so that
  * the next one counts with it; one that came to nothing is found when the microVM is looked at again.
  */
-import { required } from '#api/model/capacity.ts';
+import { decideGrowth, required } from '#api/model/capacity.ts';
 import { siteId, type HostId, type SiteId } from '#api/model/ids.ts';
 import type { DesiredMicroVM } from '#api/model/microvm.ts';
 import { featuresNeededBy } from '#controller/domain/placement/features.ts';
@@ -32,6 +32,26 @@ export async function chooseHost(scope: MicroVMScope, deps: MicroVMDeps, site: S
 export async function findElsewhere(scope: MicroVMScope, deps: MicroVMDeps, input: { readonly site: SiteId; readonly desired: DesiredMicroVM; readonly from: HostId }): Promise<Placement> {
   const index = await deps.placement.of(scope.tenantId, input.site);
   return place(scope, deps, { index, desired: input.desired, without: new Set([input.from]) });
+}
+
+/**
+ * Null when the host that has it has room for what it grows to, which counts as taken then; else why not. Room that
+ * others of its priority are having made for them is not for it.
+ */
+export async function findNoRoomToGrow(scope: MicroVMScope, deps: MicroVMDeps, desired: DesiredMicroVM): Promise<string | null> {
+  const { record, id, tenantId } = scope;
+  if (record?.binding == null || record.desired === null) return null;
+  const [before, asked] = [required(record.desired), required(desired)];
+  if (asked.cpus <= before.cpus && asked.memoryBytes <= before.memoryBytes) return null;
+  const { hostId, hostName } = record.binding;
+  const index = await deps.placement.of(tenantId, record.siteId);
+  const [entry, known] = [index.byId(hostId), index.bindingOf(id)];
+  // A host that nobody knows is for the transaction to judge.
+  if (entry === undefined || known?.hostId !== hostId) return null;
+  const kept = index.nominatedOn(hostId, { microvmId: id, priority: known.priority });
+  const refusal = decideGrowth({ hostName, free: { cpus: entry.freeCpus - kept.cpus, memoryBytes: entry.freeMemoryBytes - kept.memoryBytes }, before, asked });
+  if (refusal === null) index.bind({ ...known, ...asked });
+  return refusal;
 }
 
 export const placeOnHost: MicroVMStep = async (scope, deps) => {

@@ -23,6 +23,8 @@ export type Obstacle =
   | { readonly condition: 'Scheduled'; readonly reason: MicroVMConditionReason<'Scheduled'>; readonly message: string }
   /** The quota of the site has no room for it; when it is bound, it goes on with its old spec. */
   | { readonly condition: 'QuotaDenied'; readonly reason: 'QuotaExceeded'; readonly message: string }
+  /** Its host has no room for what it grows to; it goes on with its old sizes. */
+  | { readonly condition: 'UpdateHeld'; readonly reason: 'HostFull'; readonly message: string }
   /** It is bound, and its new spec asks the host for something that it can not give. */
   | { readonly condition: 'NetworksReady'; readonly reason: MicroVMConditionReason<'NetworksReady'>; readonly message: string };
 

@@ -55,6 +55,23 @@ describe('publish', () => {
     expect(await db.hosts.load(fleet.tenantId, host.hostId)).toMatchObject({ allocated: { cpus: 16, microvms: 4 } });
   });
 
+  it('lets no microVM grow above the capacity of its host, however many grow at once; each may shrink', async () => {
+    const host = await makeHost(fleet, 'race-growth', facts({ hostName: 'race-growth', cpuCount: 1 }));
+    const sized = (cpuCount: number) => desired({ cpuCount, memoryBytes: 2 ** 20 });
+    const inputs = times(4, () => publishInput(fleet, host, { desired: sized(3) }));
+    await Promise.all(inputs.map((input) => publish(fleet, input)));
+    const grown = await Promise.all(inputs.map((input) => db.microvms.publish({ ...input, generation: 2, kind: 'Update', desired: sized(5) }, fleet.epoch, actor)));
+    expect(grown.map(({ outcome }) => outcome).toSorted()).toEqual(['growthRefused', 'growthRefused', 'published', 'published']);
+    expect(await db.hosts.load(fleet.tenantId, host.hostId)).toMatchObject({ allocated: { cpus: 16, microvms: 4 } });
+    // What was refused is as it was.
+    const refused = inputs[grown.findIndex(({ outcome }) => outcome === 'growthRefused')];
+    expect(refused === undefined ? null : await db.microvms.load(fleet.tenantId, refused.microvmId)).toMatchObject({ generation: 1, desired: { cpuCount: 3 } });
+    // A host that takes no new ones, and has promised more than it has, lets those that it has shrink.
+    await db.hosts.saveObject({ tenantId: fleet.tenantId, hostId: host.hostId, objectUid: randomUUID(), isApproved: true, isUnschedulable: true, reservedCpus: 1, reservedMemoryBytes: 0 }, fleet.epoch, actor);
+    const shrunk = await Promise.all(inputs.map((input) => db.microvms.publish({ ...input, generation: 3, kind: 'Update', desired: sized(2) }, fleet.epoch, actor)));
+    expect(shrunk.map(({ outcome }) => outcome)).toEqual(times(4, () => 'published'));
+  });
+
   it('issues numbers above everything a host reports, and binds again when the host knows a higher epoch', async () => {
     const host = await makeHost(fleet, 'restored');
     const input = publishInput(fleet, host);

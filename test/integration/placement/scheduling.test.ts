@@ -69,6 +69,27 @@ describe('[C8] placement', () => {
     await site.patch('hosts', 'front', { spec: { unschedulable: false } });
   });
 
+  it('holds a growth for which the host of a microVM has no room, lets it be stopped all the same, and makes it grow by itself later', async () => {
+    const onBack = { placement: { hostName: 'back' } };
+    await site.makeMicroVM('tall', { ...onBack, memory: { size: '2Gi' } });
+    await site.makeMicroVM('wide', { ...onBack, memory: { size: '1Gi' } });
+    for (const name of ['tall', 'wide']) expect(await site.hostOf(name)).toBe('back');
+    await site.patch('microvms', 'tall', { spec: { memory: { size: '3Gi' } } });
+    const held = await site.waitForCondition('microvms', 'tall', 'UpdateHeld=True/HostFull');
+    expect(messageOf(held, 'UpdateHeld')).toBe('host back has 960Mi of memory left, and the new spec asks for 1024Mi more: it goes on with its old spec until there is room, it asks for less, or it moves to another host');
+    const published = () => site.rows.query(`select m.desired ->> 'memoryBytes' as memory, m.desired ->> 'runPolicy' as policy, (b.memory_bytes / 1048576)::int as bound from nkudo.microvms m join nkudo.bindings b on b.microvm_id = m.id and b.released_at is null where m.id = $1`, [held.metadata.uid]);
+    expect(await published()).toMatchObject([{ memory: String(2 * gib), policy: 'Always', bound: 2 * 1024 + 32 }]);
+    await site.patch('microvms', 'tall', { spec: { runPolicy: 'Halted' } });
+    await site.waitForCondition('microvms', 'tall', 'Running=False');
+    expect(await published()).toMatchObject([{ memory: String(2 * gib), policy: 'Halted', bound: 2 * 1024 + 32 }]);
+    await clear('wide');
+    await site.waitForCondition('microvms', 'tall', 'UpdateHeld=False/NotHeld');
+    await site.patch('microvms', 'tall', { spec: { runPolicy: 'Always' } });
+    expect(await site.hostOf('tall')).toBe('back');
+    expect(await published()).toMatchObject([{ memory: String(3 * gib), policy: 'Always', bound: 3 * 1024 + 32 }]);
+    await clear('tall');
+  });
+
   it('reads a site once, whatever is placed afterwards', async () => {
     await Promise.all(Array.from({ length: 8 }, (_, index) => site.makeMicroVM(`many-${index}`)));
     const hosts = await Promise.all(Array.from({ length: 8 }, (_, index) => site.hostOf(`many-${index}`)));
