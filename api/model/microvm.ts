@@ -355,9 +355,9 @@ export interface MicroVMObservation {
   readonly siteOrders?: readonly SiteOrder[];
   /** How many orders before those were not kept; absent: none. */
   readonly siteOrdersLost?: number;
-  /** Processors that the running guest has now; only for one that can be given others while it runs. */
+  /** Processors that the running guest has now; absent: it does not run, or its VMM does not say. */
   readonly cpuCount?: number;
-  /** Memory that the running guest has now, bytes; only for one that can be given more while it runs. */
+  /** Memory that the running guest has now, bytes; absent as above. */
   readonly memoryBytes?: number;
 }
 

@@ -109,6 +109,8 @@ export function encodeMicroVM(microvm: MicroVMView): MicroVMStatus {
     planId: microvm.planId ?? '',
     planStatus: microvm.planStatus === null ? PlanStatusNumber.UNSPECIFIED : encodePlanStatus(microvm.planStatus),
     siteOverride: encodeSiteOverride(microvm.siteOverride),
+    cpus: microvm.cpus ?? 0,
+    memoryBytes: microvm.memoryBytes ?? 0,
   };
 }
 

@@ -76,7 +76,7 @@ describe('tailing a log', () => {
 });
 
 describe('watching status', () => {
-  const view = (name: string, state: string): MicroVMView => ({ id: `uid-${name}`, name, siteName: 's', hostName: 'h', epoch: 1, state, observedAtMs: 0, restarts: 0, planId: null, planStatus: null, siteOverride: null });
+  const view = (name: string, state: string): MicroVMView => ({ id: `uid-${name}`, name, siteName: 's', hostName: 'h', epoch: 1, state, observedAtMs: 0, restarts: 0, planId: null, planStatus: null, siteOverride: null, cpus: null, memoryBytes: null });
 
   it('sends the list, then only differences, then what is gone', async () => {
     let microvms = [view('a', 'running'), view('b', 'running')];
@@ -123,7 +123,7 @@ describe('many watchers of one tenant', () => {
         expect(underWay).toBe(1);
         await new Promise((resolve) => setImmediate(resolve));
         underWay -= 1;
-        return { rows: [{ id: 'uid', name: 'a', siteName: 's', hostName: 'h', epoch: 1, state: word, observedAtMs: 0, restarts: 0, planId: null, planStatus: null, siteOverride: null }], nextCursor: null };
+        return { rows: [{ id: 'uid', name: 'a', siteName: 's', hostName: 'h', epoch: 1, state: word, observedAtMs: 0, restarts: 0, planId: null, planStatus: null, siteOverride: null, cpus: null, memoryBytes: null }], nextCursor: null };
       },
     } as unknown as FleetStore; // What a watch reads.
     const wakeUps = createWakeUps();

@@ -37,7 +37,7 @@ export interface PlanView {
 
 export interface SiteView { readonly id: string; readonly name: string; readonly hosts: number; readonly hostsOnline: number; readonly microvms: number; readonly microvmsRunning: number }
 export interface HostView extends HostPhaseFacts { readonly id: string; readonly name: string; readonly siteName: string; readonly lastBeatAtMs: number | null; readonly microvms: number }
-export interface MicroVMView { readonly id: string; readonly name: string; readonly siteName: string; readonly hostName: string | null; readonly epoch: number | null; readonly state: string | null; readonly observedAtMs: number | null; readonly restarts: number; readonly planId: string | null; readonly planStatus: PlanStatus | null; readonly siteOverride: SiteOverride | null }
+export interface MicroVMView { readonly id: string; readonly name: string; readonly siteName: string; readonly hostName: string | null; readonly epoch: number | null; readonly state: string | null; readonly observedAtMs: number | null; readonly restarts: number; readonly planId: string | null; readonly planStatus: PlanStatus | null; readonly siteOverride: SiteOverride | null; /** Of the running guest. */ readonly cpus: number | null; readonly memoryBytes: number | null }
 export interface ExecutionView { readonly id: string; readonly operationId: string; readonly microvmId: string; readonly kind: OperationKind; readonly attempt: number; readonly status: ExecutionStatus; readonly startedAtMs: number; readonly finishedAtMs: number | null; readonly error: { readonly code: string; readonly message: string } | null }
 
 /** One row of the audit log. Hashes are SHA-256, lower-case hexadecimal. */

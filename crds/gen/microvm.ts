@@ -930,6 +930,7 @@ export interface MicroVMStatus {
    * Addresses of the guest, in the order of spec.networks, and the ports of the host that lead to them.
    */
   addresses?: MicroVMStatusAddress[];
+  size?: MicroVMStatusSize;
   restarts?: MicroVMStatusRestarts;
   plan?: MicroVMStatusPlan;
   /**
@@ -995,6 +996,19 @@ export interface MicroVMStatusAddressPort {
    * Port in the guest.
    */
   guestPort?: number;
+}
+/**
+ * What the running guest has, as its host saw it last. It follows the spec when the guest has taken part; there is none while it does not run.
+ */
+export interface MicroVMStatusSize {
+  /**
+   * Virtual CPUs.
+   */
+  cpus?: number;
+  /**
+   * Memory in bytes, as a quantity.
+   */
+  memory?: number | string;
 }
 /**
  * Restarts under the restart policy.

@@ -27,7 +27,7 @@ const hostColumns = `select h.id, h.name, s.name as "siteName", h.is_approved or
     where h.tenant_id = $1 and h.revoked_at is null and ($2::text is null or s.name = $2)`;
 
 const microvmColumns = `select m.id, m.name, s.name as "siteName", h.name as "hostName", b.epoch, v.state, v.observed_at as "observedAtMs",
-      coalesce(v.restarts, 0) as restarts, o.plan_id as "planId", p.status as "planStatus", v.site_override as "siteOverride"
+      coalesce(v.restarts, 0) as restarts, o.plan_id as "planId", p.status as "planStatus", v.site_override as "siteOverride", v.cpu_count as cpus, v.memory_bytes as "memoryBytes"
     from nkudo.microvms m
     join nkudo.sites s on s.tenant_id = m.tenant_id and s.id = m.site_id
     left join nkudo.bindings b on b.tenant_id = m.tenant_id and b.microvm_id = m.id and b.released_at is null

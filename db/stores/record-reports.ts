@@ -308,16 +308,17 @@ async function writeObservations(tx: Tx, input: ReportInput, seen: readonly Micr
       name: 'write-observations',
       isHot: true,
       text: `insert into nkudo.observations as o (tenant_id, host_id, microvm_id, epoch, revision, generation, sequence, state,
-          observed_at, booted_at, restarts, is_crash_looping, is_restart_required, last_exit, problem, warnings, site_override, readiness)
+          observed_at, booted_at, restarts, is_crash_looping, is_restart_required, last_exit, problem, warnings, site_override, readiness, cpu_count, memory_bytes)
         select $1, $2, r.* from unnest($3::uuid[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::text[],
-          $9::timestamptz[], $10::timestamptz[], $11::bigint[], $12::boolean[], $13::boolean[], $14::jsonb[], $15::jsonb[], $16::jsonb[], $17::jsonb[], $18::jsonb[]) as r
+          $9::timestamptz[], $10::timestamptz[], $11::bigint[], $12::boolean[], $13::boolean[], $14::jsonb[], $15::jsonb[], $16::jsonb[], $17::jsonb[], $18::jsonb[], $19::integer[], $20::bigint[]) as r
         order by 3
         on conflict (tenant_id, microvm_id) do update
         set host_id = excluded.host_id, epoch = excluded.epoch, revision = excluded.revision, generation = excluded.generation,
           sequence = excluded.sequence, state = excluded.state, observed_at = excluded.observed_at, booted_at = excluded.booted_at,
           restarts = excluded.restarts, is_crash_looping = excluded.is_crash_looping,
           is_restart_required = excluded.is_restart_required, last_exit = excluded.last_exit,
-          problem = excluded.problem, warnings = excluded.warnings, site_override = excluded.site_override, readiness = excluded.readiness, received_at = now()
+          problem = excluded.problem, warnings = excluded.warnings, site_override = excluded.site_override, readiness = excluded.readiness,
+          cpu_count = excluded.cpu_count, memory_bytes = excluded.memory_bytes, received_at = now()
         where excluded.epoch > o.epoch or (excluded.epoch = o.epoch and excluded.sequence > o.sequence)
         returning microvm_id`,
     },
@@ -340,6 +341,8 @@ async function writeObservations(tx: Tx, input: ReportInput, seen: readonly Micr
       seen.map((item) => (item.warnings === undefined ? null : JSON.stringify(item.warnings))),
       seen.map((item) => (item.siteOverride === undefined ? null : JSON.stringify(item.siteOverride))),
       seen.map((item) => (item.readiness === undefined ? null : JSON.stringify(item.readiness))),
+      seen.map((item) => item.cpuCount ?? null),
+      seen.map((item) => item.memoryBytes ?? null),
     ],
   );
   return rows.map((row) => row.microvm_id);

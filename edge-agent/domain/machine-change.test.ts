@@ -270,6 +270,17 @@ test('a guest that came back from a reboot with less memory is waited for', () =
   expect(host.machine?.memoryPresentBytes).toBe(4 * memoryStepBytes);
 });
 
+test('what the guest has is told of every guest that runs: as it was configured where nothing can be given to it', () => {
+  const host = changed({ cpuCount: 3 });
+  const seen = host.machine;
+  if (seen === undefined) throw new Error('it runs');
+  const busy = { ...seen, cpuCount: 3, cpusPresent: 2 };
+  expect(observedSizes(base, busy).cpuCount).toBe(2);
+  const fixed = testDesired();
+  expect(observedSizes(fixed, busy)).toEqual({ cpuCount: 3, memoryBytes: seen.memoryBytes });
+  expect(observedSizes(fixed, undefined)).toEqual({});
+});
+
 test('a key is the machine, also one that an older journal holds', () => {
   expect(parseMachine(machineKey(base))).toEqual(machineOf(base));
   const { cpuCount, memoryBytes, boot, disks, serialLog } = testDesired();

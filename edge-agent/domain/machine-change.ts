@@ -94,12 +94,15 @@ export function noteRunningMachine(run: RunRecord, seen: SeenMachine | undefined
   return machine === null ? run.startedWith : keyOfMachine(machine);
 }
 
-/** Sizes that a specification lets a running guest change, as it has them now. */
+/**
+ * What the running guest has now: where the specification lets it change, as the guest took it or gave it back; else as
+ * the VMM was configured.
+ */
 export function observedSizes(desired: DesiredMicroVM, seen: SeenMachine | undefined): { readonly cpuCount?: number; readonly memoryBytes?: number } {
   if (seen === undefined) return {};
   return {
-    ...(desired.cpuMax === undefined ? {} : { cpuCount: seen.cpusPresent }),
-    ...(desired.memoryMaxBytes === undefined ? {} : { memoryBytes: seen.memoryPresentBytes }),
+    cpuCount: desired.cpuMax === undefined ? seen.cpuCount : seen.cpusPresent,
+    memoryBytes: desired.memoryMaxBytes === undefined ? seen.memoryBytes : seen.memoryPresentBytes,
   };
 }
 

@@ -2,6 +2,7 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { repositoryRoot } from '#hack/build-cache.ts';
+import type { KubernetesObject } from '#hack/stack/kubernetes-client.ts';
 import { fileScope } from '#test/harness/file-scope.ts';
 import { until } from '#test/harness/until.ts';
 import { createWorld, statusOf, type TestHost, type World } from './world.ts';
@@ -85,6 +86,23 @@ describe('the life of a microVM', () => {
     expect(text.match(/NKUDO-TICK 1\b/g)).toHaveLength(1);
     await world.deleteObject('microvms', 'talker');
     await world.waitUntilGone('microvms', 'talker');
+  });
+
+  it('shows what the running guest has, also after it grew, and nothing of one that is down', async () => {
+    await world.applyMicroVM('sized', { cpu: { count: 1, max: 4 }, memory: { size: '128Mi', max: '512Mi' } });
+    const sizeOf = (object: KubernetesObject): unknown => (statusOf(object) as { size?: unknown }).size;
+    const running = await world.waitForCondition('microvms', 'sized', { type: 'Running', status: 'True' });
+    expect(sizeOf(running)).toEqual({ cpus: 1, memory: '128Mi' });
+    await world.patchMicroVM('sized', { cpu: { count: 3, max: 4 }, memory: { size: '256Mi', max: '512Mi' } });
+    await world.waitUntil('microvms', 'sized', 'the guest to have more', (object) => JSON.stringify(sizeOf(object)) === JSON.stringify({ cpus: 3, memory: '256Mi' }));
+    const wide = (await world.kubernetes.kubectl(['get', 'mvm', 'sized', '-o', 'wide'], { namespace: world.namespace })).stdout;
+    expect(wide).toMatch(/CPUS +MEMORY[^]* 3 +256Mi /);
+    const [row] = await world.database.query('SELECT cpu_count, memory_bytes FROM nkudo.observations WHERE microvm_id = $1', [String(running.metadata.uid)]);
+    expect([row?.['cpu_count'], Number(row?.['memory_bytes'])]).toEqual([3, 256 * 2 ** 20]);
+    await world.patchMicroVM('sized', { runPolicy: 'Halted' });
+    await world.waitUntil('microvms', 'sized', 'to have nothing any more', (object) => sizeOf(object) === undefined);
+    await world.deleteObject('microvms', 'sized');
+    await world.waitUntilGone('microvms', 'sized');
   });
 
   it('takes at most three writes to the MicroVM and two events from apply to Running', async () => {

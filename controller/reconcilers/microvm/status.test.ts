@@ -91,6 +91,13 @@ function never(): never {
 }
 
 describe('the status of a microVM', () => {
+  it('shows what the running guest has, from its boot on', () => {
+    const sizes = { cpuCount: 3, memoryBytes: 384 * 2 ** 20 };
+    expect(projectMicroVMStatus(object, seen({ bootedAtMs: nowMs, ...sizes })).size).toEqual({ cpus: 3, memory: '384Mi' });
+    expect(projectMicroVMStatus(object, seen({ state: 'booting', ...sizes })).size).toBeUndefined();
+    expect(projectMicroVMStatus(object, seen({ bootedAtMs: nowMs })).size).toBeUndefined();
+  });
+
   it('does not change when it is derived again from itself, a day later', () => {
     fc.assert(
       fc.property(anyFacts, ({ subject, facts: given }) => {

@@ -9,6 +9,7 @@
 import { isTerminal, type PlanStatus } from '#api/model/plan.ts';
 import type { MicroVMObservation } from '#api/model/microvm.ts';
 import type { MicroVM, MicroVMStatus } from '#crds/gen/microvm.ts';
+import { formatQuantity } from '#crds/scalar-values.ts';
 import { formatTime, stampConditions } from '#controller/runtime/status-patch.ts';
 import { deriveConditions, derivePrintableStatus } from './conditions.ts';
 import { createView, isUnderWay, type MicroVMFacts, type MicroVMView } from './view.ts';
@@ -26,6 +27,7 @@ export function projectMicroVMStatus(object: MicroVM, facts: MicroVMFacts): Micr
     ...(isSilent && view.lastBeatAtMs !== null ? { lastObservedTime: formatTime(view.lastBeatAtMs) } : {}),
     ...(observation?.bootedAtMs === undefined ? {} : { bootedTime: formatTime(observation.bootedAtMs) }),
     ...projectAddresses(view),
+    ...projectSize(observation),
     ...(binding === null ? {} : { restarts: projectRestarts(observation) }),
     ...optional('plan', derivePlan(view)),
     conditions: stampConditions(deriveConditions(view), object.status?.conditions, {
@@ -82,6 +84,12 @@ function projectAddresses({ record }: MicroVMView): Pick<MicroVMStatus, 'address
   });
   const mesh = addresses.find(({ type }) => type === 'Mesh');
   return { ...(addresses.length === 0 ? {} : { addresses }), ...(mesh === undefined ? {} : { meshAddress: mesh.address }) };
+}
+
+/** From the moment on in which it is known to have booted: what comes before passes. */
+function projectSize(observation: MicroVMObservation | null): Pick<MicroVMStatus, 'size'> {
+  if (observation?.bootedAtMs === undefined || (observation.cpuCount === undefined && observation.memoryBytes === undefined)) return {};
+  return { size: { ...optional('cpus', observation.cpuCount), ...optional('memory', observation.memoryBytes === undefined ? undefined : formatQuantity(observation.memoryBytes)) } };
 }
 
 function projectRestarts(observation: MicroVMObservation | null): NonNullable<MicroVMStatus['restarts']> {

@@ -72,6 +72,17 @@ describe('a microVM', () => {
     expect(executions.rows).toMatchObject([{ id: running.executionId, status: 'Succeeded', attempt: 1 }]);
   });
 
+  it('keeps what the running guest has for status and tenants, until a report no longer says so', async () => {
+    const published = await publish(fleet, publishInput(fleet, host));
+    const sizes = { cpuCount: 3, memoryBytes: 384 * 2 ** 20 };
+    await report({ observations: [observation(published, sizes)] });
+    expect((await load(published.microvmId))?.observation).toMatchObject(sizes);
+    expect(await db.fleet.findMicroVM(fleet.tenantId, { id: published.microvmId })).toMatchObject({ cpus: 3, memoryBytes: sizes.memoryBytes });
+    await report({ observations: [observation(published, { sequence: 2, state: 'stopped' })] });
+    expect((await load(published.microvmId))?.observation).not.toHaveProperty('cpuCount');
+    expect(await db.fleet.findMicroVM(fleet.tenantId, { id: published.microvmId })).toMatchObject({ cpus: null, memoryBytes: null });
+  });
+
   it('keeps an operation running over failed attempts and ends it with the final one', async () => {
     const { operationId, microvmId } = await publishAndClaim(fleet, host);
     const error = { code: 'HYPERVISOR_FAILED', message: 'no' };

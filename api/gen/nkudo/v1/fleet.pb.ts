@@ -412,7 +412,13 @@ export interface MicroVMStatus {
   /** Status of the newest plan. */
   planStatus: PlanStatus;
   /** What somebody at the site ordered, while it stands, as the host last reported it. */
-  siteOverride: SiteOverride | undefined;
+  siteOverride:
+    | SiteOverride
+    | undefined;
+  /** Virtual processors that the running guest has, as the host last reported it; 0: it does not run, or that is not known. */
+  cpus: number;
+  /** The same for its memory, bytes. */
+  memoryBytes: number;
 }
 
 /** An order of somebody at the site that goes before the spec. */
@@ -2712,6 +2718,8 @@ function createBaseMicroVMStatus(): MicroVMStatus {
     planId: "",
     planStatus: 0,
     siteOverride: undefined,
+    cpus: 0,
+    memoryBytes: 0,
   };
 }
 
@@ -2749,6 +2757,12 @@ export const MicroVMStatus: MessageFns<MicroVMStatus> = {
     }
     if (message.siteOverride !== undefined) {
       SiteOverride.encode(message.siteOverride, writer.uint32(250).fork()).join();
+    }
+    if (message.cpus !== 0) {
+      writer.uint32(256).uint32(message.cpus);
+    }
+    if (message.memoryBytes !== 0) {
+      writer.uint32(264).uint64(message.memoryBytes);
     }
     return writer;
   },
@@ -2854,6 +2868,22 @@ export const MicroVMStatus: MessageFns<MicroVMStatus> = {
             message.siteOverride = SiteOverride.decode(reader, reader.uint32());
             continue;
           }
+          case 32: {
+            if (tag !== 256) {
+              break;
+            }
+
+            message.cpus = reader.uint32();
+            continue;
+          }
+          case 33: {
+            if (tag !== 264) {
+              break;
+            }
+
+            message.memoryBytes = longToNumber(reader.uint64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2895,6 +2925,12 @@ export const MicroVMStatus: MessageFns<MicroVMStatus> = {
         : isSet(object.site_override)
         ? SiteOverride.fromJSON(object.site_override)
         : undefined,
+      cpus: isSet(object.cpus) ? globalThis.Number(object.cpus) : 0,
+      memoryBytes: isSet(object.memoryBytes)
+        ? globalThis.Number(object.memoryBytes)
+        : isSet(object.memory_bytes)
+        ? globalThis.Number(object.memory_bytes)
+        : 0,
     };
   },
 
@@ -2933,6 +2969,12 @@ export const MicroVMStatus: MessageFns<MicroVMStatus> = {
     if (message.siteOverride !== undefined) {
       obj.siteOverride = SiteOverride.toJSON(message.siteOverride);
     }
+    if (message.cpus !== 0) {
+      obj.cpus = Math.round(message.cpus);
+    }
+    if (message.memoryBytes !== 0) {
+      obj.memoryBytes = Math.round(message.memoryBytes);
+    }
     return obj;
   },
 
@@ -2956,6 +2998,8 @@ export const MicroVMStatus: MessageFns<MicroVMStatus> = {
     message.siteOverride = (object.siteOverride !== undefined && object.siteOverride !== null)
       ? SiteOverride.fromPartial(object.siteOverride)
       : undefined;
+    message.cpus = object.cpus ?? 0;
+    message.memoryBytes = object.memoryBytes ?? 0;
     return message;
   },
 };

@@ -1709,7 +1709,7 @@ export interface Observation {
   isRestartRequired: boolean;
   /** What the guest has to do without although it is as desired. At most 8. */
   warnings: Warning[];
-  /** Processors that the running guest has now; only for one that can be given others while it runs. */
+  /** Processors that the running guest has now. Older agents tell of guests only that can be given others while they run. */
   cpuCount?:
     | number
     | undefined;
@@ -1717,7 +1717,7 @@ export interface Observation {
   readiness: Observation_Readiness;
   /** The same as a sentence, as of the last change. At most 1024 bytes. */
   readinessMessage: string;
-  /** Memory that the running guest has now, bytes; only for one that can be given more while it runs. */
+  /** Memory that the running guest has now, bytes. Older agents tell of guests only that can be given more while they run. */
   memoryBytes?:
     | number
     | undefined;
