@@ -125,6 +125,7 @@ const observation: fc.Arbitrary<MicroVMObservation> = fc.record(
     restarts: count,
     isCrashLooping: fc.boolean(),
     isRestartRequired: fc.boolean(),
+    isSecretChanged: fc.constant(true as const),
     lastExit: fc.record(
       { reason: fc.constantFrom(...exitReasons), atMs: time, code: fc.integer({ min: 0, max: 255 }), signal: fc.constantFrom('SIGKILL', 'SIGTERM') },
       { requiredKeys: ['reason', 'atMs'] },

@@ -733,6 +733,7 @@ export function encodeObservation(seen: MicroVMObservation): ObservationMessage 
     restarts: seen.restarts,
     isCrashLooping: seen.isCrashLooping,
     isRestartRequired: seen.isRestartRequired,
+    isSecretChanged: seen.isSecretChanged === true,
     lastExitReason: exit === undefined ? Observation_ExitReason.UNSPECIFIED : (exitReasonMap.encode(exit.reason) as Observation_ExitReason),
     lastExitAt: encodeOptionalTimestamp(exit?.atMs),
     lastExitCode: exit?.code,
@@ -820,6 +821,7 @@ export function decodeObservation(message: ObservationMessage): MicroVMObservati
     restarts: integer('observation.restarts', message.restarts, 0),
     isCrashLooping: message.isCrashLooping,
     isRestartRequired: message.isRestartRequired,
+    ...(message.isSecretChanged ? { isSecretChanged: true } : {}),
     ...(lastExit === undefined ? {} : { lastExit }),
     ...(message.problemCode === ''
       ? {}

@@ -342,6 +342,8 @@ export interface MicroVMObservation {
   readonly isCrashLooping: boolean;
   /** The guest runs with an older specification than the desired one and needs a restart to take it over. */
   readonly isRestartRequired: boolean;
+  /** A newer version of a Secret is among what the guest takes over with a restart; absent: none is. */
+  readonly isSecretChanged?: true;
   readonly lastExit?: LastExit;
   /** Why it is not as desired: an error code of the catalogue and a sentence; absent when all is well. */
   readonly problem?: { readonly code: string; readonly message: string };

@@ -48,6 +48,7 @@ interface MicroVMRow {
   readonly readiness: NonNullable<MicroVMRecord['observation']>['readiness'] | null;
   readonly cpu_count: number | null;
   readonly memory_bytes: number | null;
+  readonly is_secret_changed: boolean;
   readonly received_at: number;
 }
 
@@ -60,7 +61,7 @@ const statement = {
       o.id as operation_id, o.plan_id, p.status as plan_status, o.kind, o.status, o.revision, o.generation as operation_generation,
       o.try_number, o.error_code, o.error_message,
       s.state, s.epoch as observed_epoch, s.revision as observed_revision, s.generation as observed_generation, s.sequence,
-      s.observed_at, s.booted_at, s.restarts, s.is_crash_looping, s.is_restart_required, s.last_exit, s.problem, s.warnings, s.site_override, s.readiness, s.cpu_count, s.memory_bytes, s.received_at
+      s.observed_at, s.booted_at, s.restarts, s.is_crash_looping, s.is_restart_required, s.last_exit, s.problem, s.warnings, s.site_override, s.readiness, s.cpu_count, s.memory_bytes, s.is_secret_changed, s.received_at
     from nkudo.microvms m
     left join nkudo.bindings b on b.tenant_id = m.tenant_id and b.microvm_id = m.id and b.released_at is null
     left join nkudo.hosts h on h.tenant_id = b.tenant_id and h.id = b.host_id
@@ -121,6 +122,7 @@ function toObservation(row: MicroVMRow, id: MicroVMId, state: ObservedState): No
     restarts: row.restarts,
     isCrashLooping: row.is_crash_looping,
     isRestartRequired: row.is_restart_required,
+    ...(row.is_secret_changed ? { isSecretChanged: true } : {}),
     ...(row.last_exit === null ? {} : { lastExit: row.last_exit }),
     ...(row.problem === null ? {} : { problem: row.problem }),
     ...(row.warnings == null ? {} : { warnings: row.warnings }),

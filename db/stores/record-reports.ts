@@ -308,9 +308,9 @@ async function writeObservations(tx: Tx, input: ReportInput, seen: readonly Micr
       name: 'write-observations',
       isHot: true,
       text: `insert into nkudo.observations as o (tenant_id, host_id, microvm_id, epoch, revision, generation, sequence, state,
-          observed_at, booted_at, restarts, is_crash_looping, is_restart_required, last_exit, problem, warnings, site_override, readiness, cpu_count, memory_bytes)
+          observed_at, booted_at, restarts, is_crash_looping, is_restart_required, last_exit, problem, warnings, site_override, readiness, cpu_count, memory_bytes, is_secret_changed)
         select $1, $2, r.* from unnest($3::uuid[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::text[],
-          $9::timestamptz[], $10::timestamptz[], $11::bigint[], $12::boolean[], $13::boolean[], $14::jsonb[], $15::jsonb[], $16::jsonb[], $17::jsonb[], $18::jsonb[], $19::integer[], $20::bigint[]) as r
+          $9::timestamptz[], $10::timestamptz[], $11::bigint[], $12::boolean[], $13::boolean[], $14::jsonb[], $15::jsonb[], $16::jsonb[], $17::jsonb[], $18::jsonb[], $19::integer[], $20::bigint[], $21::boolean[]) as r
         order by 3
         on conflict (tenant_id, microvm_id) do update
         set host_id = excluded.host_id, epoch = excluded.epoch, revision = excluded.revision, generation = excluded.generation,
@@ -318,7 +318,7 @@ async function writeObservations(tx: Tx, input: ReportInput, seen: readonly Micr
           restarts = excluded.restarts, is_crash_looping = excluded.is_crash_looping,
           is_restart_required = excluded.is_restart_required, last_exit = excluded.last_exit,
           problem = excluded.problem, warnings = excluded.warnings, site_override = excluded.site_override, readiness = excluded.readiness,
-          cpu_count = excluded.cpu_count, memory_bytes = excluded.memory_bytes, received_at = now()
+          cpu_count = excluded.cpu_count, memory_bytes = excluded.memory_bytes, is_secret_changed = excluded.is_secret_changed, received_at = now()
         where excluded.epoch > o.epoch or (excluded.epoch = o.epoch and excluded.sequence > o.sequence)
         returning microvm_id`,
     },
@@ -343,6 +343,7 @@ async function writeObservations(tx: Tx, input: ReportInput, seen: readonly Micr
       seen.map((item) => (item.readiness === undefined ? null : JSON.stringify(item.readiness))),
       seen.map((item) => item.cpuCount ?? null),
       seen.map((item) => item.memoryBytes ?? null),
+      seen.map((item) => item.isSecretChanged === true),
     ],
   );
   return rows.map((row) => row.microvm_id);

@@ -89,7 +89,7 @@ export function seedKey({ run, desired }: { readonly run: { readonly incarnation
 }
 
 /** What of the Secrets a guest is started with: another version needs another start. */
-export function seedInputs(desired: DesiredMicroVM): object | null {
+export function seedInputs(desired: DesiredMicroVM): { readonly cloudInit: CloudInit; readonly version: string | null } | null {
   const { cloudInit } = desired;
   return cloudInit === undefined ? null : { cloudInit, version: versionOf(desired, cloudInit) };
 }

@@ -5,7 +5,7 @@ import { testDesired, testNow, testRecord } from '#test/builders/edge-microvm.ts
 import { SimulatedHost } from '#test/fakes/simulated-host.ts';
 import { decideNext } from './diff.ts';
 import { fieldEffects, type FieldPath } from './field-effects.ts';
-import { compareMachine, observedSizes, unknownMachine } from './machine-change.ts';
+import { compareMachine, isSecretChanged, observedSizes, unknownMachine } from './machine-change.ts';
 import { machineKey, machineOf, parseMachine } from './microvm-record.ts';
 import { projectObservation } from './observation.ts';
 
@@ -268,6 +268,19 @@ test('a guest that came back from a reboot with less memory is waited for', () =
   expect(observedSizes(base, host.machine)).toEqual({ cpuCount: 2, memoryBytes: 2 * memoryStepBytes });
   settle(host);
   expect(host.machine?.memoryPresentBytes).toBe(4 * memoryStepBytes);
+});
+
+test('another version of the Secret that cloud-init reads is told apart from other changes that await a restart', () => {
+  const login = { name: 'login', key: 'user-data' };
+  const withSecret = (resourceVersion: string, change: Partial<DesiredMicroVM> = {}): DesiredMicroVM => ({ ...base, cloudInit: { hostName: 'a', sshAuthorizedKeys: [], userDataSecret: login }, secrets: [{ ...login, resourceVersion }], ...change });
+  const told = (to: DesiredMicroVM, from = withSecret('1')): boolean => {
+    const host = changed(to, from);
+    return compareMachine(host.record, host.machine).kind === 'restart' && isSecretChanged(host.record, host.machine);
+  };
+  expect(told(withSecret('2'))).toBe(true);
+  expect(told(withSecret('2', { serialLog: false }))).toBe(true);
+  expect(told(withSecret('1', { serialLog: false }))).toBe(false);
+  expect(told({ ...base, serialLog: false }, base)).toBe(false);
 });
 
 test('what the guest has is told of every guest that runs: as it was configured where nothing can be given to it', () => {

@@ -7,6 +7,7 @@
  * specification named; whatever else the VMM has is none of ours.
  */
 import { memoryStepBytes, type DesiredMicroVM, type NetworkSpec } from '#api/model/microvm.ts';
+import { seedInputs } from './cloud-init.ts';
 import { keyOfMachine, machineKey, machineOf, parseMachine, type Machine, type MachineCard, type MachineDisk, type MicroVMRecord, type RunRecord } from './microvm-record.ts';
 import type { SeenDevice, SeenMachine, SeenVmm, View } from './observed-state.ts';
 
@@ -40,6 +41,12 @@ export function compareMachine({ desired, run }: MicroVMRecord, seen: SeenMachin
   const wanted = machineOf(desired);
   if (started === null || needsRestart(started, wanted, seen)) return { kind: 'restart' };
   return seen === undefined ? { kind: 'unknown' } : { kind: 'live', changes: changesTo(started, wanted, seen) };
+}
+
+/** Whether the running guest was started with another version of a Secret than it would be now. */
+export function isSecretChanged({ desired, run }: MicroVMRecord, seen: SeenMachine | undefined): boolean {
+  const [started, wanted] = [runningMachine(run, seen)?.extras.seed?.version, desired === null ? null : seedInputs(desired)?.version];
+  return typeof started === 'string' && typeof wanted === 'string' && started !== wanted;
 }
 
 /** Key of a machine that is not the desired one, of which no more is known: only a restart helps. */

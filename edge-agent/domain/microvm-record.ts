@@ -186,7 +186,7 @@ export type MachineDisk = Omit<DiskSpec, 'managed'> & { readonly managed?: Omit<
 /** A card as the guest sees it: ports of the host change under it. */
 export type MachineCard = Omit<NetworkSpec, 'ports'>;
 /** Parts of the machine that came after the first ones; all of them are absent in a key that was made before. */
-export type MachineExtras = Pick<DesiredMicroVM, 'cpuMax' | 'memoryMaxBytes' | 'memoryShared' | 'memoryHugepageBytes' | 'serialInteractive' | 'vsock'> & { readonly seed?: unknown };
+export type MachineExtras = Pick<DesiredMicroVM, 'cpuMax' | 'memoryMaxBytes' | 'memoryShared' | 'memoryHugepageBytes' | 'serialInteractive' | 'vsock'> & { readonly seed?: NonNullable<ReturnType<typeof seedInputs>> };
 
 /** What a guest runs on, as far as a running one can't simply be told otherwise. */
 export interface Machine {

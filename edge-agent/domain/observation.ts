@@ -6,7 +6,7 @@ import { errorCatalogue, isErrorCode } from '#api/model/error-codes.ts';
 import { downloadingCode, type MicroVMObservation, type ObservedState, type ObservedWarning } from '#api/model/microvm.ts';
 import { isBehindDirectory, waitsForLease, type Decision } from './diff.ts';
 import { disksKey } from './images.ts';
-import { compareMachine, observedSizes, seenMachine } from './machine-change.ts';
+import { compareMachine, isSecretChanged, observedSizes, seenMachine } from './machine-change.ts';
 import type { View } from './observed-state.ts';
 import { hasReadiness, pendingReadiness } from './probes.ts';
 import { isCrashLooping } from './restart-policy.ts';
@@ -51,6 +51,7 @@ export function projectObservation(view: View, state: ObservedState): Observatio
   const { record, vmm, attempt, now } = view;
   const { run, desired } = record;
   const isUp = vmm.kind === 'live' && (vmm.api === 'running' || vmm.api === 'paused');
+  const isRestartRequired = isUp && compareMachine(record, seenMachine(vmm)).kind === 'restart';
   const { site } = record;
   const warnings = [...downloadWarnings(view), ...(attempt.networkWarnings?.warnings ?? [])];
   const problem = isBehindDirectory(view) ? behindDirectory : waitsForLease(view) ? withoutLease : (attempt.failed?.problem ?? record.problem);
@@ -63,7 +64,8 @@ export function projectObservation(view: View, state: ObservedState): Observatio
     ...(isUp && run.bootedAtMs !== undefined ? { bootedAtMs: run.bootedAtMs } : {}),
     restarts: run.restarts,
     isCrashLooping: desired !== null && isCrashLooping(run, desired.restart, now),
-    isRestartRequired: isUp && compareMachine(record, seenMachine(vmm)).kind === 'restart',
+    isRestartRequired,
+    ...(isRestartRequired && isSecretChanged(record, seenMachine(vmm)) ? { isSecretChanged: true } : {}),
     ...(isUp && desired !== null ? observedSizes(desired, seenMachine(vmm)) : {}),
     ...(run.lastExit === undefined ? {} : { lastExit: run.lastExit }),
     ...(problem === undefined || state === 'absent' ? {} : { problem }),

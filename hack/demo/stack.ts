@@ -77,13 +77,16 @@ function makeImages(directory: string, guest: string): Stack['images'] {
   return images;
 }
 
-/** Names what keeps a guest in, and what does not yet. */
-function showIsolation(screen: Screen, hypervisor: Hypervisor): void {
+/** What confines the VMMs here. What the host can't give of it, agent and Host tell (ADR 13). */
+function showIsolation(screen: Screen, { kind }: Hypervisor): void {
   const isRoot = process.getuid?.() === 0;
-  screen.print(`  isolation on:  a session of its own for each VMM, its socket in a 0700 folder${hypervisor.kind === 'real' ? ', seccomp' : ''}`);
-  screen.print('  isolation off: a user of its own for each VMM, cgroup limits, Landlock (not in this version)');
+  const ofVmm = 'seccomp and, where the kernel has it, Landlock';
+  const ofRoot = 'a user of its own without capabilities, limits of memory, processors and threads';
+  screen.print(`  isolation on:  each VMM has a session of its own and one folder that it writes (0700)${isRoot ? `, ${ofRoot}` : ''}${kind === 'real' ? `, ${ofVmm}` : ''}`);
+  if (kind !== 'real') screen.print(`  isolation off: ${ofVmm}, which are the real VMM's`);
   if (!isRoot) {
-    screen.print('                 and, because this is not root: the agent, the VMMs and Postgres all run as you');
+    screen.print(`  isolation off: ${ofRoot}`);
+    screen.print('                 because this is not root: the agent, the VMMs and Postgres all run as you');
   }
   screen.print();
 }

@@ -59,7 +59,7 @@ beforeAll(async () => {
   object = await world.waitForCondition('microvms', 'till', { type: 'Running', status: 'True' });
   await world.waitForCondition('microvms', 'neighbour', { type: 'Running', status: 'True' });
   await putSecret('till-init', second);
-  await world.waitForCondition('microvms', 'till', { type: 'RestartRequired', status: 'True' });
+  await world.waitForCondition('microvms', 'till', { type: 'RestartRequired', status: 'True', reason: 'SecretChanged' });
   await holder.crashAgent();
   await world.crashController();
   await world.startController();

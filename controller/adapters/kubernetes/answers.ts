@@ -81,7 +81,7 @@ export function parseObject(value: unknown): KubernetesObject {
 
 export function parseListPage(value: unknown): ListPage {
   const metadata = isRecord(value) ? value['metadata'] : undefined;
-  // Measured on kube-apiserver v1.36: an empty list of metadata alone has null here.
+  // Measured on kube-apiserver v1.34: an empty list of metadata alone has null here.
   const items = isRecord(value) ? (value['items'] ?? []) : undefined;
   if (!isRecord(metadata) || typeof metadata['resourceVersion'] !== 'string' || !Array.isArray(items)) {
     throw new AppError('INTERNAL', 'the API server answered with something that is no list');

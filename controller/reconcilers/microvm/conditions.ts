@@ -35,6 +35,14 @@ export function deriveConditions(view: MicroVMView): DerivedCondition[] {
   return conditions;
 }
 
+/** A Secret first: nobody sees its change in the spec. */
+function deriveRestartRequired(observation: MicroVMObservation | null): DerivedCondition {
+  if (observation?.isRestartRequired !== true) return condition('RestartRequired', 'False', 'UpToDate', 'no restart is needed for the newest spec');
+  return observation.isSecretChanged === true
+    ? condition('RestartRequired', 'True', 'SecretChanged', 'the guest was started with an older value of the Secret that cloudInit names: change restartNonce to restart it')
+    : condition('RestartRequired', 'True', 'SpecChanged', 'the guest runs with an older spec: change restartNonce to restart it');
+}
+
 /** There is none of it while its host is not being emptied. */
 function deriveEviction({ eviction }: MicroVMView): DerivedCondition[] {
   return eviction === null ? [] : [condition('EvictionBlocked', eviction.isBlocked ? 'True' : 'False', eviction.reason, eviction.message.slice(0, hostMessageMax))];
@@ -136,12 +144,7 @@ function deriveBound(view: MicroVMView, hostName: string): DerivedCondition[] {
     condition('Scheduled', 'True', 'Bound', `it is bound to host ${hostName}`),
     deriveImagesReady(view),
     deriveProvisioned(view, hostName),
-    condition(
-      'RestartRequired',
-      observation?.isRestartRequired === true ? 'True' : 'False',
-      observation?.isRestartRequired === true ? 'SpecChanged' : 'UpToDate',
-      observation?.isRestartRequired === true ? 'the guest runs with an older spec: change restartNonce to restart it' : 'no restart is needed for the newest spec',
-    ),
+    deriveRestartRequired(observation),
     condition(
       'CrashLooping',
       observation?.isCrashLooping === true ? 'True' : 'False',

@@ -91,6 +91,13 @@ function never(): never {
 }
 
 describe('the status of a microVM', () => {
+  it('tells a Secret that awaits a restart from a spec that does', () => {
+    const reasonOf = (changes: Partial<Seen>): string | undefined => conditionsOf(projectMicroVMStatus(object, seen(changes)))['RestartRequired'];
+    expect(reasonOf({})).toBe('False/UpToDate');
+    expect(reasonOf({ isRestartRequired: true })).toBe('True/SpecChanged');
+    expect(reasonOf({ isRestartRequired: true, isSecretChanged: true })).toBe('True/SecretChanged');
+  });
+
   it('shows what the running guest has, from its boot on', () => {
     const sizes = { cpuCount: 3, memoryBytes: 384 * 2 ** 20 };
     expect(projectMicroVMStatus(object, seen({ bootedAtMs: nowMs, ...sizes })).size).toEqual({ cpus: 3, memory: '384Mi' });

@@ -1729,6 +1729,8 @@ export interface Observation {
   siteOrders: SiteOrder[];
   /** Orders before those that the host did not keep, because it was away for too long; 0: none. */
   siteOrdersLost: number;
+  /** With is_restart_required: a newer version of a Secret is among what the guest would take over. */
+  isSecretChanged: boolean;
 }
 
 /** What the host sees; see api/model/microvm.ts for the meanings. */
@@ -10286,6 +10288,7 @@ function createBaseObservation(): Observation {
     siteOverride: undefined,
     siteOrders: [],
     siteOrdersLost: 0,
+    isSecretChanged: false,
   };
 }
 
@@ -10365,6 +10368,9 @@ export const Observation: MessageFns<Observation> = {
     }
     if (message.siteOrdersLost !== 0) {
       writer.uint32(216).uint64(message.siteOrdersLost);
+    }
+    if (message.isSecretChanged !== false) {
+      writer.uint32(320).bool(message.isSecretChanged);
     }
     return writer;
   },
@@ -10582,6 +10588,14 @@ export const Observation: MessageFns<Observation> = {
             message.siteOrdersLost = longToNumber(reader.uint64());
             continue;
           }
+          case 40: {
+            if (tag !== 320) {
+              break;
+            }
+
+            message.isSecretChanged = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -10691,6 +10705,11 @@ export const Observation: MessageFns<Observation> = {
         : isSet(object.site_orders_lost)
         ? globalThis.Number(object.site_orders_lost)
         : 0,
+      isSecretChanged: isSet(object.isSecretChanged)
+        ? globalThis.Boolean(object.isSecretChanged)
+        : isSet(object.is_secret_changed)
+        ? globalThis.Boolean(object.is_secret_changed)
+        : false,
     };
   },
 
@@ -10771,6 +10790,9 @@ export const Observation: MessageFns<Observation> = {
     if (message.siteOrdersLost !== 0) {
       obj.siteOrdersLost = Math.round(message.siteOrdersLost);
     }
+    if (message.isSecretChanged !== false) {
+      obj.isSecretChanged = message.isSecretChanged;
+    }
     return obj;
   },
 
@@ -10812,6 +10834,7 @@ export const Observation: MessageFns<Observation> = {
       : undefined;
     message.siteOrders = object.siteOrders?.map((e) => SiteOrder.fromPartial(e)) || [];
     message.siteOrdersLost = object.siteOrdersLost ?? 0;
+    message.isSecretChanged = object.isSecretChanged ?? false;
     return message;
   },
 };
