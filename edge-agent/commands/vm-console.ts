@@ -44,8 +44,8 @@ export async function openVmConsole(options: ConsoleOptions): Promise<number> {
   const name = `${vm.namespace}/${vm.name}`;
   const stateDirectory = resolve(options.stateDir);
   const early: Uint8Array[] = [];
-  let terminal: RawTerminal | undefined;
-  const print = (bytes: Uint8Array): void => void (terminal === undefined ? early.push(bytes) : terminal.write(bytes));
+  const screen: { terminal?: RawTerminal } = {};
+  const print = (bytes: Uint8Array): void => void (screen.terminal === undefined ? early.push(bytes) : screen.terminal.write(bytes));
   const request = { types, takesOver, by: whoAsks(), historyBytes: options.historyLines === 0 ? 0 : historyBytes };
   const connection = await orExplain(stateDirectory, () =>
     createControlClient(stateDirectory).console(microVMId(vm.microvmId), request, { history: (bytes) => print(Buffer.from(newestLines(bytes, options.historyLines), 'latin1')), output: print }),
@@ -53,9 +53,10 @@ export async function openVmConsole(options: ConsoleOptions): Promise<number> {
   const paused = vm.state === 'paused' ? '; it is paused, and takes no input until it is resumed' : '';
   const way = types ? `leave with ${escape.label}` : `read only, leave with ${escape.label} or Ctrl-C`;
   const left = Promise.withResolvers<'left'>();
-  terminal = openRawTerminal(input, output, (keys) => typed(keys, connection, options, () => left.resolve('left'), print));
+  const terminal = openRawTerminal(input, output, (keys) => typed(keys, connection, options, () => left.resolve('left'), print));
   // Who reads this is heard by the guest already.
   terminal.write(Buffer.from(`connected to the console of ${name}: ${way}; the guest goes on${paused}\r\n`));
+  screen.terminal = terminal;
   for (const bytes of early.splice(0)) terminal.write(bytes);
   const end = await Promise.race([left.promise, connection.ended, terminal.ended]);
   connection.leave();

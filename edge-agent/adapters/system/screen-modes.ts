@@ -8,6 +8,11 @@
 const unwanted = [1, 9, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1015, 47, 1047, 1049, 2004] as const;
 /** And those that a terminal has on: wrapping, the cursor. */
 const wanted = [7, 25] as const;
+const escape = String.fromCharCode(27);
+const shiftOut = String.fromCharCode(14);
+const privateModes = new RegExp(`${escape}\\[\\?([\\d;]{1,32})([hl])`, 'g');
+/** Colours and the like, and other sets of characters. */
+const styles = new RegExp(`${escape}\\[[\\d;:]*m|${escape}[()*+][^B]|${shiftOut}`);
 /** Longest sequence that is understood, bytes. */
 const sequenceMax = 64;
 
@@ -25,14 +30,14 @@ export function createScreenModes(): ScreenModes {
   return {
     see(bytes) {
       const text = rest + Buffer.from(bytes).toString('latin1');
-      for (const [, modes = '', how] of text.matchAll(/\u001b\[\?([\d;]{1,32})([hl])/g)) {
+      for (const [, modes = '', how] of text.matchAll(privateModes)) {
         for (const mode of modes.split(';').map(Number)) {
           const isKnown = unwanted.some((known) => known === mode) ? 'h' : wanted.some((known) => known === mode) ? 'l' : null;
           if (isKnown === how) changed.add(mode);
           else if (isKnown !== null) changed.delete(mode);
         }
       }
-      isStyled ||= /\u001b\[[\d;:]*m|\u001b[()*+][^B]|\u000e/.test(text);
+      isStyled ||= styles.test(text);
       isKeypad ||= text.includes('\u001b=');
       // A sequence that is not complete yet.
       const start = text.lastIndexOf('\u001b');
