@@ -16,6 +16,8 @@ const retried = [404, 409, 429, 500, 503, 504];
 export interface Load {
   /** MicroVMs that went the whole way so far. */
   cycles(): number;
+  /** Longest wait for one step of one microVM since the last call, milliseconds. */
+  longestWaitMs(): number;
   /** Resolves when that many more went the whole way. */
   more(count: number): Promise<void>;
   /** Ends after the step of each worker that is under way. @throws what a worker met */
@@ -30,6 +32,12 @@ export function startLoad(client: KubernetesClient, namespace: string, spec: obj
   let cycles = 0;
   let isStopping = false;
   let failure: unknown = null;
+  let longestMs = 0;
+  const wait = async (isDone: () => Promise<boolean>, what: string): Promise<void> => {
+    const startedAt = performance.now();
+    await until(isDone, what, patience);
+    longestMs = Math.max(longestMs, performance.now() - startedAt);
+  };
 
   const request = async (method: string, path: string, body?: object, type?: string): Promise<KubernetesObject | null> => {
     for (let tries = 0; ; tries += 1) {
@@ -49,11 +57,11 @@ export function startLoad(client: KubernetesClient, namespace: string, spec: obj
     const path = `${collection}/${name}`;
     const made = await request('POST', collection, { apiVersion: 'nkudo.dev/v1alpha1', kind: 'MicroVM', metadata: { name, namespace }, spec });
     uids.push(made?.metadata.uid ?? '');
-    await until(() => isRunning(path, 'True'), `${name} to run`, patience);
+    await wait(() => isRunning(path, 'True'), `${name} to run`);
     await request('PATCH', path, { spec: { runPolicy: 'Halted' } }, 'application/merge-patch+json');
-    await until(() => isRunning(path, 'False'), `${name} to stop`, patience);
+    await wait(() => isRunning(path, 'False'), `${name} to stop`);
     await request('DELETE', path);
-    await until(async () => (await client.find(path)) === null, `${name} to go`, patience);
+    await wait(async () => (await client.find(path)) === null, `${name} to go`);
     cycles += 1;
   };
   const work = async (worker: number): Promise<void> => {
@@ -66,6 +74,11 @@ export function startLoad(client: KubernetesClient, namespace: string, spec: obj
   return {
     uids,
     cycles: () => cycles,
+    longestWaitMs: () => {
+      const longest = longestMs;
+      longestMs = 0;
+      return longest;
+    },
     more: async (count) => {
       const goal = cycles + count;
       await until(() => cycles >= goal || failure !== null, `${count} more microVMs that come and go`, patience);

@@ -104,6 +104,16 @@ async function timed(command: string): Promise<string> {
   return output;
 }
 
+/** Runs it while tenants work, and some of their work after it. */
+async function underLoad(command: string): Promise<void> {
+  const before = load.cycles();
+  load.longestWaitMs();
+  await timed(command);
+  const meanwhile = load.cycles() - before;
+  await load.more(3);
+  print(`          ${meanwhile} microVMs came and went meanwhile; the longest wait of a tenant was ${(load.longestWaitMs() / 1000).toFixed(1)} s`);
+}
+
 describe('from one release to the next and back', () => {
   it('[R3] the previous release is the commit that the change log names, and its contracts are others', () => {
     const head = spawnSync('git', ['rev-parse', 'HEAD'], { cwd: repositoryRoot, encoding: 'utf8' }).stdout.trim();
@@ -141,11 +151,8 @@ describe('from one release to the next and back', () => {
 
   it('[R3] helm upgrade under load: microVMs come and go meanwhile, and no other is touched', async () => {
     const [upgrade = ''] = documentedCommands('Upgrade');
-    const before = load.cycles();
-    await timed(upgrade);
-    print(`  ${load.cycles() - before} microVMs came and went meanwhile`);
+    await underLoad(upgrade);
     expect(await servingImages()).toEqual([currentImage]);
-    await load.more(3);
     await expectUntouched();
     expect(await standingHistory()).toEqual(standing.map(() => 'Create Succeeded carried out 1'));
     expect(await world.run(`helm test nkudo --namespace ${system}`)).toMatch(/Phase:\s+Succeeded/);
@@ -153,20 +160,16 @@ describe('from one release to the next and back', () => {
 
   it('[R3] helm rollback under load: the version before works on the newer schema', async () => {
     const [rollback = ''] = documentedCommands('Go back');
-    const before = load.cycles();
-    await timed(rollback);
-    print(`  ${load.cycles() - before} microVMs came and went meanwhile`);
+    await underLoad(rollback);
     expect(await servingImages()).toEqual([previous.image.name]);
-    await load.more(3);
     await expectUntouched();
     expect(await standingHistory()).toEqual(standing.map(() => 'Create Succeeded carried out 1'));
   });
 
   it('[R3] and forward again; then the load ends: everything that tenants began came to its end, once', async () => {
     const [upgrade = ''] = documentedCommands('Upgrade');
-    await timed(upgrade);
+    await underLoad(upgrade);
     expect(await servingImages()).toEqual([currentImage]);
-    await load.more(3);
     await load.stop();
     await expectUntouched();
     print(`  ${load.cycles()} microVMs came and went in all`);

@@ -105,7 +105,12 @@ export async function createClusterWorld(images: readonly ImageArchive[], agent:
       if (code !== 0) throw new Error(`${command}\nended with ${code}:\n${stdout}${stderr}`);
       return `${stdout}${stderr}`;
     },
-    startAgent: () => scope.start({ name: 'agent', command: present.node, args: [present.edge, 'run'], environment }),
+    startAgent: async () => {
+      const agent = await scope.start({ name: 'agent', command: present.node, args: [present.edge, 'run'], environment });
+      // Before the cluster: without it, the address that it dials is anybody's.
+      scope.defer(async () => void (await agent.stop()));
+      return agent;
+    },
   };
 }
 
