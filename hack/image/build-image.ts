@@ -1,6 +1,6 @@
 /** `npm run image [-- FILE]`: the controller's image as an OCI archive, by buildah, docker or neither; FILE is dist/nkudo-controller-VERSION.oci.tar by default. */
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync, statSync } from 'node:fs';
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -10,7 +10,7 @@ import { assembleRootFileSystem, commitTime, imageUserId, productVersion, type P
 
 export const imageRepository = 'nkudo/controller';
 
-const has = (program: string): boolean => spawnSync(program, ['--version'], { stdio: 'ignore' }).status === 0;
+const has = (program: string, ...args: readonly string[]): boolean => spawnSync(program, args, { stdio: 'ignore' }).status === 0;
 
 /** What controller.Dockerfile says, for a machine without docker and buildah; a test compares them. */
 export const controllerConfig: ImageConfig = {
@@ -20,9 +20,15 @@ export const controllerConfig: ImageConfig = {
   Cmd: ['serve'],
 };
 
-/** Writes the archive; returns the Debian packages of which something is inside. */
-export async function buildControllerImage(archive: string, report: (line: string) => void): Promise<readonly PackageVersion[]> {
+/**
+ * Writes the archive; returns the Debian packages of which something is inside.
+ * @param writer `own`: the one that gives the same bytes on every machine, whatever engine there is
+ */
+export async function buildControllerImage(archive: string, report: (line: string) => void, writer: 'any' | 'own' = 'any'): Promise<readonly PackageVersion[]> {
+  // Modes become part of the image.
+  process.umask(0o022);
   const context = mkdtempSync(join(tmpdir(), 'nkudo-image-root-'));
+  chmodSync(context, 0o755);
   const dockerfile = join(repositoryRoot, 'hack', 'image', 'controller.Dockerfile');
   const tag = `${imageRepository}:${productVersion()}`;
   try {
@@ -31,12 +37,12 @@ export async function buildControllerImage(archive: string, report: (line: strin
     report(`image: libraries of ${packages.map(({ name, version }) => `${name} ${version}`).join(', ')}`);
     mkdirSync(dirname(archive), { recursive: true });
     rmSync(archive, { force: true });
-    if (has('buildah')) {
+    if (writer === 'any' && has('buildah', '--version')) {
       // vfs and chroot work also inside of containers and without user namespaces.
       const buildah = (...args: string[]): void => void execFileSync('buildah', ['--storage-driver', 'vfs', ...args], { stdio: ['ignore', 'inherit', 'inherit'] });
       buildah('build', '--isolation', 'chroot', '--timestamp', String(epoch), '--file', dockerfile, '--tag', tag, context);
       buildah('push', tag, `oci-archive:${archive}:${tag}`);
-    } else if (has('docker')) {
+    } else if (writer === 'any' && has('docker', 'buildx', 'version')) {
       execFileSync('docker', ['buildx', 'build', '--file', dockerfile, '--tag', tag, '--output', `type=oci,dest=${archive},rewrite-timestamp=true`, context], {
         stdio: ['ignore', 'inherit', 'inherit'],
         env: { ...process.env, SOURCE_DATE_EPOCH: String(epoch) },

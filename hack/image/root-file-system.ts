@@ -34,7 +34,8 @@ export async function assembleRootFileSystem(target: string, sourceDateEpoch: nu
   await run('strip', [join(target, 'usr/bin/node')]);
   place(programs.controller, join(target, 'usr/lib/nkudo/nkudo-controller.mjs'), 0o644);
   place(`${programs.controller}.map`, join(target, 'usr/lib/nkudo/nkudo-controller.mjs.map'), 0o644);
-  cpSync(join(dirname(programs.controller), 'migrations'), join(target, 'usr/lib/nkudo/migrations'), { recursive: true });
+  const migrations = join(dirname(programs.controller), 'migrations');
+  for (const name of readdirSync(migrations)) place(join(migrations, name), join(target, 'usr/lib/nkudo/migrations', name), 0o644);
   place(join(repositoryRoot, 'LICENSE'), join(target, 'usr/share/doc/nkudo/LICENSE'), 0o644);
   const packages = await unpackLibraries(target);
   mkdirSync(join(target, 'etc'), { recursive: true });

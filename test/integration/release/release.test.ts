@@ -13,6 +13,7 @@ import { parseReleaseManifest } from '#api/codec/release-codec.ts';
 import { judgeRelease, type ReleaseManifest } from '#api/model/release.ts';
 import { repositoryRoot } from '#hack/build-cache.ts';
 import { ensureGoTool, isGoToolBuilt } from '#hack/build-go-tools.ts';
+import { buildPrograms } from '#hack/build-programs.ts';
 import { makeManifest } from '#hack/release/manifest.ts';
 import { makeReleaseKey, readReleaseKey, signFile } from '#hack/release/sign.ts';
 
@@ -251,6 +252,15 @@ describe('[R5] the lists of what is inside', () => {
     expect(readFileSync(program).includes(`v${String(runtime?.version)}`)).toBe(true);
     // What only builds and tests need is not inside, and not listed.
     for (const other of ['vitest', 'esbuild', 'fastify']) expect(listed.map(({ name }) => name)).not.toContain(other);
+  });
+
+  test('[R5] name exactly the packages of which a bundle with its comments tells', async () => {
+    const programs = await buildPrograms();
+    const told = (bundle: string): readonly string[] => [...new Set([...readFileSync(bundle, 'utf8').matchAll(/^ *\/\/ (?:.*\/)?node_modules\/((?:@[^/\n]+\/)?[^/\n]+)\//gm)].map(([, name]) => String(name)))].sort();
+    const listed = (file: string): readonly string[] => [...new Set((JSON.parse(readFileSync(join(first, file), 'utf8')) as CycloneDx).components.filter(({ name, purl }) => name !== 'node' && purl.startsWith('pkg:npm/')).map(({ name }) => name))].sort();
+    expect(told(programs.edge).length).toBeGreaterThan(10);
+    expect(listed(`nkudo-edge-${version}-linux-x86_64.cdx.json`)).toEqual(told(programs.edge));
+    if (isLong) expect(listed(`nkudo-controller-${version}.cdx.json`)).toEqual(told(programs.controller));
   });
 });
 
