@@ -221,10 +221,17 @@ describe('an agent that is killed with SIGKILL', () => {
       return guest;
     };
     const changes: readonly OperationKind[] = ['Update', 'Start', 'Stop', 'Pause', 'Resume', 'Restart', 'Delete'];
+    // Each life of the agent may be too short for it: what bounds it is that all have ended soon after the last kill.
+    const whileKilled = { forMs: longMs };
+    const create = async ({ id, wanted }: Guest): Promise<void> => {
+      const operation = machine.order(id, 'Create', wanted);
+      machine.plane.push(operation);
+      await machine.plane.when('a creation under load', () => machine.isReported(operation), whileKilled);
+    };
     /** Orders for one guest after the other, mostly each when the last was carried out, sometimes right behind it. */
     const drive = async (index: number): Promise<void> => {
       let guest = (guests[index] = add());
-      await machine.carryOut(machine.order(guest.id, 'Create', guest.wanted));
+      await create(guest);
       while (!isOver) {
         const kind = changes[below(changes.length)] ?? 'Update';
         const before = guest.wanted ?? machine.desired(guest.id);
@@ -236,15 +243,16 @@ describe('an agent that is killed with SIGKILL', () => {
         orders += 1;
         const operation = machine.order(guest.id, kind, guest.wanted);
         machine.plane.push(operation);
-        if (random() < 0.8 || kind === 'Delete') await machine.plane.when(`${kind} under load`, () => isOver || machine.isReported(operation));
+        if (random() < 0.8 || kind === 'Delete') await machine.plane.when(`${kind} under load`, () => isOver || machine.isReported(operation), whileKilled);
         if (kind === 'Delete') {
-          await machine.plane.when('the deletion', () => machine.isReported(operation));
+          await machine.plane.when('the deletion', () => machine.isReported(operation), whileKilled);
           guest = guests[index] = add();
-          await machine.carryOut(machine.order(guest.id, 'Create', guest.wanted));
+          await create(guest);
         }
       }
     };
-    const drivers = Promise.all(Array.from({ length: guestsUnderLoad }, (_, index) => drive(index)));
+    let driving = guestsUnderLoad;
+    const drivers = Promise.all(Array.from({ length: guestsUnderLoad }, (_, index) => drive(index).then(() => (driving -= 1))));
     void drivers.catch(() => {}); // Awaited below; until then nobody listens.
     let atPoints = 0;
     let whileWorking = 0;
@@ -273,7 +281,7 @@ describe('an agent that is killed with SIGKILL', () => {
     // Drivers that wait for a report look again with the next one.
     const nudge = fresh();
     await machine.carryOut(machine.order(nudge, 'Create', machine.desired(nudge)));
-    await drivers;
+    await Promise.race([drivers, until(() => driving === 0, 'what was ordered to be carried out, with nobody killing any more')]);
     const { samples, mostAtOnce, seen } = observer.history();
     expect(samples).toBeGreaterThan(0);
     expect(orders, 'orders besides the first creations').toBeGreaterThan(0);

@@ -54,7 +54,7 @@ export interface FakeControlPlane {
   readonly renewals: () => number;
   push(operation: Operation, secrets?: readonly SecretValue[]): void;
   /** Resolves as soon as it is so; looked at whenever an agent says something. @throws after a time that only a fault can take */
-  when(what: string, condition: () => boolean): Promise<void>;
+  when(what: string, condition: () => boolean, patience?: { readonly forMs: number }): Promise<void>;
   goodbye(reason: number, retryAfterMs?: number): void;
   /** How long the certificates that it issues live, milliseconds; they are backdated by 5 minutes. */
   hostValidityMs: number;
@@ -251,7 +251,7 @@ export async function startFakeControlPlane(options: FakeControlPlaneOptions = {
       if (stream === undefined) waiting.push(deliver);
       else deliver();
     },
-    when: (what, condition) =>
+    when: (what, condition, { forMs } = { forMs: patienceMs }) =>
       new Promise((resolve, reject) => {
         const settle = (): void => {
           clearTimeout(timer);
@@ -264,8 +264,8 @@ export async function startFakeControlPlane(options: FakeControlPlaneOptions = {
         };
         const timer = setTimeout(() => {
           settle();
-          reject(new Error(`the control plane waited ${patienceMs} ms for ${what}`));
-        }, patienceMs);
+          reject(new Error(`the control plane waited ${forMs} ms for ${what}`));
+        }, forMs);
         watchers.add(look);
         look();
       }),
