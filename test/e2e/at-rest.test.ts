@@ -93,7 +93,7 @@ describe('a fleet at rest', () => {
     expect(exported).toMatchObject({ code: 0 });
     expect(statSync(file).mode & 0o777).toBe(0o600);
     const sound = await audit(['verify', '--against', file]);
-    expect(sound.lines.at(-1)).toMatch(/^sound: \d{3,} rows of 2 chains$/);
+    expect(sound.lines.at(-1), sound.lines.join('\n')).toMatch(/^sound: \d{3,} rows of 2 chains$/);
     expect(sound.code).toBe(0);
     console.log(`[C5] ${sound.lines.join('\n[C5] ')}`);
 
