@@ -29,6 +29,10 @@ export interface WorldOptions {
   readonly faults?: FaultServer;
   /** How the controller reaches the database: through something that can be cut, say. */
   readonly databaseUrl?: (url: string) => string;
+  /** Made already, instead of a new and migrated one. */
+  readonly database?: TestDatabase;
+  /** The controller's script at its next start; undefined: that of this source tree. */
+  readonly controllerProgram?: () => string | undefined;
   /** Added to the controller's environment. */
   readonly controllerEnvironment?: Readonly<Record<string, string>>;
   /** Added to what the agent of that machine is started with. */
@@ -38,6 +42,8 @@ export interface WorldOptions {
 export interface AgentExtras {
   readonly args?: readonly string[];
   readonly environment?: Readonly<Record<string, string>>;
+  /** The agent's script, also for its commands; undefined: that of this source tree. */
+  readonly program?: string | undefined;
   /** A program and its first arguments that run the agent, such as `ip netns exec NAME`. */
   readonly through?: readonly string[];
 }
@@ -121,7 +127,7 @@ export async function createWorld(options: WorldOptions = {}): Promise<World> {
   const scope = fileScope();
   const [kubernetes, database, programs, guests, simulator] = await Promise.all([
     useKubernetes({ exclusive: true }),
-    useDatabase(options.postgres === undefined ? {} : { postgres: options.postgres }),
+    options.database ?? useDatabase(options.postgres === undefined ? {} : { postgres: options.postgres }),
     scope.shared('programs'),
     scope.shared('guests'),
     scope.shared('simulator'),
@@ -141,7 +147,7 @@ export async function createWorld(options: WorldOptions = {}): Promise<World> {
     const started = await scope.start({
       name: 'controller',
       command: programs.node,
-      args: [programs.controller, 'serve'],
+      args: [options.controllerProgram?.() ?? programs.controller, 'serve'],
       environment: {
         KUBECONFIG: controllerKubeconfig,
         NKUDO_DATABASE_URL: through(database.appUrl),
@@ -223,7 +229,7 @@ export async function createWorld(options: WorldOptions = {}): Promise<World> {
         agent = await scope.start({
           name: `edge-${name}`,
           command,
-          args: [...before, programs.edge, 'run', '--state-dir', stateDirectory, '--hypervisor', hypervisor, '--log-level', 'debug', '--allow-path', dirname(guests.guest64), '--allow-path', scope.directory, ...(extra.args ?? [])],
+          args: [...before, extra.program ?? programs.edge, 'run', '--state-dir', stateDirectory, '--hypervisor', hypervisor, '--log-level', 'debug', '--allow-path', dirname(guests.guest64), '--allow-path', scope.directory, ...(extra.args ?? [])],
           environment: { ...faultEnvironment, ...extra.environment },
         });
       },
@@ -231,7 +237,7 @@ export async function createWorld(options: WorldOptions = {}): Promise<World> {
       stopAgent: async () => void (await agent?.stop()),
       vmms: () => liveVmms(stateDirectory, hypervisor),
       command: async (args) => {
-        const run = await scope.start({ name: `edge-${name}-command`, command: programs.node, args: [programs.edge, ...args, '--state-dir', stateDirectory] });
+        const run = await scope.start({ name: `edge-${name}-command`, command: programs.node, args: [options.agent?.(name).program ?? programs.edge, ...args, '--state-dir', stateDirectory] });
         const end = await run.exited;
         return { code: end.code ?? -1, output: run.lines().join('\n') };
       },

@@ -10,8 +10,8 @@ import { fileScope } from './file-scope.ts';
 import { testPostgresSettings } from './postgres-settings.ts';
 
 /** Roles belong to the whole cluster, so every database of a run uses the same passwords. */
-const appPassword = 'app-password';
-const systemPassword = 'system-password';
+export const appPassword = 'app-password';
+export const systemPassword = 'system-password';
 
 /** Counted by the server. Compare two readings; reading writes nothing. */
 export interface PostgresCounters {
