@@ -19,15 +19,17 @@ const lockNotAvailable = '55P03';
 
 /** A table by its partitions, whose names end in the first day of each. */
 interface Family {
-  readonly table: 'logs' | 'executions';
+  readonly table: 'logs' | 'execution_records';
+  /** Of the names of partitions, before the underscore. */
+  readonly prefix: string;
   /** Of the names of partitions. */
   readonly pattern: string;
   readonly dateFormat: 'YYYYMMDD' | 'YYYYMM';
   readonly unit: 'day' | 'month';
 }
 
-const logs: Family = { table: 'logs', pattern: '^logs_[0-9]{8}$', dateFormat: 'YYYYMMDD', unit: 'day' };
-const executions: Family = { table: 'executions', pattern: '^executions_[0-9]{6}$', dateFormat: 'YYYYMM', unit: 'month' };
+const logs: Family = { table: 'logs', prefix: 'logs', pattern: '^logs_[0-9]{8}$', dateFormat: 'YYYYMMDD', unit: 'day' };
+const executions: Family = { table: 'execution_records', prefix: 'executions', pattern: '^executions_[0-9]{6}$', dateFormat: 'YYYYMM', unit: 'month' };
 
 interface Past {
   readonly name: string;
@@ -86,25 +88,25 @@ async function unlessLocked(work: () => Promise<number>): Promise<number> {
   }
 }
 
-async function countAhead(system: Transactions, { table, pattern, dateFormat, unit }: Family): Promise<number> {
+async function countAhead(system: Transactions, { table, prefix, pattern, dateFormat, unit }: Family): Promise<number> {
   const { rows } = await system.systemQuery<{ ahead: number }>({
     name: 'count-partitions-ahead',
     text: `select count(*)::int as ahead from pg_inherits i join pg_class c on c.oid = i.inhrelid
       where i.inhparent = 'nkudo.${table}'::regclass and c.relname ~ '${pattern}'
-        and to_date(substr(c.relname, ${table.length + 2}), '${dateFormat}') > date_trunc('${unit}', now() at time zone 'UTC')`,
+        and to_date(substr(c.relname, ${prefix.length + 2}), '${dateFormat}') > date_trunc('${unit}', now() at time zone 'UTC')`,
   });
   return rows[0]?.ahead ?? 0;
 }
 
 /** Also those that an earlier call detached, or began to, and could not drop. Oldest first. */
-async function listPast(system: Transactions, { table, pattern, dateFormat, unit }: Family, keep: number): Promise<readonly Past[]> {
+async function listPast(system: Transactions, { table, prefix, pattern, dateFormat, unit }: Family, keep: number): Promise<readonly Past[]> {
   const { rows } = await system.systemQuery<Past>(
     {
       name: 'list-past-partitions',
       text: `select c.relname as name, case when i.inhrelid is null then 'detached' when i.inhdetachpending then 'detaching' else 'attached' end as state
         from pg_class c join pg_namespace n on n.oid = c.relnamespace left join pg_inherits i on i.inhrelid = c.oid and i.inhparent = 'nkudo.${table}'::regclass
         where n.nspname = 'nkudo' and c.relkind = 'r' and c.relname ~ '${pattern}'
-          and to_date(substr(c.relname, ${table.length + 2}), '${dateFormat}') < date_trunc('${unit}', now() at time zone 'UTC') - make_interval(${unit}s => $1::int)
+          and to_date(substr(c.relname, ${prefix.length + 2}), '${dateFormat}') < date_trunc('${unit}', now() at time zone 'UTC') - make_interval(${unit}s => $1::int)
         order by c.relname`,
     },
     [keep],

@@ -87,7 +87,7 @@ const siteStatements = {
     where m.tenant_id = $1 and (m.id = $2::uuid or (m.name = $3 and m.released_at is null))`,
   host: `select s.name from nkudo.hosts h join nkudo.sites s on s.tenant_id = h.tenant_id and s.id = h.site_id
     where h.tenant_id = $1 and (h.id = $2::uuid or (h.name = $3 and h.revoked_at is null))`,
-  execution: `select s.name from nkudo.executions e
+  execution: `select s.name from nkudo.execution_records e
     join nkudo.operations o on o.tenant_id = e.tenant_id and o.id = e.operation_id
     join nkudo.plans p on p.tenant_id = o.tenant_id and p.id = o.plan_id
     join nkudo.sites s on s.tenant_id = p.tenant_id and s.id = p.site_id where e.tenant_id = $1 and e.id = $2::uuid`,

@@ -88,7 +88,7 @@ export const plansPage = (columns: string): Statement =>
 const executionColumns = `select e.id, e.operation_id, e.microvm_id,
       (select o.kind from nkudo.operations o where o.tenant_id = e.tenant_id and o.id = e.operation_id) as kind,
       e.attempt, e.status, e.started_at, e.finished_at, e.error_code, e.error_message
-    from nkudo.executions e
+    from nkudo.execution_records e
     where e.tenant_id = $1`;
 
 /**

@@ -114,7 +114,7 @@ async function readExecutions(tx: Tx, input: ReportInput): Promise<ReadonlyMap<s
     {
       name: 'read-reported-executions',
       isHot: true,
-      text: `select id, operation_id, attempt, status from nkudo.executions
+      text: `select id, operation_id, attempt, status from nkudo.execution_records
         where tenant_id = $1 and (id = any($2) or operation_id = any($3))`,
     },
     [input.tenantId, input.executions.map((report) => report.executionId), input.executions.map((report) => report.operationId)],
@@ -165,7 +165,7 @@ async function writeExecutions(tx: Tx, tenantId: TenantId, accepted: readonly Ac
     {
       name: 'write-executions',
       isHot: true,
-      text: `insert into nkudo.executions as x
+      text: `insert into nkudo.execution_records as x
           (tenant_id, id, operation_id, microvm_id, host_id, plan_id, attempt, status, started_at, finished_at, error_code, error_message, operation_at)
         select $1, r.id, r.operation_id, o.microvm_id, o.host_id, o.plan_id, r.attempt, r.status, r.started_at, r.finished_at, r.error_code, r.error_message, o.created_at
         from unnest($2::uuid[], $3::uuid[], $4::integer[], $5::text[], $6::timestamptz[], $7::timestamptz[], $8::text[], $9::text[])

@@ -73,11 +73,13 @@ async function servingImages(): Promise<readonly string[]> {
 
 /** What was ever ordered for a microVM, and how often it was carried out. */
 async function history(uids: readonly string[]): Promise<readonly string[]> {
+  // In this version the older name holds what replicas of the previous one write.
+  const [{ name } = { name: '' }] = await ask(world, system, `select coalesce(to_regclass('nkudo.execution_records'), 'nkudo.executions'::regclass)::text as name`, []);
   const rows = await ask(
     world,
     system,
     `select o.microvm_id, o.kind, o.status, count(e.id)::int as executions, count(*) filter (where e.status = 'Succeeded')::int as succeeded
-       from nkudo.operations o left join nkudo.executions e on e.operation_id = o.id and e.tenant_id = o.tenant_id
+       from nkudo.operations o left join ${String(name)} e on e.operation_id = o.id and e.tenant_id = o.tenant_id
       where o.microvm_id = any ($1::uuid[]) group by o.microvm_id, o.revision, o.kind, o.status order by o.microvm_id, o.revision`,
     [uids],
   );

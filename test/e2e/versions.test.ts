@@ -8,10 +8,10 @@ import { agentVersion } from '#edge-agent/config.ts';
 import { migrate } from '#db/migrate.ts';
 import { fileScope } from '#test/harness/file-scope.ts';
 import { appPassword, systemPassword, useDatabase, type TestDatabase } from '#test/harness/postgres.ts';
-import { buildPreviousRelease } from './previous-release.ts';
+import { buildPreviousPrograms } from './previous-programs.ts';
 import { conditionOf, createWorld, statusOf, type TestHost, type World } from './world.ts';
 
-const previous = await buildPreviousRelease();
+const previous = await buildPreviousPrograms();
 const isMissing = 'missing' in previous;
 if (isMissing) process.stdout.write(`[R6] versions side by side: skipped, ${previous.missing}\n`);
 

@@ -41,7 +41,7 @@ it('[C6] an operation reaches an agent on another replica in 50 ms above its com
   const rows = await world.database.query(
     `select extract(epoch from x.started_at - pg_xact_commit_timestamp(a.xmin)) * 1000 as started,
         extract(epoch from pg_xact_commit_timestamp(d.xmin) - pg_xact_commit_timestamp(a.xmin)) * 1000 as claimed
-      from nkudo.audit_events a join nkudo.executions x on x.operation_id = a.subject_id and x.attempt = 1
+      from nkudo.audit_events a join nkudo.execution_records x on x.operation_id = a.subject_id and x.attempt = 1
         join nkudo.audit_events d on d.tenant_id = a.tenant_id and d.subject_kind = 'operation' and d.subject_id = a.subject_id and d.action = 'dispatched'
       where a.subject_kind = 'operation' and a.action = 'created' and a.tenant_id = x.tenant_id`,
   );

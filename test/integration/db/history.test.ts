@@ -114,7 +114,7 @@ describe('retention of executions', () => {
     const maintenance = createMaintenanceStore({ url: server.systemUrl });
     for (const monthsAgo of [30, 31]) await server.query(`select nkudo.ensure_execution_partition(now() - interval '${monthsAgo} months')`);
     const [first] = await months();
-    await server.query(`alter table nkudo.executions detach partition nkudo.${first}`);
+    await server.query(`alter table nkudo.execution_records detach partition nkudo.${first}`);
     await server.query(`update pg_inherits set inhdetachpending = true where inhrelid = (select oid from pg_class where relname = '${(await months())[1]}')`);
     expect(await maintenance.maintainExecutions(3)).toMatchObject({ dropped: 2 });
     await maintenance.close();
@@ -125,7 +125,7 @@ describe('retention of executions', () => {
     const pg = (await import('pg')).default;
     const owner = new pg.Client({ connectionString: deriveMaintenanceUrl(server.systemUrl) ?? '' });
     await owner.connect();
-    for (const table of ['executions', 'logs']) expect((await owner.query(`select count(*)::int as n from nkudo.${table}`)).rows).toEqual([{ n: 0 }]);
+    for (const table of ['execution_records', 'logs']) expect((await owner.query(`select count(*)::int as n from nkudo.${table}`)).rows).toEqual([{ n: 0 }]);
     await expect(owner.query('select 1 from nkudo.microvms')).rejects.toMatchObject({ code: '42501' });
     await owner.end();
   });

@@ -42,6 +42,7 @@ async function makeTwoTenants(at: TestDatabase, stores: Database): Promise<{ rea
       insert into nkudo.mesh_sites (tenant_id, id, management_url, secret_name, group_ids) values ('${fleet.tenantId}', '${fleet.siteId}', 'https://mesh', 'mesh', '{}');
       insert into nkudo.mesh_hosts (tenant_id, id, site_id, is_joined, management_url, host_name) values ('${fleet.tenantId}', '${host.hostId}', '${fleet.siteId}', false, '', '');
       insert into nkudo.mesh_reports (tenant_id, id, report) values ('${fleet.tenantId}', '${host.hostId}', '{}');
+      insert into nkudo.executions (tenant_id, id, operation_id, microvm_id, attempt, status, started_at) select tenant_id, gen_random_uuid(), id, microvm_id, 9, 'Running', now() from nkudo.operations where tenant_id = '${fleet.tenantId}' limit 1;
       insert into nkudo.agent_rollout_hosts (tenant_id, id, rollout_id, ring, target_version, nonce, from_version, state) values ('${fleet.tenantId}', '${host.hostId}', gen_random_uuid(), 'all', '0.5.0', 0, '0.4.0', 'Ordered');
       insert into nkudo.log_exports (tenant_id, sink, delivered_xact, delivered_id) values ('${fleet.tenantId}', 'loki', '1', 1);
       insert into nkudo.audit_links (tenant_id, position, event_id, previous_hash, hash) select tenant_id, 1, min(id), sha256(''), sha256('a') from nkudo.audit_events where tenant_id = '${fleet.tenantId}' group by 1;

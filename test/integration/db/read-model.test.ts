@@ -42,7 +42,7 @@ function seedTenant(tenant: string): Promise<unknown> {
     insert into nkudo.operations (tenant_id, id, plan_id, microvm_id, host_id, kind, epoch, revision, generation, try_number, desired, status, created_at)
       select p.tenant_id, gen_random_uuid(), p.id, m.id, b.host_id, 'Update', 4294967297, 3 - split_part(p.idempotency_key, '/', 2)::int, 1, 1, '{}', 'Succeeded', p.created_at
       from nkudo.plans p join nkudo.microvms m on m.tenant_id = p.tenant_id and m.name = split_part(p.idempotency_key, '/', 1) join nkudo.bindings b on b.tenant_id = m.tenant_id and b.microvm_id = m.id where p.tenant_id = '${tenant}';
-    insert into nkudo.executions (tenant_id, id, operation_id, microvm_id, host_id, plan_id, attempt, status, started_at, operation_at)
+    insert into nkudo.execution_records (tenant_id, id, operation_id, microvm_id, host_id, plan_id, attempt, status, started_at, operation_at)
       select tenant_id, gen_random_uuid(), id, microvm_id, host_id, plan_id, a, case when random() < 0.01 then 'Failed' else 'Succeeded' end, created_at + a * interval '1 second', created_at from nkudo.operations, generate_series(1, 2) a where tenant_id = '${tenant}';
     insert into nkudo.observations (tenant_id, microvm_id, host_id, epoch, revision, generation, sequence, state, observed_at, restarts, is_crash_looping, is_restart_required)
       select tenant_id, microvm_id, host_id, epoch, 2, 1, 1, 'running', now(), 0, false, false from nkudo.bindings where tenant_id = '${tenant}';
@@ -89,7 +89,7 @@ async function explain(statement: Statement, values: readonly unknown[]): Promis
 
 it('finds what it shows by an index, one statement for each view, whatever it is asked for', async () => {
   const one = async (table: string): Promise<string> => String((await server.query(`select id::text as id from nkudo.${table} where tenant_id = '${mine}' limit 1`))[0]?.['id']);
-  const [microvm, host, plan, execution, operation] = [await one('microvms'), await one('hosts'), await one('plans'), await one('executions'), await one('operations')];
+  const [microvm, host, plan, execution, operation] = [await one('microvms'), await one('hosts'), await one('plans'), await one('execution_records'), await one('operations')];
   const silent = new Date(0);
   const now = new Date();
   const noExecutionFilter = [mine, null, null, null, null, null, null, null, null, null, 101, null];

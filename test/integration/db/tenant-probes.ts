@@ -107,7 +107,7 @@ async function probeWrites({ mine, theirs }: Probe, relation: Relation, attempt:
   const insertable = relation.columns.filter(({ isInsertable }) => isInsertable).map(({ name }) => name);
   const names = (insertable.length === 0 ? relation.columns.filter(({ isIdentity }) => !isIdentity).map(({ name }) => name) : insertable).join(', ');
   // An own row as one of the other tenant. That a status begins as Pending is asked before the policy is.
-  const values = names.split(', ').map((name) => (name === 'tenant_id' ? `'${theirs}'::uuid` : name === 'status' && relation.name !== 'executions' ? `'Pending'` : name));
+  const values = names.split(', ').map((name) => (name === 'tenant_id' ? `'${theirs}'::uuid` : name === 'status' && !['executions', 'execution_records'].includes(relation.name) ? `'Pending'` : name));
   await attempt(mine, `insert into ${table} (${names}) select ${values.join(', ')} from ${table} limit 1`, isRefused);
 }
 

@@ -119,7 +119,7 @@ describe('the authorisation matrix of the agents', () => {
     const victims = async (): Promise<string> =>
       JSON.stringify(
         await Promise.all(
-          ['microvms', 'bindings', 'operations', 'executions', 'observations', 'logs', 'log_cursors', 'plans'].map((table) => plane.rows.query(`select t::text from nkudo.${table} t where tenant_id = $1 order by 1`, [plane.tenant])),
+          ['microvms', 'bindings', 'operations', 'executions', 'execution_records', 'observations', 'logs', 'log_cursors', 'plans'].map((table) => plane.rows.query(`select t::text from nkudo.${table} t where tenant_id = $1 order by 1`, [plane.tenant])),
         ),
       );
     const before = await victims();

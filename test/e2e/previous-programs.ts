@@ -1,6 +1,7 @@
 /**
- * The programs of the release before this one, built from the tree that CHANGELOG.md names, with the packages that are
- * installed here. Owns finding that tree; a clone that does not have its commit says so, and the caller prints it.
+ * The two programs of the release before this one, bundled from the tree that CHANGELOG.md names with the packages that are
+ * installed here: seconds, and no network, where hack/release/previous-release.ts builds all of that release by its own
+ * packages. A clone that does not have the commit says so, and the caller prints it.
  */
 import { build } from 'esbuild';
 import { execFileSync } from 'node:child_process';
@@ -8,8 +9,9 @@ import { cp, mkdir, mkdtemp, readFile, rename, rm, symlink } from 'node:fs/promi
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { buildOnce, contentKey, repositoryRoot } from '#hack/build-cache.ts';
+import { nameInChangelog } from '#hack/release/previous-release.ts';
 
-export interface PreviousRelease {
+export interface PreviousPrograms {
   readonly version: string;
   readonly commit: string;
   /** Scripts for this machine's Node. */
@@ -18,17 +20,15 @@ export interface PreviousRelease {
 }
 
 /** Null with the reason where the tree can't be had. */
-export async function buildPreviousRelease(): Promise<PreviousRelease | { readonly missing: string }> {
-  const changes = await readFile(join(repositoryRoot, 'CHANGELOG.md'), 'utf8');
-  const [, version = '', commit = ''] = /^## (\d+\.\d+\.\d+),[^\n]*\n\nCommit ([0-9a-f]{40})/m.exec(changes) ?? [];
-  if (commit === '') return { missing: 'CHANGELOG.md names no released commit' };
+export async function buildPreviousPrograms(): Promise<PreviousPrograms | { readonly missing: string }> {
+  const { version, commit } = nameInChangelog(await readFile(join(repositoryRoot, 'CHANGELOG.md'), 'utf8'));
   try {
     git(['cat-file', '-e', `${commit}^{tree}`]);
   } catch {
     return { missing: `this clone does not have ${commit}, the commit of ${version}` };
   }
   const directory = await buildOnce({
-    kind: 'previous-release',
+    kind: 'previous-programs',
     key: contentKey([commit, await readFile(join(repositoryRoot, 'package-lock.json'))]),
     build: (staging) => bundleTree(commit, staging),
   });
