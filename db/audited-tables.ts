@@ -37,7 +37,7 @@ export const unauditedTables: Readonly<Record<string, string>> = {
   host_liveness: 'beats and sessions',
   microvm_counters: 'counters that rise with audited changes',
   execution_records: 'reports of hosts',
-  executions: 'what replicas of 0.1.0 write of the reports of hosts',
+  executions: 'what older replicas write of the reports of hosts',
   observations: 'reports of hosts',
   site_order_cursors: 'orders of people at a site, each of which has an audit row of its own',
   mesh_reports: 'reports of hosts',

@@ -17,7 +17,7 @@ const spec: RolloutSpec = {
 
 const hostWith = (name: string, fields: Partial<RolloutHost> = {}): RolloutHost => ({
   hostId: hostId(`00000000-0000-4000-8000-${String(name.charCodeAt(0)).padStart(12, '0')}`), name, siteName: 'shop-1', labels: name < 'c' ? { tier: 'canary' } : {}, ringName: null, skipped: null, heldBack: null, health: 'able', healthProblem: '',
-  runningVersion: before, order: null, report: null, row: null, ...fields,
+  runningVersion: before, order: null, report: null, isFollowedElsewhere: false, row: null, ...fields,
 });
 const row = (fields: Partial<RolloutRow> & { ageMs?: number } = {}): RolloutRow & { ageMs: number } => ({
   rolloutId: 'rollout', ring: 'canary', targetVersion: target, nonce: 0, fromVersion: before, order: { version: target, manifestUrl: `https://r/${target}` }, state: 'Ordered', isReturned: false, problem: '', breaks: 0, ageMs: 0, ...fields,
@@ -154,8 +154,21 @@ describe('a rollout', () => {
   });
 
   it('waits for a host on which another rollout is under way', () => {
-    const taken = hostWith('a', { order: { ...order, version: '0.4.9' }, row: row({ rolloutId: 'other', targetVersion: '0.4.9', order: { version: '0.4.9', manifestUrl: 'https://r/0.4.9' } }) });
-    expect(decide([taken])).toMatchObject({ writes: [], waitsFor: [{ host: 'a', problem: 'an earlier update of it is not over' }] });
+    const taken = hostWith('a', { isFollowedElsewhere: true, order: { ...order, version: '0.4.9' }, row: row({ rolloutId: 'other', targetVersion: '0.4.9', order: { version: '0.4.9', manifestUrl: 'https://r/0.4.9' } }) });
+    expect(decide([taken])).toMatchObject({ writes: [], waitsFor: [{ host: 'a', problem: 'another rollout is not done with it' }] });
+    // One that is gone or goes on to something else never is.
+    expect(told(decide([{ ...taken, isFollowedElsewhere: false }]))).toEqual([`a Ordered ${target}`]);
+  });
+
+  it('finishes what it began on a host that a newer rollout selects, and begins nothing there', () => {
+    expect(told(decide([hostWith('a', { skipped: 'NewerRollout', runningVersion: target, row: row({ state: 'Soaking', ageMs: 10 * minute }) })]))).toEqual([`a Settled ${target}`]);
+    expect(decide([hostWith('a', { skipped: 'NewerRollout' })]).writes).toEqual([]);
+  });
+
+  it('goes over to another version at once, also on hosts that it has just told the one before', () => {
+    const begun = hostWith('a', { order, row: row({ ageMs: minute }) });
+    expect(decide([begun], { version: '0.6.0' }).writes).toMatchObject([{ targetVersion: '0.6.0', fromVersion: before, state: 'Ordered' }]);
+    expect(decide([{ ...begun, runningVersion: target }], { version: '0.6.0' }).writes).toMatchObject([{ targetVersion: '0.6.0', fromVersion: before }]);
   });
 });
 

@@ -69,7 +69,9 @@ function assignRings(spec: RolloutSpec, hosts: readonly RolloutHost[]): { readon
   for (const host of [...hosts].sort((left, right) => (left.name < right.name ? -1 : 1))) {
     const ringIndex = ringOf(spec, host);
     if (ringIndex < 0) continue;
-    if (host.skipped === null) members.push({ host, ringIndex, row: null });
+    // What was begun here is finished here; then the newer rollout has the host.
+    const isBegun = host.skipped === 'NewerRollout' && host.row !== null && isThisTry(spec, host.row) && isInFlight(host);
+    if (host.skipped === null || isBegun) members.push({ host, ringIndex, row: null });
     else skipped.set(ringIndex, (skipped.get(ringIndex) ?? 0) + 1);
   }
   return { members, skipped };
@@ -135,9 +137,9 @@ function mayBeTold({ host, row }: Member): boolean {
   return row === null && host.health === 'able' && host.heldBack === null && !isTakenElsewhere(host) && isCopied(host);
 }
 
-/** Another try, of this rollout or another, is not over on the host. */
-function isTakenElsewhere({ row }: RolloutHost): boolean {
-  return row !== null && row.order !== null && isInFlight({ row });
+/** Another rollout is not done with the host. An earlier try of this one makes room. */
+function isTakenElsewhere(host: RolloutHost): boolean {
+  return host.isFollowedElsewhere && isInFlight(host);
 }
 
 /**
@@ -177,7 +179,7 @@ function waiting({ members }: Ring): RolloutDecision['waitsFor'] {
   return byName(members.filter(({ row }) => row === null)).flatMap(({ host }) => {
     if (host.health !== 'able') return [{ host: host.name, problem: host.healthProblem }];
     if (host.heldBack !== null) return [{ host: host.name, problem: host.heldBack === 'SiteHold' ? 'its Site is on hold' : 'no maintenance window of its Site is open' }];
-    return isTakenElsewhere(host) ? [{ host: host.name, problem: 'an earlier update of it is not over' }] : [];
+    return isTakenElsewhere(host) ? [{ host: host.name, problem: 'another rollout is not done with it' }] : [];
   });
 }
 

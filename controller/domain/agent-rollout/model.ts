@@ -73,6 +73,8 @@ export interface RolloutHost {
   readonly runningVersion: string;
   readonly order: AgentOrder | null;
   readonly report: AgentReport | null;
+  /** Another rollout told it last, and still looks after that. */
+  readonly isFollowedElsewhere: boolean;
   /** Of whatever rollout told it last. */
   readonly row: (RolloutRow & { readonly ageMs: number }) | null;
 }

@@ -68,7 +68,8 @@ export interface SituationSources {
 
 export function deriveSituation({ object, hosts, window, sites, deps }: SituationSources): RolloutSituation {
   const { namespace } = object.metadata;
-  const newer = deps.caches.agentRollouts.list(namespace).filter((other) => isNewer(other, object));
+  const others = deps.caches.agentRollouts.list(namespace).filter(({ metadata }) => metadata.uid !== object.metadata.uid && metadata.deletionTimestamp === undefined);
+  const newer = others.filter((other) => isNewer(other, object));
   return {
     isWindowOpen: window.kind === 'open',
     manifestUrlOf: (version) => urlFor(object, deps.agentReleases, version),
@@ -82,7 +83,9 @@ export function deriveSituation({ object, hosts, window, sites, deps }: Situatio
         skipped: skippedBy(host, record, newer),
         heldBack: site?.spec.hold === true ? 'SiteHold' : isClosed ? 'OutsideWindow' : null,
         ...judgeHealth(record, deps.silence.of(record.hostId)),
-        runningVersion: record.runningVersion, order: record.order, report: record.report, row: record.row,
+        runningVersion: record.runningVersion, order: record.order, report: record.report,
+        isFollowedElsewhere: others.some(({ metadata, spec }) => metadata.uid === record.row?.rolloutId && spec.version === record.row.targetVersion && (spec.retryNonce ?? 0) === record.row.nonce),
+        row: record.row,
       } satisfies RolloutHost];
     }),
   };
@@ -102,7 +105,6 @@ function skippedBy(host: Host, record: RolloutHostRecord, newer: readonly AgentR
 
 /** Of two rollouts that select a host the one that was made later has it. */
 function isNewer(other: AgentRollout, than: AgentRollout): boolean {
-  if (other.metadata.uid === than.metadata.uid || other.metadata.deletionTimestamp !== undefined) return false;
   const [left, right] = [Date.parse(other.metadata.creationTimestamp ?? ''), Date.parse(than.metadata.creationTimestamp ?? '')];
   return left === right ? other.metadata.uid > than.metadata.uid : left > right;
 }

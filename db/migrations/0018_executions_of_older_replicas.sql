@@ -1,6 +1,7 @@
 -- Replicas of 0.1.0 write executions with `on conflict (tenant_id, id)`, which no table in partitions can have. So the partitions
--- are a table of another name, and the name that 0.1.0 knows is a table as it was: what is written there is written on into
--- the partitions at once. It holds what those replicas wrote and nothing else, and goes with the release after this one.
+-- are a table of another name, and the name that older replicas know is a table that takes their statements, with the key of
+-- 0.1.0 and with that of 0.2.0-rc.1: what is written there is written on into the partitions at once. It holds what those replicas
+-- wrote and nothing else, and goes with the release after this one.
 set local role nkudo_maintenance;
 alter table nkudo.executions rename to execution_records;
 alter table nkudo.execution_records rename constraint executions_pkey to execution_records_pkey;
@@ -35,6 +36,9 @@ create table nkudo.executions (
   id uuid not null,
   operation_id uuid not null,
   microvm_id uuid not null,
+  -- Null from replicas of 0.1.0; not looked at.
+  host_id uuid,
+  plan_id uuid,
   attempt integer not null check (attempt >= 1),
   status text not null check (status in ('Running', 'Succeeded', 'Failed', 'Expired', 'Dropped', 'OutcomeUnknown')),
   started_at timestamptz not null,
@@ -42,7 +46,9 @@ create table nkudo.executions (
   error_code text check (length(error_code) <= 64),
   error_message text check (length(error_message) <= 4096),
   received_at timestamptz not null default now(),
+  operation_at timestamptz,
   primary key (tenant_id, id),
+  unique (tenant_id, id, operation_at),
   foreign key (tenant_id, operation_id) references nkudo.operations (tenant_id, id),
   check ((error_code is null) = (error_message is null))
 );

@@ -1,5 +1,5 @@
 /**
- * The two programs of the release before this one, bundled from the tree that CHANGELOG.md names with the packages that are
+ * The two programs of an earlier release, bundled from the tree that CHANGELOG.md names with the packages that are
  * installed here: seconds, and no network, where hack/release/previous-release.ts builds all of that release by its own
  * packages. A clone that does not have the commit says so, and the caller prints it.
  */
@@ -9,19 +9,26 @@ import { cp, mkdir, mkdtemp, readFile, rename, rm, symlink } from 'node:fs/promi
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { buildOnce, contentKey, repositoryRoot } from '#hack/build-cache.ts';
-import { nameInChangelog } from '#hack/release/previous-release.ts';
 
-export interface PreviousPrograms {
-  readonly version: string;
-  readonly commit: string;
+export interface EarlierPrograms extends NamedRelease {
   /** Scripts for this machine's Node. */
   readonly controller: string;
   readonly edge: string;
 }
 
-/** Null with the reason where the tree can't be had. */
-export async function buildPreviousPrograms(): Promise<PreviousPrograms | { readonly missing: string }> {
-  const { version, commit } = nameInChangelog(await readFile(join(repositoryRoot, 'CHANGELOG.md'), 'utf8'));
+export interface NamedRelease {
+  readonly version: string;
+  readonly commit: string;
+}
+
+/** The versions that the change log names a commit of, newest first. */
+export async function earlierReleases(): Promise<readonly NamedRelease[]> {
+  const changes = await readFile(join(repositoryRoot, 'CHANGELOG.md'), 'utf8');
+  return [...changes.matchAll(/^## (\d+\.\d+\.\d+\S*),[^\n]*\n\nCommit `?([0-9a-f]{40})/gm)].map(([, version = '', commit = '']) => ({ version, commit }));
+}
+
+/** The reason instead where the tree can't be had. */
+export async function buildEarlierPrograms({ version, commit }: NamedRelease): Promise<EarlierPrograms | { readonly missing: string }> {
   try {
     git(['cat-file', '-e', `${commit}^{tree}`]);
   } catch {
