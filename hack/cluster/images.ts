@@ -2,7 +2,7 @@
  * The images that a cluster without a registry gets: the controller's of this tree, a Postgres under the name that the chart
  * gives it, and the pause of a pod. Each an archive in the user's cache, named by what went into it.
  */
-import { chmodSync, copyFileSync, cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, copyFileSync, cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { parse } from 'yaml';
@@ -27,6 +27,7 @@ const sources = join(repositoryRoot, 'hack', 'cluster');
 const layoutVersion = '2';
 /** Not the time of a build: the same image twice is the same bytes. */
 const fixedTime = 1_700_000_000;
+const keptArchives = 8;
 /** User and group of postgres in the image of Docker Hub, which the chart expects. */
 const postgresUserId = 999;
 
@@ -122,7 +123,18 @@ async function cached(name: string, inputs: readonly (string | Uint8Array)[], fi
       }
     },
   });
-  return { name, file: join(directory, 'image.tar') };
+  const file = join(directory, 'image.tar');
+  const now = new Date();
+  utimesSync(directory, now, now);
+  forgetOld(dirname(directory));
+  return { name, file };
+}
+
+/** Each change of the controller makes another archive of a hundred megabytes; those used last are kept. */
+function forgetOld(parent: string): void {
+  const archives = readdirSync(parent, { withFileTypes: true }).filter((entry) => entry.isDirectory() && /^[0-9a-f]{16}$/.test(entry.name)).map(({ name }) => join(parent, name));
+  const byUse = archives.map((path) => ({ path, usedAt: statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0 })).toSorted((left, right) => right.usedAt - left.usedAt);
+  for (const { path } of byUse.slice(keptArchives)) rmSync(path, { recursive: true, force: true });
 }
 
 /** Files of a package under root's home may be closed to others; in an image they are for every user. */

@@ -10,7 +10,9 @@ import { assembleRootFileSystem, commitTime, imageUserId, productVersion, type P
 
 export const imageRepository = 'nkudo/controller';
 
-const has = (program: string, ...args: readonly string[]): boolean => spawnSync(program, args, { stdio: 'ignore' }).status === 0;
+const has = (program: string, ...args: readonly string[]): boolean => spawnSync(program, args, { stdio: 'ignore', timeout: 20_000 }).status === 0;
+/** Docker's client may be there without its builder, or without an engine. */
+const hasDocker = (): boolean => has('docker', 'version') && has('docker', 'buildx', 'version');
 
 /** What controller.Dockerfile says, for a machine without docker and buildah; a test compares them. */
 export const controllerConfig: ImageConfig = {
@@ -42,7 +44,7 @@ export async function buildControllerImage(archive: string, report: (line: strin
       const buildah = (...args: string[]): void => void execFileSync('buildah', ['--storage-driver', 'vfs', ...args], { stdio: ['ignore', 'inherit', 'inherit'] });
       buildah('build', '--isolation', 'chroot', '--timestamp', String(epoch), '--file', dockerfile, '--tag', tag, context);
       buildah('push', tag, `oci-archive:${archive}:${tag}`);
-    } else if (writer === 'any' && has('docker', 'buildx', 'version')) {
+    } else if (writer === 'any' && hasDocker()) {
       execFileSync('docker', ['buildx', 'build', '--file', dockerfile, '--tag', tag, '--output', `type=oci,dest=${archive},rewrite-timestamp=true`, context], {
         stdio: ['ignore', 'inherit', 'inherit'],
         env: { ...process.env, SOURCE_DATE_EPOCH: String(epoch) },
