@@ -48,7 +48,8 @@ async function rollOut(name: string, version: AgentVersion, tiers: readonly stri
 
 const isIn = (name: string, phase: string) => world.waitUntil('agentrollouts', name, phase, (object) => statusOf(object)['phase'] === phase);
 const ringsOf = (object: Parameters<typeof statusOf>[0]): readonly string[] => (statusOf(object)['rings'] as readonly { name: string; phase: string; failed: number; returned: number }[]).map(({ name, phase, failed, returned }) => `${name} ${phase} failed ${failed} returned ${returned}`); // The status that the CRD describes.
-const versionOf = async (name: string): Promise<unknown> => statusOf(await world.get('hosts', name))['agentVersion'];
+/** The Hosts show it a moment after the rollout has seen it. */
+const allRun = ({ version }: AgentVersion) => Promise.all(names.map((name) => world.waitUntil('hosts', name, `to run ${version}`, (object) => statusOf(object)['agentVersion'] === version)));
 const vmms = (): readonly string[] => names.flatMap((name) => hosts.get(name) ?? []).flatMap((host) => host.vmms().map(({ pid, startTime }) => `${pid}/${startTime}`)).toSorted();
 const restarts = async (): Promise<readonly unknown[]> => Promise.all(names.map(async (name) => statusOf(await world.get('microvms', `on-${name}`))['restarts'] ?? 0));
 
@@ -70,7 +71,7 @@ describe('[R6] a rollout of the agent', () => {
 
     for (const name of ['edge-1', 'edge-2']) await world.waitForCondition('hosts', name, { type: 'AgentUpToDate', status: 'True', reason: 'VersionRuns' });
     for (const name of names) await world.waitForCondition('hosts', name, { type: 'Ready', status: 'True' });
-    expect(await Promise.all(names.map(versionOf))).toEqual(names.map(() => packaged.version));
+    await allRun(packaged);
     const rows = await world.database.query(`select h.name, h.agent_revision::int as revision, r.id is not null as told from nkudo.hosts h left join nkudo.agent_rollout_hosts r on r.id = h.id order by 1`);
     expect(rows[2]).toEqual({ name: 'edge-3', revision: 0, told: false });
     expect(hosts.get('edge-3')?.agent().lines().filter((line) => line.includes('another version of the agent was ordered'))).toEqual([]);
@@ -85,10 +86,10 @@ describe('[R6] a rollout of the agent', () => {
     await rollOut('good', good, ['first', 'second', 'last'], { soak: '1s' });
     const done = await world.waitUntil('agentrollouts', 'good', 'Ready=True', (object) => conditionOf(object, 'Ready')?.status === 'True');
     expect(ringsOf(done)).toEqual(['first', 'second', 'last'].map((tier) => `${tier} Passed failed 0 returned 0`));
-    expect(await Promise.all(names.map(versionOf))).toEqual(names.map(() => good.version));
+    await allRun(good);
     await patch('agentrollouts', 'good', { spec: { rollBack: true } });
     await isIn('good', 'RolledBack');
-    expect(await Promise.all(names.map(versionOf))).toEqual(names.map(() => packaged.version));
+    await allRun(packaged);
     expect({ vmms: vmms(), restarts: await restarts() }).toEqual(before);
   });
 });
