@@ -40,7 +40,10 @@ export async function enroll(options: EnrollOptions): Promise<string> {
     if (earlier !== null) store.clear();
     const hypervisor = createCloudHypervisor({ binaryPath: options.hypervisor, environment: { PATH: process.env['PATH'] ?? '' } });
     const facts = await createHostFacts({ hypervisor, agentVersion }).read(AbortSignal.timeout(5_000));
-    const identity = await enrollHost({ token, tokenText, keyPem: store.ensureKey(), hostName: options.name, facts });
+    const identity = await enrollHost({ token, tokenText, keyPem: store.ensureKey(), hostName: options.name, facts }).catch((error: unknown) => {
+      if (!(error instanceof AppError) || error.code !== 'UNAVAILABLE') throw error;
+      throw new AppError('UNAVAILABLE', error.message, { cause: error, remedy: 'look whether this host reaches that address, then run the same command again; the token is still good' });
+    });
     store.save(identity);
     return `enrolled as host ${identity.hostName} of site ${identity.siteName} in namespace ${identity.namespace}`;
   } finally {

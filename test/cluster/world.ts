@@ -3,6 +3,7 @@
  * there is one. Owns their start and that nothing of them is left; what is installed into the cluster is the test's.
  */
 import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import { connect } from 'node:net';
 import { join } from 'node:path';
 import { repositoryRoot } from '#hack/build-cache.ts';
 import { ensureGoTool } from '#hack/build-go-tools.ts';
@@ -14,6 +15,7 @@ import { chooseHypervisor, type Hypervisor } from '#hack/demo/hypervisor.ts';
 import { createKubernetesClient, type KubernetesClient } from '#hack/stack/kubernetes-client.ts';
 import type { RunningProcess } from '#hack/stack/process.ts';
 import { fileScope } from '#test/harness/file-scope.ts';
+import { until } from '#test/harness/until.ts';
 import { commandsOf, readBlocks, runCommand } from '../e2e/api-docs.ts';
 
 export interface AgentProgram {
@@ -39,6 +41,9 @@ export interface ClusterWorld {
 }
 
 export const print = (line: string): void => void process.stdout.write(`${line}\n`);
+
+/** The default `edge.service.nodePort` of the chart. */
+const edgePort = 30843;
 
 /** Where docs/install.md has its kernel. */
 const documentedImages = '/var/lib/nkudo/images';
@@ -100,6 +105,8 @@ export async function createClusterWorld(images: readonly ImageArchive[], agent:
     imageDirectory,
     setAgent,
     run: async (command) => {
+      // The node's proxy hears of a pod that is ready a moment after Helm does; a technician is never so fast.
+      if (command.startsWith('nkudo-edge enroll')) await until(() => isListening(access.nodeAddress, edgePort), 'the Service to be reached from outside');
       const text = command.replaceAll(documentedImages, imageDirectory).replaceAll(' charts/', ` ${repositoryRoot}/charts/`);
       const { code, stdout, stderr } = await runCommand({ directory: desk, variables: environment }, text, null);
       if (code !== 0) throw new Error(`${command}\nended with ${code}:\n${stdout}${stderr}`);
@@ -112,6 +119,13 @@ export async function createClusterWorld(images: readonly ImageArchive[], agent:
       return agent;
     },
   };
+}
+
+function isListening(host: string, port: number): Promise<boolean> {
+  const socket = connect({ host, port });
+  return new Promise<boolean>((resolve) => {
+    socket.once('connect', () => resolve(true)).once('error', () => resolve(false));
+  }).finally(() => socket.destroy());
 }
 
 /** Commands of docs/install.md below a heading of the second level. */
