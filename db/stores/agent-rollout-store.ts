@@ -54,7 +54,7 @@ interface StoredRow {
   readonly breaks: number;
 }
 
-interface ListedRow {
+interface ListedRow extends Omit<StoredRow, 'id' | 'rollout_id'> {
   readonly host_id: string;
   readonly name: string;
   readonly site_name: string;
@@ -68,16 +68,6 @@ interface ListedRow {
   readonly agent_report: AgentReport | null;
   /** Null without a row; the columns of the row are null then, too. */
   readonly rollout_id: string | null;
-  readonly ring: string;
-  readonly target_version: string;
-  readonly nonce: number;
-  readonly from_version: string;
-  readonly order_version: string | null;
-  readonly order_manifest_url: string | null;
-  readonly state: RolloutState;
-  readonly is_returned: boolean;
-  readonly problem: string;
-  readonly breaks: number;
   readonly age_ms: number;
 }
 

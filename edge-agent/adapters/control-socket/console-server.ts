@@ -51,7 +51,8 @@ export function serveConsole(socket: Duplex, first: Uint8Array, session: Console
   async function print(): Promise<void> {
     if (session.history.length > 0) socket.write(encodeFrames('history', session.history));
     for await (const bytes of session.output) {
-      if (!socket.write(encodeFrames('output', bytes))) await new Promise<void>((resolve) => (socket.once('drain', resolve), socket.once('close', resolve)));
+      if (socket.destroyed) return;
+      if (!socket.write(encodeFrames('output', bytes))) await drained(socket);
     }
     const end = await session.ended;
     const message: ConsoleEndMessage = isStopping ? { reason: 'agentEnds' } : end;
@@ -69,7 +70,7 @@ export function serveConsole(socket: Duplex, first: Uint8Array, session: Console
   });
   socket.on('data', take);
   if (first.length > 0) take(first);
-  void print();
+  print().catch(() => socket.destroy()); // The person sees that the connection is lost; the guest goes on.
   void session.ended.then(() => {
     const giveUp = setTimeout(() => socket.destroy(), goodbyeMs);
     socket.once('close', () => clearTimeout(giveUp));
@@ -81,4 +82,15 @@ export function serveConsole(socket: Duplex, first: Uint8Array, session: Console
       session.close();
     },
   };
+}
+
+/** Also when the connection ends; leaves no listener behind, since a slow terminal waits here again and again. */
+function drained(socket: Duplex): Promise<void> {
+  return new Promise((resolve) => {
+    const goOn = (): void => {
+      socket.off('drain', goOn).off('close', goOn);
+      resolve();
+    };
+    socket.on('drain', goOn).on('close', goOn);
+  });
 }
